@@ -1,0 +1,74 @@
+"""The lane between gateways and workers: what lies in it, and the names of its keys on the lanes server.
+
+A gateway pushes one `Work` per call; a worker answers with one message per gateway, a list of `Reply`.
+"""
+
+import msgspec
+
+Tensor = tuple[str, str, list[int], bytes]
+"""(name, datatype, shape, data): datatype as in the Open Inference Protocol V2 (FP32, BYTES, …), data little-endian,
+row-major, without padding; each BYTES element is preceded by its length as 4 bytes, as in that protocol's binary form."""
+
+
+class Work(msgspec.Struct, array_like=True):
+    """One call on its way to a worker. Times are seconds since the epoch."""
+
+    gateway: str  # the session that asks; its replies go to channel replies:{gateway}
+    number: int  # the gateway's own number of the call, unique in its session
+    call: str  # call id, 32 hexadecimal digits
+    tenant: str  # who calls
+    owner: str  # whose version it is
+    version: str  # version id, 32 hexadecimal digits
+    deadline: float
+    sent: float
+    rows: int
+    inputs: list[Tensor] | None = None  # a tensor call
+    outputs: tuple[str, ...] = ()  # requested outputs; () means all
+    items: list[bytes | str] | None = None  # a friendly call: image files (bytes) or texts (str); one item is one row
+    top: int = 0  # a friendly call: how many labels to return per item, 0 for the default
+
+
+class Prediction(msgspec.Struct):
+    label: str
+    confidence: float
+
+
+class Reply(msgspec.Struct, array_like=True):
+    """What became of one call. `code` is "" for an answer, else an error code of saas.lib.errors with `message`."""
+
+    number: int
+    code: str = ""
+    message: str = ""
+    outputs: list[Tensor] | None = None
+    predictions: list[list[Prediction]] | None = None  # a friendly classifier call: per item, best first
+    is_finite: bool = True
+    queue_us: int = 0  # from `sent` to the start of the run
+    compute_us: int = 0  # the call's share, by rows, of its batch's run
+    batch_rows: int = 0
+
+
+def lane_key(version: str, *, low: bool = False) -> str:
+    """The list of a resident version; the low-priority one (asynchronous work) is taken when the other is empty."""
+    return f"lane:{version}:low" if low else f"lane:{version}"
+
+
+def pool_key(hardware: str, *, low: bool = False) -> str:
+    """The list for versions that no worker of this hardware (`cpu`, `gpu`) has loaded yet."""
+    return f"pool:{hardware}:low" if low else f"pool:{hardware}"
+
+
+def resident_key(version: str) -> str:
+    """Exists (with a few seconds to live, renewed) while at least one worker has the version loaded and warm."""
+    return f"resident:{version}"
+
+
+def replies_channel(gateway: str) -> str:
+    return f"replies:{gateway}"
+
+
+WORKERS = "workers"  # sorted set of worker names, scored with the epoch second until which they are believed alive
+
+pack_work = msgspec.msgpack.Encoder().encode
+unpack_work = msgspec.msgpack.Decoder(Work).decode
+pack_replies = msgspec.msgpack.Encoder().encode
+unpack_replies = msgspec.msgpack.Decoder(list[Reply]).decode

@@ -1,0 +1,79 @@
+"""All settings, typed, from the environment: one place. docs/settings.md is the table of this class (a test compares them).
+
+A wrong value stops the start with its name and reason; with DEBUG=0 a missing secret does too.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+INSECURE = "insecure-for-development-only"
+
+
+class Config(BaseSettings):
+    """The environment, read once. Sizes in bytes, durations in seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    debug: bool = Field(False, description="Development mode: missing secrets are made up, errors are verbose.")
+    port: int = Field(8000, ge=1, le=65535, description="Where `make run` serves, on 127.0.0.1.")
+    base_url: str = Field("", description="Public address of the service; default http://127.0.0.1:PORT.")
+    allowed_hosts: str = Field("127.0.0.1,localhost,[::1]", description="Host names that Django answers to, with commas.")
+
+    database_url: str = Field("", description="PostgreSQL as maas_app (requests). Empty with `make run`: embedded.")
+    database_owner_url: str = Field("", description="PostgreSQL as maas_owner (migrations).")
+    database_metering_url: str = Field("", description="PostgreSQL as maas_metering (the drain).")
+    database_ops_url: str = Field("", description="PostgreSQL as maas_ops (admin, sweepers).")
+    state_url: str = Field("", description="Durable Valkey: open calls, journal, accounts, broker. Empty with `make run`: embedded.")
+    lanes_url: str = Field("", description="Volatile Valkey: lanes, rate limits, records. Empty with `make run`: embedded.")
+
+    secret_key: SecretStr = Field(SecretStr(""), description="Django's signing secret, at least 32 characters.")
+    key_peppers: SecretStr = Field(SecretStr(""), description="Peppers of API keys, `1:secret,2:secret`; the highest signs new keys.")
+    kek: SecretStr = Field(SecretStr(""), description="Key-encryption keys, `1:base64 of 32 bytes,…`; the highest wraps new data keys.")
+    metrics_token: SecretStr = Field(SecretStr(""), description="Bearer token for /metrics from elsewhere than loopback; empty: loopback only.")
+
+    data_dir: Path = Field(ROOT / ".local", description="Where artifacts, mail and uploads under way are kept.")
+    artifacts_url: str = Field("", description="Artifact store: empty for a local directory, or s3://bucket/prefix.")
+    s3_endpoint: str = Field("", description="Endpoint of S3-compatible storage, if not Amazon's.")
+    s3_access_key: SecretStr = Field(SecretStr(""), description="Access key id of the artifact store.")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the artifact store.")
+    s3_region: str = Field("us-east-1", description="Region of the artifact store.")
+    artifact_max_bytes: int = Field(512 << 20, ge=1, description="Largest model that can be uploaded.")
+    body_max_bytes: int = Field(16 << 20, ge=1, description="Largest body of a prediction; a larger one is 413 before it is read.")
+
+    email_url: str = Field("", description="SMTP as smtp://user:password@host:port; empty: files under DATA_DIR/mail.")
+    email_from: str = Field("Model service <no-reply@localhost>", description="Sender of mails.")
+
+    gateway_processes: int = Field(1, ge=1, description="Gateway processes; one is fastest on two cores.")
+    threads_web: int = Field(8, ge=1, description="Threads for management calls and pages in each gateway process.")
+    engine_slots: int = Field(2, ge=1, description="Batches that one worker runs at the same time.")
+    engine_memory_bytes: int = Field(2 << 30, ge=1, description="Measured bytes of models that one worker keeps loaded.")
+    engine_max_batch_rows: int = Field(64, ge=1, description="Rows in one run at most.")
+    engine_hardware: Literal["cpu", "gpu"] = Field("cpu", description="Which lanes a worker serves: infer.cpu or infer.gpu.")
+    lane_max_ms: int = Field(10_000, ge=1, description="Estimated work that may wait in one lane, in milliseconds.")
+    timeout_default: float = Field(30.0, gt=0, description="Deadline of a prediction that names none.")
+    timeout_max: float = Field(60.0, gt=0, description="Longest deadline a prediction may ask for.")
+    prediction_retention_hours: int = Field(24, ge=1, description="How long results of asynchronous predictions are kept.")
+    log_format: Literal["text", "json"] = Field("json", description="Form of log lines.")
+
+    @model_validator(mode="after")
+    def secrets_are_there(self) -> "Config":
+        """With DEBUG=0 each secret must be given; with DEBUG=1 a fixed insecure one fills the gap."""
+        for name in ("secret_key", "key_peppers", "kek"):
+            if not getattr(self, name).get_secret_value():
+                if not self.debug:
+                    raise ValueError(f"{name.upper()} is missing and DEBUG is 0: set it, or start with `make run`")
+                setattr(self, name, SecretStr(_INSECURE_DEFAULTS[name]))
+        if not self.base_url:
+            self.base_url = f"http://127.0.0.1:{self.port}"
+        return self
+
+
+_INSECURE_DEFAULTS = {
+    "secret_key": INSECURE * 2,
+    "key_peppers": f"1:{INSECURE}",
+    "kek": "1:aW5zZWN1cmUtZm9yLWRldmVsb3BtZW50LW9ubHktMzI=",
+}

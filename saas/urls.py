@@ -1,0 +1,13 @@
+"""The URL table of everything that is not a hot route. Hot routes go from saas/server.py to inference.gateway."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("_allauth/", include("allauth.headless.urls")),
+    path("api/v1/", include("tenants.urls")),
+    path("api/v1/", include("inference.urls")),
+    path("api/v1/", include("billing.urls")),
+    path("", include("saas.pages")),  # /docs/, /livez, /readyz, /metrics
+]

@@ -1,0 +1,36 @@
+"""Who calls: what is known of an API key, as gateways keep it in memory and Valkey (lanes server) carries it."""
+
+import msgspec
+
+
+class Limits(msgspec.Struct, array_like=True):
+    """`rate` in requests per second, `burst` the bucket's size in requests, `concurrency` in requests under way."""
+
+    rate: float
+    burst: int
+    concurrency: int
+
+
+class KeyRecord(msgspec.Struct):
+    """One API key, with what a gateway needs of its organization. Made by tenants.keys, never logged."""
+
+    public_id: str  # 12 characters
+    id: str  # 32 hexadecimal digits
+    organization: str  # 32 hexadecimal digits
+    slug: str
+    mode: str  # live, test
+    hash: bytes  # HMAC-SHA-256 of the whole key, under the pepper of `pepper_version`
+    pepper_version: int
+    scopes: list[str]
+    models: list[str] | None  # allow-list of model names or owner/name; None means all
+    expires_at: float | None  # seconds since the epoch
+    is_active: bool  # false: revoked, or its organization is closed
+    limits: Limits
+    organization_limits: Limits
+    is_capped: bool  # a monthly number of calls is set for the key or its organization: open before push
+    data_key_id: str  # the organization's current data key, with which stored answers are encrypted
+    data_key: bytes  # the same, wrapped (saas.lib.crypto.unwrap)
+
+
+pack_key = msgspec.msgpack.Encoder().encode
+unpack_key = msgspec.msgpack.Decoder(KeyRecord).decode
