@@ -1,0 +1,116 @@
+"""One call on its way through the gateway, whichever dialect or job it came from."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from inference.books.client import OpenCall
+from inference.lanes import Reply, Tensor
+from inference.routes import ModelRoute, VersionRoute
+from saas.lib.errors import AppError
+from tenants.principal import KeyRecord
+
+Limit = tuple[str, int, int, int, int]
+"""(name, quota in requests, window in seconds, remaining requests, seconds until it is full again)"""
+
+
+class Rendered(msgspec.Struct, array_like=True):
+    """An answer as bytes: what is sent, and what is stored for an Idempotency-Key."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class Call:
+    """What a dialect asks of the gateway, and what became of it.
+
+    `rows` is the leading dimension of the inputs (1 without one), or the number of `items`. `timeout` is in seconds.
+    `render(call, reply)` makes the answer; it may raise AppError, and then the call fails and costs nothing.
+    `done(call, answer)` is called exactly once, with the Rendered answer or the AppError that ended the call.
+    """
+
+    __slots__ = (
+        "attempts",
+        "began",
+        "bytes_in",
+        "bytes_out",
+        "deadline",
+        "done",
+        "endpoint",
+        "fingerprint",
+        "frame",
+        "id",
+        "idempotency_key",
+        "inputs",
+        "is_admitted",
+        "is_ended",
+        "is_low",
+        "is_open",
+        "is_replay",
+        "items",
+        "key",
+        "limits",
+        "number",
+        "open_call",
+        "opened_ms",
+        "outputs",
+        "pushed",
+        "render",
+        "reply",
+        "request_id",
+        "route",
+        "rows",
+        "timeout",
+        "timer",
+        "top",
+        "version",
+    )
+
+    def __init__(
+        self,
+        *,
+        key: KeyRecord,
+        route: ModelRoute,
+        version: VersionRoute,
+        endpoint: str,
+        rows: int,
+        render: "Callable[[Call, Reply], Rendered]",
+        done: "Callable[[Call, Rendered | AppError], None]",
+        inputs: list[Tensor] | None = None,
+        outputs: tuple[str, ...] = (),
+        items: list[bytes | str] | None = None,
+        top: int = 0,
+        bytes_in: int = 0,
+        timeout: float = 30.0,
+        request_id: str = "",
+        idempotency_key: str | None = None,
+        fingerprint: bytes = b"",
+        is_low: bool = False,
+    ) -> None:
+        self.key, self.route, self.version = key, route, version
+        self.endpoint, self.rows, self.render, self.done = endpoint, rows, render, done
+        self.inputs, self.outputs, self.items, self.top = inputs, outputs, items, top
+        self.bytes_in, self.timeout, self.request_id = bytes_in, timeout, request_id
+        self.idempotency_key, self.fingerprint, self.is_low = idempotency_key, fingerprint, is_low
+        # filled by the gateway
+        self.id = ""
+        self.number = 0
+        self.opened_ms = 0
+        self.began = 0.0  # loop time at submit
+        self.deadline = 0.0  # seconds since the epoch
+        self.pushed = 0.0  # loop time of the last push, 0 before
+        self.attempts = 0  # pushes
+        self.frame = b""
+        self.timer: asyncio.TimerHandle | None = None
+        self.open_call: OpenCall | None = None
+        self.is_open = self.is_admitted = self.is_ended = self.is_replay = False
+        self.reply: Reply | None = None
+        self.limits: list[Limit] = []
+        self.bytes_out = 0
+
+    @property
+    def must_open_first(self) -> bool:
+        """A cap or an Idempotency-Key decides whether it may run at all, so the books are asked before the lane."""
+        return self.key.is_capped or self.idempotency_key is not None

@@ -1,0 +1,280 @@
+"""The gateway's end of the lanes: admit and push once per tick, take the replies, free the places of ended calls."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inference.gateway.call import Call
+from inference.lanes import WORKERS, Reply, Work, lane_key, pack_work, pool_key, replies_channel, resident_key, unpack_replies
+from saas.lib.errors import Unavailable
+from saas.lib.valkey import Connection, Script
+from tenants import records
+
+log = logging.getLogger(__name__)
+
+ADMIT = Script(Path(__file__).with_name("admit.lua"))
+RELEASE_WITHIN = 0.02  # seconds that a freed place may wait for a tick to travel with
+RECONNECT_EVERY = 0.2
+CALLS_PER_SCRIPT = 256
+WATCH_EVERY = 1.0
+Admitted = tuple[int, str, int, int, int]
+"""What admit.lua says of one group: (admitted, reason, key tokens, organization tokens, wait in ms)."""
+
+
+class Lanes:
+    """Two connections to the lanes server: one asks, one is subscribed to this gateway's replies and to changed records."""
+
+    def __init__(
+        self,
+        url: str,
+        session: str,
+        *,
+        lane_max_ms: float,
+        on_admitted: Callable[[list[Call], Admitted], None],
+        on_reply: Callable[[Reply], None],
+        on_changed: Callable[[str], None],
+        on_lost: Callable[[], None],
+        on_worker_lost: Callable[[], None],
+    ) -> None:
+        self._url, self._session, self._lane_max_ms = url, session, lane_max_ms
+        self._on_admitted, self._on_reply, self._on_changed = on_admitted, on_reply, on_changed
+        self._on_lost, self._on_worker_lost = on_lost, on_worker_lost
+        self._commands: Connection | None = None
+        self._replies: Connection | None = None
+        self._to_push: list[Call] = []
+        self._to_release: list[tuple[str, str, str]] = []
+        self._is_tick_due = self._is_stopping = False
+        self._release_timer: asyncio.TimerHandle | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self.workers: dict[str, float] = {}
+        self.is_connected = False
+
+    async def start(self) -> None:
+        """Connect; if the server is not there yet, keep trying in the background."""
+        self._loop = asyncio.get_running_loop()
+        await self._try()
+        if not self.is_connected:
+            self._reconnecting = self._loop.create_task(self._reconnect())
+        self._watching = self._loop.create_task(self._watch())
+
+    async def stop(self) -> None:
+        self._is_stopping = True
+        for task in (self._reconnecting, self._watching):
+            if task:
+                task.cancel()
+        if self._to_release and self.is_connected:
+            self._tick()
+            await self.ask("PING")  # what was written before it has arrived
+        self._drop()
+
+    def send(self, done: Callable[[Any], None] | None, *command: Any) -> None:
+        """A command on the asking connection; `done` gets a ConnectionError if there is none."""
+        if self._commands is not None:
+            self._commands.send(done, *command)
+        elif done is not None:
+            self._loop.call_soon(done, ConnectionError("the lanes server is not connected"))
+
+    async def ask(self, *command: Any) -> Any:
+        """Send and wait. Raises Unavailable: the lanes server does not answer, or not as it should."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self.send(lambda reply: answer.done() or answer.set_result(reply), *command)
+        reply = await answer
+        if isinstance(reply, Exception):
+            raise Unavailable("The lanes server does not answer; try again soon", retry_after=1) from reply
+        return reply
+
+    # --- connection
+
+    async def _try(self) -> None:
+        try:
+            self._commands = await Connection.connect(self._url, self._lost)
+            self._replies = await Connection.connect(self._url, self._lost)
+            await self._subscribe(self._replies)
+        except (ConnectionError, TimeoutError) as error:
+            log.warning("the lanes server is not reachable: %s", error)
+            self._drop()
+            return
+        self.is_connected = True
+
+    async def _subscribe(self, connection: Connection) -> None:
+        """Listen to replies and changed records; back when the server has acknowledged both."""
+        awaited = {replies_channel(self._session).encode(), records.RECORDS_CHANNEL.encode()}
+        heard = self._loop.create_future()
+
+        def on_message(channel: bytes, message: bytes) -> None:
+            if channel:
+                self._on_message(channel, message)
+                return
+            awaited.discard(message)
+            if not awaited and not heard.done():
+                heard.set_result(None)
+
+        connection.subscribe([name.decode() for name in awaited], on_message)
+        await asyncio.wait_for(heard, 5)
+
+    def _drop(self) -> None:
+        commands, replies = self._commands, self._replies
+        self._commands = self._replies = None
+        for connection in (commands, replies):
+            if connection is not None:
+                connection.abort()
+
+    def _lost(self) -> None:
+        was_connected, self.is_connected = self.is_connected, False
+        self._drop()
+        if self._is_stopping or not was_connected:
+            return
+        log.warning("the connection to the lanes server is lost")
+        self._to_push.clear()
+        self._to_release.clear()
+        self._on_lost()
+        self._reconnecting = self._loop.create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        while not self.is_connected:
+            await asyncio.sleep(RECONNECT_EVERY)
+            await self._try()
+        log.info("the lanes server is connected")
+
+    def _on_message(self, channel: bytes, message: bytes) -> None:
+        if channel == records.RECORDS_CHANNEL.encode():
+            self._on_changed(message.decode())
+            return
+        for reply in unpack_replies(message):
+            self._on_reply(reply)
+
+    # --- admit and push
+
+    def push(self, call: Call) -> None:
+        """Admit `call` with this tick; `on_admitted` is told what came of it."""
+        self._to_push.append(call)
+        if not self._is_tick_due:
+            self._is_tick_due = True
+            self._loop.call_soon(self._tick)
+
+    def repush(self, call: Call) -> None:
+        """Put a call whose worker died into its lane again. It holds its places still."""
+        version = call.version
+        self.send(None, "RPUSH", pool_key(version.hardware, low=call.is_low), call.frame)
+
+    def withdraw(self, call: Call) -> None:
+        """Take a call that nobody waits for out of its lane, if it has not been taken yet."""
+        version = call.version
+        for lane in (lane_key(version.id, low=call.is_low), pool_key(version.hardware, low=call.is_low)):
+            self.send(None, "LREM", lane, 1, call.frame)
+
+    def release(self, call: Call) -> None:
+        """Free the places of an ended call with the next tick, within RELEASE_WITHIN."""
+        self._to_release.append((call.key.id, call.key.organization, call.id))
+        if self._release_timer is None:
+            self._release_timer = self._loop.call_later(RELEASE_WITHIN, self._flush)
+
+    def _flush(self) -> None:
+        self._release_timer = None
+        if (self._to_release or self._to_push) and self.is_connected:
+            self._tick()
+
+    def _tick(self) -> None:
+        self._is_tick_due = False
+        calls, self._to_push = self._to_push, []
+        for start in range(0, max(len(calls), 1), CALLS_PER_SCRIPT):
+            self._send(calls[start : start + CALLS_PER_SCRIPT])
+
+    def _send(self, calls: list[Call]) -> None:
+        groups: dict[tuple[str, str, bool], list[Call]] = {}
+        for call in calls:
+            groups.setdefault((call.key.id, call.version.id, call.is_low), []).append(call)
+        keys: list[str] = []
+        arguments: list[Any] = [len(groups)]
+        now = self._loop.time()
+        for mine in groups.values():
+            self._describe(mine, keys, arguments, now)
+        self._describe_releases(keys, arguments)
+        told = list(groups.values())
+        if self._commands is not None:
+            ADMIT.run(self._commands, lambda reply: self._admitted(told, reply), keys, arguments)
+
+    def _describe(self, calls: list[Call], keys: list[str], arguments: list[Any], now: float) -> None:
+        first = calls[0]
+        key, version, low = first.key, first.version, first.is_low
+        longest = max(version.ms_per_row * max(call.rows, 1) for call in calls)
+        room = max(1, int(self._lane_max_ms / max(longest, 0.001)))
+        keys += (
+            f"bucket:{key.id}", f"bucket:{key.organization}", f"places:{key.id}", f"places:{key.organization}",
+            lane_key(version.id, low=low), resident_key(version.id), pool_key(version.hardware, low=low),
+        )  # fmt: skip
+        mine, all_ = key.limits, key.organization_limits
+        arguments += (
+            len(calls), 0 if low else 1, mine.rate, mine.burst, mine.concurrency,
+            all_.rate, all_.burst, all_.concurrency, room,
+        )  # fmt: skip
+        for call in calls:
+            call.pushed = now
+            call.attempts = 1
+            call.frame = self._frame(call)
+            arguments += (call.id, call.deadline, call.frame)
+
+    def _frame(self, call: Call) -> bytes:
+        return pack_work(
+            Work(
+                gateway=self._session,
+                number=call.number,
+                call=call.id,
+                tenant=call.key.organization,
+                owner=call.route.owner,
+                version=call.version.id,
+                deadline=call.deadline,
+                sent=time.time(),
+                rows=call.rows,
+                inputs=call.inputs,
+                outputs=call.outputs,
+                items=call.items,
+                top=call.top,
+            )
+        )
+
+    def _describe_releases(self, keys: list[str], arguments: list[Any]) -> None:
+        released, self._to_release = self._to_release[:CALLS_PER_SCRIPT], self._to_release[CALLS_PER_SCRIPT:]
+        if self._to_release and self._release_timer is None:
+            self._release_timer = self._loop.call_later(0, self._flush)
+        places: dict[tuple[str, str], list[str]] = {}
+        for key, organization, call in released:
+            places.setdefault((key, organization), []).append(call)
+        arguments.append(len(places))
+        for (key, organization), ids in places.items():
+            keys += (f"places:{key}", f"places:{organization}")
+            arguments += (len(ids), *ids)
+
+    def _admitted(self, groups: list[list[Call]], reply: Any) -> None:
+        if isinstance(reply, Exception):
+            if isinstance(reply, ConnectionError):
+                return  # _lost tells everybody
+            log.error("admission failed: %s", reply)
+            reply = [(0, b"error", 0, 0, 1000)] * len(groups)
+        for calls, (admitted, reason, key_tokens, organization_tokens, wait) in zip(groups, reply, strict=True):
+            self._on_admitted(calls, (admitted, reason.decode(), key_tokens, organization_tokens, wait))
+
+    # --- workers
+
+    async def _watch(self) -> None:
+        """Notice workers that died: their names outlive them in the set, with a score that has passed."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY)
+            if self.is_connected:
+                self.send(self._saw_workers, "ZRANGE", WORKERS, 0, -1, "WITHSCORES")
+
+    def _saw_workers(self, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            return
+        seen = {name.decode(): float(until) for name, until in zip(reply[::2], reply[1::2], strict=True)}
+        now = time.time()
+        alive = {name: until for name, until in seen.items() if until > now}
+        died = [name for name in self.workers if name in seen and seen[name] <= now]
+        self.workers = alive
+        if died:
+            log.warning("workers lost: %s", ", ".join(died))
+            self._on_worker_lost()

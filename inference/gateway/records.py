@@ -1,0 +1,102 @@
+"""What a gateway knows of keys and models: records in memory, at most MAX_AGE old, dropped at once when a change is pushed.
+
+Memory → the lanes server → PostgreSQL (the maker of tenants.records, in a thread). A record that is used is renewed in the
+background before it gets too old, so that calls rarely wait. Neither store reachable: Unavailable, never a guess.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from inference.gateway.lanes import Lanes
+from inference.routes import unpack_route
+from saas.lib.errors import AppError, Unavailable
+from tenants import records
+from tenants.principal import unpack_key
+
+MAX_AGE = 5.0  # seconds that a lost push may go unnoticed (security.md, revocation)
+RENEW_AGE = 2.0  # seconds after which a record in use is renewed beside the calls
+KEEP = 86_400  # seconds that the lanes server keeps what a gateway made, so that calls outlive an outage of PostgreSQL
+KEEP_ABSENT = 10  # seconds that it keeps "there is no such thing"
+MAX_RECORDS = 100_000  # in one process's memory; the oldest go first
+
+UNPACK: dict[str, Callable[[bytes], Any]] = {"key": unpack_key, "route": unpack_route}
+R = TypeVar("R")
+
+
+class Records:
+    """Lookups by record name (`key:…`, `route:…`). Lives on one event loop."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._known: dict[str, tuple[Any, float]] = {}  # name → (record or None, when read)
+        self._reading: dict[str, asyncio.Future[Any]] = {}
+        self._changed_meanwhile: set[str] = set()
+
+    def get(self, name: str) -> tuple[bool, Any]:
+        """(True, record or None) if memory knows; (False, None) if it has to be fetched."""
+        entry = self._known.get(name)
+        if entry is None:
+            return False, None
+        age = time.monotonic() - entry[1]
+        if age > RENEW_AGE:
+            if age > MAX_AGE:
+                return False, None
+            if name not in self._reading:
+                self._start(name)
+        return True, entry[0]
+
+    async def fetch(self, name: str) -> Any:
+        """The record, or None: there is no such thing. Raises Unavailable."""
+        known, record = self.get(name)
+        if known:
+            return record
+        return await asyncio.shield(self._reading.get(name) or self._start(name))
+
+    def drop(self, name: str) -> None:
+        """It changed: forget it, and do not believe a reading that began before."""
+        self._known.pop(name, None)
+        if name in self._reading:
+            self._changed_meanwhile.add(name)
+
+    def _start(self, name: str) -> "asyncio.Future[Any]":
+        reading = asyncio.ensure_future(self._read(name))
+        self._reading[name] = reading
+        reading.add_done_callback(lambda done: self._finish(name, done))
+        return reading
+
+    def _finish(self, name: str, reading: "asyncio.Future[Any]") -> None:
+        self._reading.pop(name, None)
+        if not reading.cancelled():
+            reading.exception()  # a background renewal that failed is tried again by the next call
+
+    async def _read(self, name: str) -> Any:
+        while True:
+            self._changed_meanwhile.discard(name)
+            began = time.monotonic()
+            packed = await self._stored(name)
+            if packed is None:
+                packed = await self._made(name)
+            if name not in self._changed_meanwhile:
+                break
+        record = UNPACK[name.partition(":")[0]](packed) if packed else None
+        if name not in self._known and len(self._known) >= MAX_RECORDS:
+            del self._known[next(iter(self._known))]
+        self._known[name] = (record, began)
+        return record
+
+    async def _stored(self, name: str) -> bytes | None:
+        return await self._lanes.ask("GET", name)  # type: ignore[no-any-return]  # a bulk string or nil
+
+    async def _made(self, name: str) -> bytes:
+        maker = records.makers[name.partition(":")[0]]
+        try:
+            made = await asyncio.get_running_loop().run_in_executor(None, maker, name)
+        except Exception as error:  # whatever PostgreSQL's driver says, the caller's answer is the same: not now
+            if isinstance(error, AppError):
+                raise
+            raise Unavailable("Keys and models cannot be looked up right now; try again soon", retry_after=1) from error
+        packed = made or b""
+        stored = await self._lanes.ask("SET", name, packed, "NX", "GET", "EX", KEEP if packed else KEEP_ABSENT)
+        return packed if stored is None else stored  # somebody newer was first
