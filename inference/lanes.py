@@ -3,6 +3,8 @@
 A gateway pushes one `Work` per call; a worker answers with one message per gateway, a list of `Reply`.
 """
 
+from typing import Any
+
 import msgspec
 
 Tensor = tuple[str, str, list[int], bytes]
@@ -22,10 +24,12 @@ class Work(msgspec.Struct, array_like=True):
     deadline: float
     sent: float
     rows: int
-    inputs: list[Tensor] | None = None  # a tensor call
+    inputs: list[Tensor] | None = None  # a tensor call, or a friendly one that brings numbers
     outputs: tuple[str, ...] = ()  # requested outputs; () means all
-    items: list[bytes | str] | None = None  # a friendly call: image files (bytes) or texts (str); one item is one row
-    top: int = 0  # a friendly call: how many labels to return per item, 0 for the default
+    # A friendly call: image files (bytes, or base64 in a str) or texts (str); one item is one row. Any, because msgspec
+    # takes no union of bytes and str; the engine refuses everything else.
+    items: list[Any] | None = None
+    top: int = 0  # a friendly call: how many labels to return per row, 0 for one; with `inputs` it must be 1 or more
 
 
 class Prediction(msgspec.Struct):
@@ -64,6 +68,16 @@ def resident_key(version: str) -> str:
 
 def replies_channel(gateway: str) -> str:
     return f"replies:{gateway}"
+
+
+def lanes_key(hardware: str) -> str:
+    """The set of versions whose lanes may hold work, so that an orphaned lane is found without a scan."""
+    return f"lanes:{hardware}"
+
+
+def worker_key(name: str) -> str:
+    """What a worker tells of itself each second, as JSON (`inference.worker.Report`), with a few seconds to live."""
+    return f"worker:{name}"
 
 
 WORKERS = "workers"  # sorted set of worker names, scored with the epoch second until which they are believed alive
