@@ -80,7 +80,7 @@ class Manifest(Struct, forbid_unknown_fields=True, omit_defaults=True):
     hardware: Literal["cpu", "gpu"] = "cpu"
     input: Name | None = None  # the input that friendly calls feed; default: the first
     output: Name | None = None  # the output that they read; default: the first of floats
-    labels: Annotated[list[Name], Meta(max_length=MAX_LABELS)] = []
+    labels: Annotated[list[Name], Meta(max_length=MAX_LABELS)] = []  # of the scores' columns; default: their numbers
     features: Annotated[list[Name], Meta(max_length=MAX_LABELS)] = []
     preprocessing: Annotated[list[Before], Meta(max_length=20)] = []
     postprocessing: Annotated[list[Softmax], Meta(max_length=1)] = []
@@ -112,8 +112,6 @@ def _check_names(manifest: Manifest) -> None:
             raise ManifestError(f"manifest: {field} must be different from one another")
     if manifest.features and manifest.task != "tabular":
         raise ManifestError(f"manifest: features belong to the task tabular, not to {manifest.task}")
-    if manifest.task.endswith("classification") and not manifest.labels:
-        raise ManifestError(f"manifest: the task {manifest.task} needs labels")
 
 
 def _check_steps(manifest: Manifest) -> None:

@@ -39,7 +39,6 @@ def test_an_empty_manifest_is_a_plain_tensor_model():
         ({"version": "1.0"}, "version"),
         ({"colour": 1}, "colour"),
         ({"labels": ["a", "a"]}, "labels must be different"),
-        ({"labels": []}, "needs labels"),
         ({"labels": "abc"}, "labels"),
         ({"features": ["x"]}, "features"),
         ({"preprocessing": [{"step": "run", "code": "x"}]}, "run"),

@@ -1,0 +1,37 @@
+"""What can go wrong in the engine, without HTTP: each error carries the code that its Reply tells (saas.lib.errors)."""
+
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """A call that the engine refuses or fails; its text is meant for the caller."""
+
+    code: ClassVar[str] = "model_failed"
+
+
+class InvalidRequest(EngineError):
+    """An item is no image, no text, too large."""
+
+    code = "invalid_request"
+
+
+class InvalidTensor(EngineError):
+    """An input is not what the model's signature says."""
+
+    code = "invalid_tensor"
+
+
+class ModelFailed(EngineError):
+    """The model itself failed, or its output has not one row per row of input."""
+
+
+class ModelUnavailable(EngineError):
+    """The version cannot be loaded now."""
+
+    code = "model_unavailable"
+
+
+class DeadlineExceeded(EngineError):
+    """The run was stopped, or not begun, because nobody waits for it any more."""
+
+    code = "deadline_exceeded"
