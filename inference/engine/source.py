@@ -1,0 +1,25 @@
+"""What the engine is given to load a version: everything that it needs to know of one."""
+
+from typing import Any
+
+import msgspec
+
+from inference.routes import TensorSpec
+
+
+class ArtifactSource(msgspec.Struct, array_like=True):
+    """A version's artifact and what intake found out about it. Made by inference.registry.version_artifact."""
+
+    version: str  # version id, 32 hexadecimal digits
+    owner: str  # organization id, 32 hexadecimal digits
+    artifact: bytes  # the ONNX file
+    manifest: dict[str, Any]  # as inference.engine.manifest has checked it
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    digest: str = ""  # sha256 of the artifact, hexadecimal
+    has_batch: bool = False  # the leading dimension is free
+    is_batchable: bool = False  # and rows were proved independent
+    is_private: bool = True  # a customer's upload: it runs in a child process of its own organization
+    ms_per_row: float = 1.0  # measured at intake
+    load_bytes: int = 0  # measured at intake
+    hardware: str = "cpu"
