@@ -125,7 +125,8 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
 }
 
-CELERY_BROKER_URL = config.state_url
+# kombu names a Unix socket otherwise than redis-py does.
+CELERY_BROKER_URL = config.state_url.replace("unix://", "redis+socket://", 1)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "ops"
 CELERY_TASK_ACKS_LATE = True
