@@ -1,0 +1,176 @@
+"""The ledger and its sums. Rows are written by the drain alone (billing.ledger); everybody else reads.
+
+None of these tables has a foreign key: nothing may keep the drain from recording a call that was served. A call that a
+session started, without an API key, has the nil UUID as its key.
+"""
+
+from uuid import UUID
+
+from django.db import models
+
+NIL = UUID(int=0)
+
+
+class PriceVersion(models.Model):
+    """An immutable price list. Version 0 is built in: every call costs nothing."""
+
+    version = models.PositiveIntegerField(primary_key=True)
+    name = models.CharField(max_length=100)
+    currency = models.CharField(max_length=3)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "price_version"
+
+    def __str__(self) -> str:
+        return f"{self.version} ({self.name})"
+
+
+class UsageEvent(models.Model):
+    """One call. Append-only and partitioned by day; the day is that of the UUIDv7 call id, so the id is unique everywhere.
+
+    The table is made by SQL in the first migration: its real primary key is (day, call_id, seq).
+    """
+
+    day = models.DateField()
+    call_id = models.UUIDField(primary_key=True)
+    seq = models.SmallIntegerField(default=0)
+    tenant_id = models.UUIDField()
+    api_key_id = models.UUIDField()
+    model_id = models.UUIDField()
+    version_id = models.UUIDField()
+    model_name = models.TextField()
+    version_number = models.TextField()
+    endpoint = models.TextField()
+    mode = models.TextField()
+    kind = models.TextField()
+    period = models.CharField(max_length=7)
+    rows = models.BigIntegerField()
+    bytes_in = models.BigIntegerField()
+    bytes_out = models.BigIntegerField()
+    queue_us = models.BigIntegerField()
+    compute_us = models.BigIntegerField()
+    price_version = models.IntegerField()
+    amount_nano = models.BigIntegerField()
+    currency = models.CharField(max_length=3)
+    is_clamped = models.BooleanField()
+    request_id = models.TextField()
+    opened_at = models.DateTimeField()
+    closed_at = models.DateTimeField()
+    stream_id = models.TextField()
+
+    class Meta:
+        db_table = "usage_event"
+        managed = False
+        verbose_name = "call"
+
+    def __str__(self) -> str:
+        return str(self.call_id)
+
+
+class UsageHour(models.Model):
+    """Calls of one hour (in which they were opened) by key, model, version and mode. Pages and the usage endpoint read only this.
+
+    The sums count answered calls; `reversed` counts those whose gateway died before their close, which cost nothing.
+    `total_ms` is the sum of the times from open to close.
+    """
+
+    tenant_id = models.UUIDField()
+    api_key_id = models.UUIDField()
+    model_id = models.UUIDField()
+    version_id = models.UUIDField()
+    mode = models.TextField()
+    hour = models.DateTimeField()
+    currency = models.CharField(max_length=3)
+    model_name = models.TextField()
+    version_number = models.TextField()
+    calls = models.BigIntegerField()
+    reversed = models.BigIntegerField()
+    rows = models.BigIntegerField()
+    bytes_in = models.BigIntegerField()
+    bytes_out = models.BigIntegerField()
+    queue_us = models.BigIntegerField()
+    compute_us = models.BigIntegerField()
+    total_ms = models.BigIntegerField()
+    amount_nano = models.BigIntegerField()
+
+    class Meta:
+        db_table = "usage_hour"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant_id", "hour", "api_key_id", "model_id", "version_id", "mode", "currency"], name="usage_hour_key"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model_name} {self.hour:%Y-%m-%d %H}h"
+
+
+class UsageSum(models.Model):
+    """What an organization, or one of its keys, has used in a month (`2026-11`) or `ever`: what its account is rebuilt from.
+
+    `scope` is `organization`, or the key's id as 32 hexadecimal digits. Test-mode and reversed calls raise no sum.
+    """
+
+    tenant_id = models.UUIDField()
+    scope = models.CharField(max_length=32)
+    period = models.CharField(max_length=7)
+    calls = models.BigIntegerField()
+    amount_nano = models.BigIntegerField()
+
+    class Meta:
+        db_table = "usage_sum"
+        constraints = [models.UniqueConstraint(fields=["tenant_id", "scope", "period"], name="usage_sum_key")]
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} {self.scope} {self.period}"
+
+
+class JournalPosition(models.Model):
+    """How far a journal has been moved into the ledger: the id of the last stream entry, changed only by compare-and-set."""
+
+    stream = models.CharField(max_length=100, primary_key=True)
+    position = models.CharField(max_length=41)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "journal_position"
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.position}"
+
+
+class JournalQuarantine(models.Model):
+    """A journal record that the ledger refused, as it was, with the reason. A person looks at each."""
+
+    stream = models.CharField(max_length=100)
+    stream_id = models.CharField(max_length=41)
+    number = models.IntegerField(help_text="Place of the record in its stream entry, from 0.")
+    raw = models.BinaryField()
+    error = models.TextField()
+    created_at = models.DateTimeField()
+    resolved_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "journal_quarantine"
+        constraints = [models.UniqueConstraint(fields=["stream", "stream_id", "number"], name="journal_quarantine_key")]
+
+    def __str__(self) -> str:
+        return f"{self.stream_id} #{self.number}"
+
+
+class QuotaChange(models.Model):
+    """Outbox of the monthly numbers of calls: `version` rises with every change, in the changing transaction (by trigger).
+
+    While `projected_version` is behind, the bookkeeper sends the organization's limits to its account again.
+    """
+
+    tenant_id = models.UUIDField(primary_key=True)
+    version = models.BigIntegerField()
+    projected_version = models.BigIntegerField(default=0)
+
+    class Meta:
+        db_table = "quota_change"
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} {self.projected_version}/{self.version}"
