@@ -1,0 +1,277 @@
+"""The worker's side of customers' child processes: one per organization, started clean, killed when late."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from inference.engine.errors import DeadlineExceeded, EngineError, ModelFailed, ModelUnavailable
+from inference.engine.pipe import MAX_ANSWER, Answer, Ask, frame, pack, receive, set_deadline, unpack_answer
+from inference.engine.residency import size_of, without_artifact
+from inference.engine.source import ArtifactSource
+from inference.engine.tensors import check_output
+from inference.lanes import Reply, Work
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+START = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from inference.engine.child import main
+main(int(sys.argv[2]), int(sys.argv[3]))
+"""
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+LOAD_SECONDS = 30.0
+CODES = frozenset({"", "invalid_request", "invalid_tensor", "model_failed"})  # that a child may answer with
+
+
+class Child:
+    """One organization's process. Threads may ask at the same time; they take turns.
+
+    `on_ended` is called once, by the thread that noticed, when it ended without being closed.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        folder: Path,
+        *,
+        memory_bytes: int,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        on_ended: "Callable[[Child], None] | None" = None,
+    ) -> None:
+        """Must be called by a thread that lives as long as the child shall: the kernel kills it when that thread ends."""
+        self.owner, self.providers, self._on_ended = owner, list(providers), on_ended
+        self.versions: set[str] = set()
+        self.last_used = time.monotonic()
+        self.is_ended = False
+        self._to_unload: list[str] = []
+        self._lock = threading.Lock()  # held while a question is under way
+        self._closing = threading.Lock()
+        self._connection, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-c", START, str(ROOT), str(os.getpid()), str(memory_bytes)],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                env=ENVIRONMENT,
+                close_fds=True,
+                start_new_session=True,
+            )
+
+    @property
+    def is_busy(self) -> bool:
+        return self._lock.locked()
+
+    def load(self, source: ArtifactSource, max_rows: int) -> None:
+        """Load and warm a version. Raises ModelUnavailable with the reason."""
+        self.versions.add(source.version)  # from now on, so that another's unload does not end the process
+        try:
+            answer = self._ask(Ask(b"", load=source, max_rows=max_rows), time.monotonic() + LOAD_SECONDS)
+            if answer.error:
+                raise ModelUnavailable(answer.error)
+        except EngineError as error:
+            self.versions.discard(source.version)
+            raise ModelUnavailable(f"the model could not be loaded: {error}") from None
+
+    def unload(self, version: str) -> None:
+        """Forget a version: with the next question, or by ending a process that has no other."""
+        self.versions.discard(version)
+        if not self.versions:
+            self.close()
+        else:
+            self._to_unload.append(version)
+
+    def run(self, version: str, works: Sequence[Work], max_rows: int, until: float) -> list[Reply]:
+        """One Reply per call. `until` (monotonic): nobody waits any longer, the process is killed.
+
+        Raises DeadlineExceeded and, if the process ended or answered nonsense, ModelFailed.
+        """
+        bare = [  # a customer's model need not know who asks, nor through which gateway
+            Work("", place, "", "", "", version, 0, 0, work.rows, work.inputs, work.outputs, work.items, work.top)
+            for place, work in enumerate(works)
+        ]
+        replies = self._ask(Ask(b"", version=version, works=bare, max_rows=max_rows), until).replies
+        try:
+            if len(replies) != len(works):
+                raise ModelFailed("the model's process answered another number of calls")
+            for reply, work in zip(replies, works, strict=True):
+                _check(reply)
+                reply.number = work.number
+        except ModelFailed:
+            self.kill()
+            raise
+        return replies
+
+    def _ask(self, ask: Ask, until: float) -> Answer:
+        if not self._lock.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise DeadlineExceeded("the model was busy until the deadline")
+        try:
+            self.last_used = time.monotonic()
+            return self._exchange(ask, until)
+        except (OSError, DeadlineExceeded, ModelFailed, msgspec.DecodeError) as error:
+            failure = error if isinstance(error, EngineError) else self._death()
+            self.kill()
+            raise failure from None
+        finally:
+            self.last_used = time.monotonic()
+            self._lock.release()
+
+    def _exchange(self, ask: Ask, until: float) -> Answer:
+        if self.is_ended:
+            raise ModelFailed("the model's process had ended")
+        unload, self._to_unload = self._to_unload, []
+        ask.unload, ask.providers, ask.nonce = unload, self.providers, secrets.token_bytes(16)
+        set_deadline(self._connection, until)
+        try:
+            self._connection.sendall(frame(pack(ask)))
+        except TimeoutError:
+            raise DeadlineExceeded("the model did not take the call in time") from None
+        answer = unpack_answer(receive(self._connection, until=until, limit=MAX_ANSWER))
+        if answer.nonce != ask.nonce:
+            raise ModelFailed("the model's process answered another question")
+        return answer
+
+    def _death(self) -> ModelFailed:
+        """Why the connection broke. The process is only looked at: its id must stay taken until its group was killed."""
+        before = time.monotonic() + 0.5
+        while (end := os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
+            if time.monotonic() > before:
+                return ModelFailed("the model's process broke the connection")
+            time.sleep(0.01)
+        name = f"status {end.si_status}" if end.si_code == os.CLD_EXITED else signal.Signals(end.si_status).name
+        return ModelFailed(f"the model's process ended: {name}")
+
+    def kill(self) -> None:
+        """End it and all that it started, at once, and tell."""
+        if self.is_ended:
+            return
+        self.close()
+        log.info("the child process of organization %s was ended", self.owner)
+        if self._on_ended is not None:
+            self._on_ended(self)
+
+    def close(self) -> None:
+        """End it, at once and without telling."""
+        with self._closing:
+            if self.is_ended:
+                return
+            self.is_ended = True
+            os.killpg(self.process.pid, signal.SIGKILL)  # ours until `wait` below
+            self.process.wait()
+            self._connection.close()
+
+
+def _check(reply: Reply) -> None:
+    if reply.code not in CODES:
+        raise ModelFailed("the model's process answered with an unknown code")
+    for tensor in reply.outputs or []:
+        check_output(tensor)
+
+
+class ChildResident:
+    """An organization's own version, in its child process."""
+
+    def __init__(self, source: ArtifactSource, child: Child, max_rows: int) -> None:
+        self.bytes = size_of(source)
+        self.source, self.child, self.max_rows = without_artifact(source), child, max_rows
+        self.us_per_row = source.ms_per_row * 1000
+        self.last_used = time.monotonic()
+
+    @property
+    def is_busy(self) -> bool:
+        return self.child.is_busy
+
+    def run(self, works: Sequence[Work]) -> list[Reply]:
+        """One Reply per call; the process is killed when the last of their deadlines has passed."""
+        self.last_used = time.monotonic()
+        until = self.last_used + max(work.deadline for work in works) - time.time()
+        try:
+            replies = self.child.run(self.source.version, works, self.max_rows, until)
+        except EngineError as error:
+            return [Reply(work.number, error.code, str(error)) for work in works]
+        return replies
+
+    def close(self) -> None:
+        self.child.unload(self.source.version)
+
+
+class Children:
+    """The child processes of one worker, at most `limit`; the least recently used idle one makes place for another's."""
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        memory_bytes: int,
+        on_ended: Callable[[Child], None],
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> None:
+        self.limit, self.memory_bytes, self.providers, self._on_ended = limit, memory_bytes, providers, on_ended
+        self._children: dict[str, Child] = {}
+        self._lock = threading.Lock()
+        self._folder = tempfile.TemporaryDirectory(prefix="models-")
+        self.folder = Path(self._folder.name) / "empty"
+        self.folder.mkdir(mode=0o555)
+
+    def of(self, owner: str) -> Child:
+        """The organization's process, started if there is none. Raises ModelUnavailable if all places are busy."""
+        with self._lock:
+            child = self._children.get(owner)
+            if child is not None and not child.is_ended:
+                return child
+            self._children.pop(owner, None)
+            leaving = self._leaving()
+            self._children[owner] = started = Child(
+                owner, self.folder, memory_bytes=self.memory_bytes, providers=self.providers, on_ended=self._on_ended
+            )
+        if leaving is not None:
+            self._on_ended(leaving)
+        return started
+
+    def _leaving(self) -> Child | None:
+        """Make place for one more; the caller tells of the one that left."""
+        self._children = {owner: child for owner, child in self._children.items() if not child.is_ended}
+        if len(self._children) < self.limit:
+            return None
+        idle = [child for child in self._children.values() if not child.is_busy]
+        if not idle:
+            raise ModelUnavailable("too many organizations' own models run here now")
+        child = min(idle, key=lambda child: child.last_used)
+        del self._children[child.owner]
+        child.close()
+        return child
+
+    def end_idle(self, seconds: float) -> None:
+        """End those that nobody asked for so long."""
+        before = time.monotonic() - seconds
+        with self._lock:
+            idle = [child for child in self._children.values() if child.last_used < before and not child.is_busy]
+            for child in idle:
+                del self._children[child.owner]
+        for child in idle:
+            child.kill()
+
+    def count(self) -> int:
+        with self._lock:
+            return sum(not child.is_ended for child in self._children.values())
+
+    def close(self) -> None:
+        with self._lock:
+            children, self._children = list(self._children.values()), {}
+        for child in children:
+            child.close()
+        self._folder.cleanup()

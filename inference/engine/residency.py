@@ -1,0 +1,154 @@
+"""Which versions are loaded: once each, within a bound of measured bytes, the least recently used leaving first."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+from inference.engine.batch import run_batch
+from inference.engine.errors import ModelUnavailable
+from inference.engine.model import Model
+from inference.engine.source import ArtifactSource
+from inference.lanes import Reply, Work
+
+log = logging.getLogger(__name__)
+
+
+class Resident(Protocol):
+    """A loaded version, wherever it runs. `last_used` is on the monotonic clock; a busy one is not evicted."""
+
+    source: ArtifactSource  # without the artifact's bytes
+    bytes: int
+    last_used: float
+    is_busy: bool
+
+    @property
+    def us_per_row(self) -> float: ...
+
+    def run(self, works: Sequence[Work]) -> list[Reply]: ...
+
+    def close(self) -> None: ...
+
+
+class LocalResident:
+    """A catalogue version, run in this process. A run under way keeps its session alive after `close`."""
+
+    is_busy = False
+
+    def __init__(self, source: ArtifactSource, model: Model, max_rows: int) -> None:
+        self.bytes = size_of(source)
+        self.source, self.model, self.max_rows = without_artifact(source), model, max_rows
+        self.last_used = time.monotonic()
+
+    @property
+    def us_per_row(self) -> float:
+        return self.model.us_per_row
+
+    def run(self, works: Sequence[Work]) -> list[Reply]:
+        self.last_used = time.monotonic()
+        return run_batch(self.model, works, max_rows=self.max_rows, is_shared=not self.source.is_private)
+
+    def close(self) -> None:
+        """Nothing to do: the last run's reference ends the session."""
+
+
+def size_of(source: ArtifactSource) -> int:
+    return max(source.load_bytes, len(source.artifact))
+
+
+def without_artifact(source: ArtifactSource) -> ArtifactSource:
+    """The same facts, without holding on to the file's bytes."""
+    return ArtifactSource(**{name: getattr(source, name) for name in source.__struct_fields__} | {"artifact": b""})
+
+
+class Residency:
+    """The loaded versions of one worker. Any thread may call; `on_evict` is called before a version is closed."""
+
+    def __init__(self, limit_bytes: int, on_evict: Callable[[Resident], None]) -> None:
+        self.limit_bytes, self._on_evict = limit_bytes, on_evict
+        self._residents: dict[str, Resident] = {}
+        self._loading: dict[str, Future[Resident]] = {}
+        self._reserved: dict[str, int] = {}  # bytes promised to loads under way
+        self._lock = threading.Lock()
+
+    def get(self, version: str) -> Resident | None:
+        return self._residents.get(version)
+
+    def all(self) -> list[Resident]:
+        with self._lock:
+            return list(self._residents.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(resident.bytes for resident in self.all())
+
+    def load(
+        self, version: str, fetch: Callable[[], ArtifactSource], open_resident: Callable[[ArtifactSource], Resident]
+    ) -> Resident:
+        """The resident of `version`, loaded if it is not there; several callers wait for one load.
+
+        Raises what `fetch` and `open_resident` raise, and ModelUnavailable if there is no room for it.
+        """
+        with self._lock:
+            if resident := self._residents.get(version):
+                return resident
+            future = self._loading.get(version)
+            is_mine = future is None
+            if future is None:
+                future = self._loading[version] = Future()
+        if not is_mine:
+            return future.result()
+        try:
+            source = fetch()
+            self._make_room(version, size_of(source))
+            resident = open_resident(source)
+        except BaseException as error:
+            self._ended(version)
+            future.set_exception(error)
+            raise
+        self._ended(version, resident)
+        future.set_result(resident)
+        return resident
+
+    def _ended(self, version: str, resident: Resident | None = None) -> None:
+        with self._lock:
+            if resident is not None:
+                self._residents[version] = resident
+            del self._loading[version]
+            self._reserved.pop(version, None)
+
+    def _make_room(self, version: str, size: int) -> None:
+        """Evict until `size` more bytes fit, and reserve them."""
+        if size > self.limit_bytes:
+            raise ModelUnavailable(f"the model takes {size} bytes; a worker keeps at most {self.limit_bytes}")
+        evicted = []
+        with self._lock:
+            used = sum(resident.bytes for resident in self._residents.values()) + sum(self._reserved.values())
+            for resident in sorted(self._residents.values(), key=lambda resident: resident.last_used):
+                if used + size <= self.limit_bytes:
+                    break
+                if not resident.is_busy:
+                    evicted.append(self._residents.pop(resident.source.version))
+                    used -= resident.bytes
+            if is_full := used + size > self.limit_bytes:
+                self._residents |= {resident.source.version: resident for resident in evicted}
+            else:
+                self._reserved[version] = size
+        if is_full:
+            raise ModelUnavailable("no memory is free for the model now")
+        for resident in evicted:
+            self._end(resident)
+
+    def evict(self, version: str) -> None:
+        """Let go of a version, if it is there."""
+        with self._lock:
+            resident = self._residents.pop(version, None)
+        if resident is not None:
+            self._end(resident)
+
+    def _end(self, resident: Resident) -> None:
+        log.info("model %s leaves memory", resident.source.version)
+        self._on_evict(resident)
+        resident.close()

@@ -1,0 +1,188 @@
+"""The declared steps before and after a run: files and texts to arrays, scores to labels. Never code of a customer's."""
+
+import base64
+import binascii
+import io
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from tokenizers import Tokenizer
+
+from inference.engine.errors import InvalidRequest, ModelFailed
+from inference.engine.manifest import (
+    Grayscale,
+    Invert,
+    Layout,
+    Manifest,
+    Normalize,
+    Resize,
+    Rgb,
+    Scale,
+    Tokenize,
+)
+from inference.lanes import Prediction
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 32_000_000  # of one image, decoded: 96 MB as RGB. A PNG of a few KB can unfold to gigabytes.
+MAX_TEXT = 1_000_000  # characters of one text
+MODE_16_BIT = "I;16"
+
+Floats = npt.NDArray[np.float32]
+
+
+def load_tokenizer(manifest: Manifest) -> Tokenizer | None:
+    """The manifest's tokenizer, cutting and padding to the declared length. Raises ValueError if it is not a usable one."""
+    if manifest.tokenizer is None:
+        return None
+    step = next(step for step in manifest.preprocessing if isinstance(step, Tokenize))
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(manifest.tokenizer))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"manifest: tokenizer: {error}") from None
+    tokenizer.enable_truncation(step.max_length)
+    padding = tokenizer.padding or {}
+    tokenizer.enable_padding(
+        length=step.max_length, pad_id=padding.get("pad_id", 0), pad_token=padding.get("pad_token", "[PAD]"), direction="right"
+    )
+    return tokenizer
+
+
+def tokenize(tokenizer: Tokenizer, texts: list[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token ids and attention mask, each (n, max_length) int64."""
+    # One by one: encode_batch starts a thread per core, and the engine's slots already are the threads.
+    encodings = [tokenizer.encode(text) for text in texts]
+    ids = np.array([encoding.ids for encoding in encodings], np.int64)
+    mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
+    return ids, mask
+
+
+def read_texts(items: list[Any]) -> list[str]:
+    """The texts of a call. Raises InvalidRequest with the item's place."""
+    texts = []
+    for place, item in enumerate(items):
+        if isinstance(item, bytes):
+            try:
+                item = item.decode()
+            except UnicodeDecodeError:
+                raise InvalidRequest(f"inputs[{place}] is not text in UTF-8") from None
+        if not isinstance(item, str):
+            raise InvalidRequest(f"inputs[{place}] must be a text")
+        if len(item) > MAX_TEXT:
+            raise InvalidRequest(f"inputs[{place}] is longer than {MAX_TEXT} characters")
+        texts.append(item)
+    return texts
+
+
+def read_images(manifest: Manifest, items: list[Any]) -> Floats:
+    """The images of a call after the declared steps: (n, …) float32. Raises InvalidRequest with the item's place."""
+    arrays = []
+    for place, item in enumerate(items):
+        try:
+            arrays.append(image_array(manifest, open_image(item)))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"inputs[{place}] {error}") from None
+        if arrays[-1].shape != arrays[0].shape:
+            raise InvalidRequest(f"inputs[{place}] has another size than inputs[0]; the images of one call must be alike")
+    return np.stack(arrays)
+
+
+def open_image(item: Any) -> Image.Image:
+    """The decoded image, mode L or RGB, from a file's bytes or their base64. Raises InvalidRequest."""
+    if isinstance(item, str):
+        item = _from_base64(item)
+    if not isinstance(item, bytes):
+        raise InvalidRequest("must be an image file, as base64 or multipart")
+    try:
+        image = Image.open(io.BytesIO(item), formats=IMAGE_FORMATS)
+        if image.width * image.height > MAX_PIXELS:  # known from the header, before anything is unfolded
+            raise InvalidRequest(f"has {image.width} × {image.height} pixels; at most {MAX_PIXELS} are taken")
+        image.load()
+        return _flat(image)
+    # Pillow raises these for files that are broken; anything else is our mistake and fails the call as such.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InvalidRequest(f"is not a readable image ({', '.join(IMAGE_FORMATS)}): {error}"[:300]) from None
+
+
+def _from_base64(text: str) -> bytes:
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("is not base64") from None
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Without transparency (white behind it), palette or 16 bits."""
+    if image.mode.startswith(MODE_16_BIT):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow's own conversion clips instead of scaling
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def image_array(manifest: Manifest, image: Image.Image) -> Floats:
+    """One image after the declared steps, without the leading axis, float32. Values are 0 to 255 before `scale`."""
+    steps = manifest.preprocessing
+    if not any(isinstance(step, Grayscale) for step in steps):
+        image = image.convert("RGB")
+    for step in steps:
+        if isinstance(step, Resize):
+            image = image.resize((step.width, step.height), Image.Resampling.BILINEAR)
+        elif isinstance(step, Grayscale | Rgb):
+            image = image.convert("L" if isinstance(step, Grayscale) else "RGB")
+        elif isinstance(step, Invert):
+            image = ImageOps.invert(image)
+    array = np.asarray(image, np.float32)
+    array = array.reshape(*array.shape[:2], -1)  # (height, width, channels)
+    for step in steps:
+        if isinstance(step, Scale):
+            array = array * np.float32(step.by)
+        elif isinstance(step, Normalize):
+            array = _normalize(array, step)
+        elif isinstance(step, Layout):
+            array = _lay_out(array, step)
+    return array
+
+
+def _normalize(array: Floats, step: Normalize) -> Floats:
+    if len(step.mean) not in (1, array.shape[2]):
+        raise InvalidRequest(f"has {array.shape[2]} channels, but the model's step normalize is declared for {len(step.mean)}")
+    return (array - np.array(step.mean, np.float32)) / np.array(step.std, np.float32)
+
+
+def _lay_out(array: Floats, step: Layout) -> Floats:
+    if step.to == "NCHW":
+        return np.ascontiguousarray(array.transpose(2, 0, 1))
+    return array.reshape(-1) if step.to == "flat" else array
+
+
+def softmax(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Over the last axis, in float64 so that large scores neither overflow nor round to a sum away from 1."""
+    with np.errstate(invalid="ignore"):  # what is not finite stays so, and is told by `is_finite`
+        exponents = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True, initial=-np.inf))
+        return np.asarray(exponents / exponents.sum(axis=-1, keepdims=True))
+
+
+def best_labels(labels: list[str], scores: npt.NDArray[Any], top: int) -> list[list[Prediction]]:
+    """Per row of `scores`, (n, k): the `top` best labels with their scores, best first; the earlier label at a tie.
+
+    Without labels a column's number is its label. Raises ModelFailed if there is not one label per column.
+    """
+    if scores.ndim != 2 or (labels and scores.shape[1] != len(labels)):
+        raise ModelFailed(
+            f"the model's scores have shape {list(scores.shape)}; one column per label is expected: {len(labels)}"
+        )
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    confidences = np.take_along_axis(scores, best, axis=1).tolist()
+    return [
+        [
+            Prediction(labels[column] if labels else str(column), confidence)
+            for column, confidence in zip(columns, row, strict=True)
+        ]
+        for columns, row in zip(best.tolist(), confidences, strict=True)
+    ]

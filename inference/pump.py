@@ -1,0 +1,292 @@
+"""The speed-critical loop: take all that has accumulated in some lanes, run it, answer each gateway with one message.
+
+A pump has slots (threads), each with a connection of its own, and one token. The slot that holds the token pops. A short
+batch it runs itself, and its replies travel with the next pop in one write; before a long batch it hands the token on, so that
+another slot serves the other lanes meanwhile.
+"""
+
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import hiredis
+import msgspec
+from redis.connection import SSLConnection, parse_url
+
+from inference.engine.residency import Resident
+from inference.lanes import Reply, Work, lane_key, pack_replies, replies_channel, unpack_work
+
+log = logging.getLogger(__name__)
+
+HAND_OVER_US = 2000  # a batch that is expected to take longer does not hold up the other lanes
+POP_SECONDS = 1  # a blocking pop ends after so long even if nothing came
+REPLY_SECONDS = 5.0  # a server that is silent for so long beyond that is given up
+RECONNECT_SECONDS = 0.2
+BUCKETS = 12  # of the histogram: 1, 2, 4, … 2048 rows and more
+
+
+class Taken(NamedTuple):
+    """A call as it was popped: `frame` is what lay in list `key`."""
+
+    work: Work
+    frame: bytes
+    key: str
+
+
+class Counters(msgspec.Struct):
+    """What one slot has done since it started. Durations are sums, in microseconds."""
+
+    batches: int = 0
+    calls: int = 0
+    rows: int = 0
+    failed: int = 0
+    expired: int = 0
+    queue_us: int = 0
+    compute_us: int = 0
+    batch_rows: list[int] = msgspec.field(default_factory=lambda: [0] * BUCKETS)  # runs by rows, next power of two
+
+
+Reject = Callable[[list[Taken]], list[tuple[Taken, Reply]]]
+"""Takes calls whose version this pump does not serve; gives back the refusals among them."""
+
+
+class LaneConnection:
+    """One blocking connection to the lanes server; redis-py would cost 100 µs a command."""
+
+    def __init__(self, url: str) -> None:
+        """Raises OSError or ConnectionError if there is none."""
+        options = parse_url(url)
+        self._reader = hiredis.Reader()
+        self._socket = _connect(options)
+        if password := options.get("password"):
+            self.ask([hiredis.pack_command(("AUTH", options.get("username") or "default", password))])
+        if database := options.get("db"):
+            self.ask([hiredis.pack_command(("SELECT", str(database)))])
+
+    def ask(self, commands: list[bytes], timeout: float = REPLY_SECONDS) -> Any:
+        """Send packed commands in one write; the last one's reply. `timeout` seconds for each read. Raises OSError."""
+        self._socket.settimeout(timeout)
+        self._socket.sendall(b"".join(commands))
+        reply: Any = None
+        for _ in commands:
+            while (reply := self._reader.gets()) is False:
+                data = self._socket.recv(1 << 16)
+                if not data:
+                    raise ConnectionError("the lanes server closed the connection")
+                self._reader.feed(data)
+            if isinstance(reply, hiredis.ReplyError):
+                raise ConnectionError(f"the lanes server refused: {reply}")
+        return reply
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _connect(options: Any) -> socket.socket:
+    if path := options.get("path"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(REPLY_SECONDS)
+        connection.connect(path)
+        return connection
+    host, port = options.get("host", "localhost"), options.get("port", 6379)
+    connection = socket.create_connection((host, port), REPLY_SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if options.get("connection_class") is SSLConnection:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        return context.wrap_socket(connection, server_hostname=host)
+    return connection
+
+
+class Pump:
+    """Serves the lanes of `residents`, and `pools` if given, with `slots` threads."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        reject: Reject,
+        slots: int = 1,
+        max_calls: int = 64,
+        pools: tuple[str, ...] = (),
+        is_pool_open: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`name` is unique. `pools` are a normal and a low-priority list; they are popped while `is_pool_open()`."""
+        self.name, self.url, self.max_calls = name, url, max_calls
+        self.wake_key = f"wake:{name}"
+        self.counters = [Counters() for _ in range(slots)]
+        self._reject, self._pools, self._is_pool_open = reject, pools, is_pool_open
+        self._residents: dict[str, Resident] = {}
+        self._commands: dict[tuple[int, bool], bytes] = {}
+        self._versions: tuple[str, ...] = ()
+        self._turn = 0  # whose lane is asked first
+        self._token = threading.Lock()
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._serve, args=(counters,), name=f"{name}-{slot}", daemon=True)
+            for slot, counters in enumerate(self.counters)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Pop no more; what runs is finished. The caller wakes the pump (`wake_key`) and joins it."""
+        self._stopping.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the slots to end; whether they did within `timeout` seconds."""
+        until = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def add(self, resident: Resident) -> None:
+        """Serve a version's lane, from the next pop on: wake the pump to make that now."""
+        self._set(self._residents | {resident.source.version: resident})
+
+    def remove(self, version: str) -> None:
+        """Serve it no more. The pop under way may still bring some of its work, which is then rejected."""
+        self._set({name: resident for name, resident in self._residents.items() if name != version})
+
+    def _set(self, residents: dict[str, Resident]) -> None:
+        self._residents, self._versions = residents, tuple(residents)
+        self._commands = {}  # replaced, not cleared: the leader may be reading it
+
+    # --- the loop
+
+    def _serve(self, counters: Counters) -> None:
+        """One slot's life: keep a connection, and lose no reply if it breaks."""
+        unsent: list[bytes] = []
+        while not self._stopping.is_set():
+            try:
+                connection = LaneConnection(self.url)
+            except OSError as error:
+                log.warning("%s: no lanes server: %s", self.name, error)
+                self._stopping.wait(RECONNECT_SECONDS)
+                continue
+            try:
+                self._work(connection, counters, unsent)
+            except OSError as error:
+                log.warning("%s: the lanes server is lost: %s", self.name, error)
+                self._stopping.wait(RECONNECT_SECONDS)
+            finally:
+                connection.close()
+
+    def _work(self, connection: LaneConnection, counters: Counters, unsent: list[bytes]) -> None:
+        """Pop and run until the pump stops. `unsent` holds replies that the server has not acknowledged. Raises OSError."""
+        while not self._stopping.is_set():
+            if unsent:
+                connection.ask(unsent)
+                unsent.clear()
+            with self._token:
+                batch = self._lead(connection, counters, unsent)
+            if batch:
+                unsent += self._run(batch, counters)
+        if unsent:
+            connection.ask(unsent)
+            unsent.clear()
+
+    def _lead(self, connection: LaneConnection, counters: Counters, unsent: list[bytes]) -> dict[str, list[Taken]]:
+        """Pop, and run what is short; the first long batch is returned, to be run without the token."""
+        while not self._stopping.is_set():
+            popped = connection.ask([*unsent, self._pop_command()], POP_SECONDS + REPLY_SECONDS)
+            unsent.clear()
+            if popped is None or popped[0] == self.wake_key.encode():
+                continue
+            if self._stopping.is_set():  # it came while the pump was told to stop: let others have it
+                connection.ask([hiredis.pack_command(("LPUSH", popped[0], *reversed(popped[1])))])
+                break
+            batch = self._sort(popped[0].decode(), popped[1], counters, unsent)
+            if sum(self._expected_us(taken) for taken in batch.values()) > HAND_OVER_US:
+                return batch
+            unsent += self._run(batch, counters)
+        return {}
+
+    def _pop_command(self) -> bytes:
+        versions, is_open = self._versions, self._is_pool_open()
+        self._turn = turn = (self._turn + 1) % (len(versions) + 1)
+        commands = self._commands
+        command = commands.get((turn, is_open))
+        if command is None:
+            turned = versions[turn:] + versions[:turn]
+            pools = self._pools if is_open else ()
+            keys = [self.wake_key, *map(lane_key, turned)]
+            keys[len(versions) - turn + 1 : len(versions) - turn + 1] = pools[:1]  # the pool takes its turn like a lane
+            keys += [lane_key(version, low=True) for version in turned]
+            keys += pools[1:]
+            count = str(len(keys))
+            command = hiredis.pack_command(("BLMPOP", str(POP_SECONDS), count, *keys, "LEFT", "COUNT", str(self.max_calls)))
+            commands[turn, is_open] = command
+        return command
+
+    def _sort(self, key: str, frames: list[bytes], counters: Counters, unsent: list[bytes]) -> dict[str, list[Taken]]:
+        """The popped calls by version, for those that are served here; expired and foreign ones are dealt with."""
+        now = time.time()
+        mine: dict[str, list[Taken]] = {}
+        foreign: list[Taken] = []
+        refused: list[tuple[Taken, Reply]] = []
+        for frame in frames:
+            try:
+                taken = Taken(unpack_work(frame), frame, key)
+            except msgspec.DecodeError:
+                log.exception("what lay in %s cannot be read; nobody can be told", key)
+                continue
+            work = taken.work
+            if work.deadline <= now:
+                counters.expired += 1
+                refused.append((taken, Reply(work.number, "deadline_exceeded", "The deadline passed while the call waited")))
+            elif work.version in self._residents:
+                mine.setdefault(work.version, []).append(taken)
+            else:
+                foreign.append(taken)
+        if foreign:
+            refused += self._reject(foreign)
+        unsent += publish([(taken.work.gateway, reply) for taken, reply in refused])
+        return mine
+
+    def _expected_us(self, batch: list[Taken]) -> float:
+        resident = self._residents.get(batch[0].work.version)
+        return resident.us_per_row * sum([taken.work.rows for taken in batch]) if resident else 0.0
+
+    def _run(self, batches: dict[str, list[Taken]], counters: Counters) -> list[bytes]:
+        """Run each version's calls; the commands that publish the replies."""
+        answers: list[tuple[str, Reply]] = []
+        for version, batch in batches.items():
+            resident = self._residents.get(version)
+            if resident is None:  # it left between the pop and here
+                answers += [(taken.work.gateway, reply) for taken, reply in self._reject(batch)]
+                continue
+            began = time.time()
+            works = [taken.work for taken in batch]
+            replies = resident.run(works)
+            counters.batches += 1
+            for work, reply in zip(works, replies, strict=True):
+                reply.queue_us = max(0, int((began - work.sent) * 1e6))
+                counters.queue_us += reply.queue_us
+                counters.compute_us += reply.compute_us
+                counters.rows += work.rows
+                if reply.code:
+                    counters.failed += 1
+                answers.append((work.gateway, reply))
+            counters.calls += len(works)
+            rows = sum([work.rows for work in works])
+            counters.batch_rows[min(BUCKETS - 1, max(0, rows - 1).bit_length())] += 1
+        return publish(answers)
+
+
+def publish(answers: Iterable[tuple[str, Reply]]) -> list[bytes]:
+    """One packed PUBLISH per gateway."""
+    by_gateway: dict[str, list[Reply]] = {}
+    for gateway, reply in answers:
+        by_gateway.setdefault(gateway, []).append(reply)
+    return [
+        hiredis.pack_command(("PUBLISH", replies_channel(gateway), pack_replies(replies)))
+        for gateway, replies in by_gateway.items()
+    ]
