@@ -45,6 +45,7 @@ class Call:
         "idempotency_key",
         "inputs",
         "is_admitted",
+        "is_closing",
         "is_ended",
         "is_low",
         "is_open",
@@ -105,7 +106,7 @@ class Call:
         self.frame = b""
         self.timer: asyncio.TimerHandle | None = None
         self.open_call: OpenCall | None = None
-        self.is_open = self.is_admitted = self.is_ended = self.is_replay = False
+        self.is_open = self.is_admitted = self.is_closing = self.is_ended = self.is_replay = False
         self.reply: Reply | None = None
         self.limits: list[Limit] = []
         self.bytes_out = 0

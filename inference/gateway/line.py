@@ -43,12 +43,12 @@ pack_answer, unpack_answer = msgspec.msgpack.Encoder().encode, msgspec.msgpack.D
 class AnswerStore(Protocol):
     """Where answers for an Idempotency-Key go: sealed with the tenant's key into the books, a too large one into a table.
 
-    `seal` and `unseal` may block when `is_slow` says so of the packed answer or of what was stored; then they run in a thread.
+    `seal` blocks when `is_slow` says so of the packed answer, and then runs in a thread; `unseal` always does.
     """
 
     def seal(self, call: Call, packed: bytes) -> bytes: ...
-    def unseal(self, key: KeyRecord, stored: bytes) -> bytes: ...
-    def is_slow(self, data: bytes) -> bool: ...
+    def unseal(self, call: Call, stored: bytes) -> bytes: ...
+    def is_slow(self, packed: bytes) -> bool: ...
 
 
 class Gateway:
@@ -281,8 +281,7 @@ class Gateway:
             self._store(call, rendered)
 
     def _store(self, call: Call, rendered: Rendered) -> None:
-        if call.timer:
-            call.timer.cancel()  # from here on it gets its outcome, however long that takes
+        call.is_closing = True  # from here on it gets its outcome, however long that takes
         packed = pack_answer(rendered)
         if not self._stored.is_slow(packed):
             self._close_stored(call, rendered, self._stored.seal(call, packed))
@@ -293,6 +292,7 @@ class Gateway:
     def _sealed(self, call: Call, rendered: Rendered, sealing: "asyncio.Future[bytes]") -> None:
         if error := sealing.exception():
             log.error("an answer could not be stored: %s", error)
+            call.is_closing = False
             self._fail(call, errors.Unavailable("The answer could not be stored; nothing was charged", retry_after=1))
         else:
             self._close_stored(call, rendered, sealing.result())
@@ -302,7 +302,7 @@ class Gateway:
             if verdict in ("closed", "done"):
                 self._end(call, rendered)
             else:
-                call.open_call = None
+                call.open_call, call.is_closing = None, False
                 self._fail(call, errors.Unavailable("The books lost this call; nothing was charged", retry_after=1))
 
         assert call.open_call is not None
@@ -310,7 +310,7 @@ class Gateway:
 
     def _replay(self, call: Call, stored: bytes) -> None:
         call.is_replay = True
-        opening = self._loop.run_in_executor(None, self._stored.unseal, call.key, stored)
+        opening = self._loop.run_in_executor(None, self._stored.unseal, call, stored)
 
         def opened(done: "asyncio.Future[bytes]") -> None:
             if error := done.exception():
@@ -356,11 +356,15 @@ class Gateway:
         call.done = _nobody
         self._fail(call, errors.AppError("client_closed_request"))
 
+    def cancel(self, call: Call) -> None:
+        """Its owner wants it no more: it fails, keyed or not, unless its outcome is on the way into the books."""
+        self._fail(call, errors.StateConflict("The prediction was canceled; nothing was charged"))
+
     def _on_deadline(self, call: Call) -> None:
         self._fail(call, errors.DeadlineExceeded(f"No answer within {call.timeout:g} s; nothing was charged"))
 
     def _fail(self, call: Call, error: AppError) -> None:
-        if call.is_ended:
+        if call.is_ended or call.is_closing:
             return
         open_call, was_running = call.open_call, call.is_admitted and call.reply is None
         self._end(call, error)

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from django.db import close_old_connections
+
 from inference.gateway.lanes import Lanes
 from inference.routes import unpack_route
 from saas.lib.errors import AppError, Unavailable
@@ -92,7 +94,7 @@ class Records:
     async def _made(self, name: str) -> bytes:
         maker = records.makers[name.partition(":")[0]]
         try:
-            made = await asyncio.get_running_loop().run_in_executor(None, maker, name)
+            made = await asyncio.get_running_loop().run_in_executor(None, _make, maker, name)
         except Exception as error:  # whatever PostgreSQL's driver says, the caller's answer is the same: not now
             if isinstance(error, AppError):
                 raise
@@ -100,3 +102,9 @@ class Records:
         packed = made or b""
         stored = await self._lanes.ask("SET", name, packed, "NX", "GET", "EX", KEEP if packed else KEEP_ABSENT)
         return packed if stored is None else stored  # somebody newer was first
+
+
+def _make(maker: Callable[[str], bytes | None], name: str) -> bytes | None:
+    """In a thread: ask PostgreSQL on this thread's connection, if that is still a good one."""
+    close_old_connections()
+    return maker(name)

@@ -1,0 +1,54 @@
+"""Answers kept for an Idempotency-Key: sealed into the books, or, if too large for them, into a table they point to."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from django.db import close_old_connections
+from django.utils import timezone
+
+from inference.gateway.call import Call
+from inference.predictions.models import StoredAnswer
+from inference.sealing import unseal_for, unwrapped
+from saas.lib.crypto import seal
+from saas.lib.errors import Unavailable
+from tenants.scope import tenant_scope
+
+MAX_IN_BOOKS = 1 << 20  # bytes (books.md, stored answers)
+KEPT = timedelta(hours=48)
+ROW = b"row:"  # a sealed value never starts so: its first byte is the format's number
+
+
+class Answers:
+    """The gateway's AnswerStore. A key's record brings the organization's wrapped data key, so small answers need no I/O."""
+
+    def is_slow(self, packed: bytes) -> bool:
+        return len(packed) > MAX_IN_BOOKS - 256
+
+    def seal(self, call: Call, packed: bytes) -> bytes:
+        """What the books keep: the sealed answer, or where its row is."""
+        sealed = seal(unwrapped(call.key.data_key), call.key.data_key_id, packed, context=_place(call))
+        if not self.is_slow(packed):
+            return sealed
+        organization = UUID(hex=call.key.organization)
+        close_old_connections()
+        with tenant_scope(organization):
+            StoredAnswer.objects.create(
+                id=UUID(hex=call.id), organization_id=organization, sealed=sealed, expires_at=timezone.now() + KEPT
+            )
+        return ROW + bytes.fromhex(call.id)
+
+    def unseal(self, call: Call, stored: bytes) -> bytes:
+        """The packed answer that an earlier call with this key stored. Raises Unavailable if its row is gone."""
+        organization = UUID(hex=call.key.organization)
+        close_old_connections()
+        with tenant_scope(organization):
+            if stored.startswith(ROW):
+                row = StoredAnswer.objects.of(organization).filter(id=UUID(bytes=stored[len(ROW) :])).first()
+                if row is None:
+                    raise Unavailable("The stored answer is gone")
+                stored = bytes(row.sealed)
+            return unseal_for(organization, stored, context=_place(call)[1:])
+
+
+def _place(call: Call) -> tuple[str, ...]:
+    return (call.key.organization, "answer", call.idempotency_key or "")

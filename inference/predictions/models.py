@@ -1,0 +1,120 @@
+"""Asynchronous predictions: the row is the job. A broker message only says where to look."""
+
+from datetime import datetime, timedelta
+from typing import ClassVar, Self
+from uuid import UUID
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from saas.lib.ids import shown
+from tenants.models import TenantModel, TenantQuerySet
+
+LEASE = timedelta(seconds=90)
+"""How long one attempt may hold a prediction before another may take it: above the longest deadline."""
+RESEND = timedelta(seconds=60)
+"""A message that was not taken for so long is sent again; claiming makes a second one harmless."""
+MAX_ATTEMPTS = 3
+
+
+class Status(models.TextChoices):
+    STARTING = "starting"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+
+
+class PredictionQuerySet(TenantQuerySet):
+    def due(self, now: datetime) -> Self:
+        """Not finished, and nobody's at the moment."""
+        return self.filter(status__in=[Status.STARTING, Status.PROCESSING], next_try_at__lte=now)
+
+    def unsent(self, now: datetime) -> Self:
+        """Due, and the message that was sent for them is lost or long on its way."""
+        return self.due(now).filter(Q(sent_at=None) | Q(sent_at__lt=now - RESEND))
+
+    def claim(self, pk: UUID) -> "Prediction | None":
+        """Take a due prediction for LEASE; None if it is finished, not due, or another worker was first."""
+        now = timezone.now()
+        taken = self.due(now).filter(pk=pk).update(
+            status=Status.PROCESSING, next_try_at=now + LEASE, attempts=models.F("attempts") + 1, started_at=now
+        )
+        return self.get(pk=pk) if taken else None
+
+
+class Prediction(TenantModel):
+    """One asynchronous prediction. Input and output are sealed with the organization's data key."""
+
+    key_public_id = models.CharField(max_length=12)
+    key_id = models.UUIDField()
+    model_name = models.CharField(max_length=127)  # owner/name
+    model_id = models.UUIDField()
+    version_id = models.UUIDField()
+    version_number = models.CharField(max_length=40)
+    hardware = models.CharField(max_length=8)
+    endpoint = models.CharField(max_length=10)  # predict or infer: which body the input is
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.STARTING)
+    input = models.BinaryField(null=True)  # null: removed after its retention
+    output = models.BinaryField(null=True)  # null: none yet, or removed
+    error_code = models.CharField(max_length=40, blank=True)
+    error_detail = models.CharField(max_length=500, blank=True)
+    request_id = models.CharField(max_length=128, blank=True)
+    timeout = models.FloatField()  # seconds of one attempt
+    attempts = models.PositiveSmallIntegerField(default=0)
+    next_try_at = models.DateTimeField(default=timezone.now)
+    sent_at = models.DateTimeField(default=timezone.now, null=True)  # when a message for it was last sent; null: send one
+    is_cancel_requested = models.BooleanField(default=False)
+    started_at = models.DateTimeField(null=True)
+    completed_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField()
+    data_removed_at = models.DateTimeField(null=True)
+    queue_us = models.BigIntegerField(default=0)
+    compute_us = models.BigIntegerField(default=0)
+
+    objects = PredictionQuerySet.as_manager()
+
+    class Meta:
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index("organization", "-id", name="prediction_newest"),
+            models.Index("next_try_at", name="prediction_due", condition=Q(status__in=["starting", "processing"])),
+            models.Index("expires_at", name="prediction_expiry", condition=Q(data_removed_at__isnull=True)),
+        ]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.CheckConstraint(condition=Q(status__in=Status.values), name="prediction_status"),
+        ]
+
+    def __str__(self) -> str:
+        return self.shown_id
+
+    @property
+    def shown_id(self) -> str:
+        return shown("pred", self.id)
+
+    def finish(self, status: Status, **columns: object) -> bool:
+        """Give it its outcome, unless it has one. Returns whether this call did."""
+        values = {"status": status, "completed_at": timezone.now(), **columns}
+        done = type(self).objects.filter(pk=self.pk, organization_id=self.organization_id).exclude(status__in=TERMINAL)
+        return done.update(**values) == 1
+
+    def give_back(self, *, after: timedelta) -> None:
+        """Let another attempt take it `after` a while. This one ended by our failure and does not count."""
+        mine = type(self).objects.filter(pk=self.pk, organization_id=self.organization_id, status=Status.PROCESSING)
+        mine.update(next_try_at=timezone.now() + after, sent_at=None, attempts=models.F("attempts") - 1)
+
+
+class StoredAnswer(TenantModel):
+    """An answer for an Idempotency-Key that is too large for the books. Its id is the call's; sealed like the others."""
+
+    sealed = models.BinaryField()
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        indexes: ClassVar[list[models.Index]] = [models.Index("expires_at", name="storedanswer_expiry")]
+
+    def __str__(self) -> str:
+        return self.id.hex

@@ -1,0 +1,121 @@
+"""Celery tasks of asynchronous predictions. A message carries ids only; the row says what is to be done."""
+
+import logging
+from concurrent.futures import Future
+from datetime import timedelta
+from functools import cache
+from uuid import UUID
+
+from celery import shared_task
+from celery.signals import worker_shutting_down
+from django.conf import settings
+from django.utils import timezone
+
+from inference.gateway.call import Call, Rendered
+from inference.predictions.actions import send
+from inference.predictions.attempts import build_call
+from inference.predictions.models import MAX_ATTEMPTS, Prediction, Status, StoredAnswer
+from inference.predictions.runner import GatewayThread
+from inference.sealing import seal_for, unseal_for
+from saas.lib.errors import AppError, IdempotencyInProgress
+from tenants.databases import as_operator
+from tenants.scope import tenant_scope
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 0.5  # seconds between looks whether a running prediction is to be canceled
+AGAIN_AFTER = timedelta(seconds=2)
+IN_PROGRESS_AFTER = timedelta(seconds=10)  # above the reaper's 3 s: by then a dead attempt's claim is gone
+BATCH = 1000
+
+
+@cache
+def gateway() -> GatewayThread:
+    """This worker's gateway, started by the first prediction."""
+    return GatewayThread(settings.CONFIG)
+
+
+@worker_shutting_down.connect
+def _stop_gateway(**_: object) -> None:
+    """Running calls get a few seconds; those that fail by then are tried again by another worker."""
+    if gateway.cache_info().currsize:
+        gateway().stop_soon()
+
+
+@shared_task(name="inference.run_prediction")
+def run(organization_id: str, prediction_id: str) -> None:
+    """One attempt at a prediction. Nothing happens if it is finished or another worker holds it."""
+    organization, pk = UUID(organization_id), UUID(prediction_id)
+    with tenant_scope(organization):
+        prediction = Prediction.objects.of(organization).claim(pk)
+        if prediction is None:
+            return
+        if prediction.is_cancel_requested:
+            prediction.finish(Status.CANCELED)
+            return
+        if prediction.attempts > MAX_ATTEMPTS:
+            _fail(prediction, "quarantined", f"{MAX_ATTEMPTS} attempts ended without an answer; it is not tried again")
+            return
+        if prediction.input is None:
+            _fail(prediction, "expired", "It was not run before its data expired")
+            return
+        body = unseal_for(organization, prediction.input, context=("prediction", "input", pk.hex))
+        try:
+            call = build_call(prediction, body)
+        except AppError as error:
+            _fail(prediction, error.code, error.detail)
+            return
+    _finish(prediction, call, _outcome(prediction, call))
+
+
+def _outcome(prediction: Prediction, call: Call) -> Rendered | AppError:
+    """Wait for the answer, and look from time to time whether it is still wanted."""
+    try:
+        waiting: Future[Rendered | AppError] = gateway().submit(call)
+    except AppError as error:
+        return error
+    while True:
+        try:
+            return waiting.result(LOOK_EVERY)
+        except TimeoutError:
+            with tenant_scope(prediction.organization_id):
+                rows = Prediction.objects.of(prediction.organization_id)
+                is_unwanted = rows.filter(pk=prediction.pk, is_cancel_requested=True).exists()
+            if is_unwanted:
+                gateway().cancel(call)
+
+
+def _finish(prediction: Prediction, call: Call, outcome: Rendered | AppError) -> None:
+    organization = prediction.organization_id
+    with tenant_scope(organization):
+        if isinstance(outcome, Rendered):
+            sealed = seal_for(organization, outcome.body, context=("prediction", "output", prediction.id.hex))
+            reply = call.reply
+            measured = {"queue_us": reply.queue_us, "compute_us": reply.compute_us} if reply else {}
+            prediction.finish(Status.SUCCEEDED, output=sealed, **measured)
+        elif outcome.code == "state_conflict":  # what GatewayThread.cancel ends a call with
+            prediction.finish(Status.CANCELED)
+        elif isinstance(outcome, IdempotencyInProgress):
+            prediction.give_back(after=IN_PROGRESS_AFTER)
+        elif outcome.status == 503:
+            prediction.give_back(after=AGAIN_AFTER)
+        else:
+            _fail(prediction, outcome.code, outcome.detail)
+
+
+def _fail(prediction: Prediction, code: str, detail: str) -> None:
+    prediction.finish(Status.FAILED, error_code=code, error_detail=detail[:500])
+
+
+@shared_task(name="inference.sweep_predictions")
+def sweep() -> None:
+    """Send again what was lost, and remove the data of what has expired."""
+    now = timezone.now()
+    with as_operator():
+        unsent = list(Prediction.objects.unsent(now)[:BATCH])
+        Prediction.objects.filter(pk__in=[row.pk for row in unsent]).update(sent_at=now)
+        for prediction in unsent:
+            send(prediction)
+        expired = Prediction.objects.filter(expires_at__lte=now, data_removed_at=None).values("pk")[:BATCH]
+        Prediction.objects.filter(pk__in=expired).update(input=None, output=None, data_removed_at=now)
+        StoredAnswer.objects.filter(expires_at__lte=now).delete()

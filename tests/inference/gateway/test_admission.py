@@ -1,0 +1,104 @@
+"""admit.lua: what it lets into the lanes, and what it refuses."""
+
+import time
+from uuid import uuid4
+
+import pytest
+
+from inference.gateway.lanes import ADMIT
+from inference.lanes import lane_key, pool_key, resident_key
+
+
+class Gate:
+    """One organization with one key and one version, as the script sees them."""
+
+    def __init__(self, lanes):
+        self.lanes = lanes
+        self.key, self.organization, self.version = uuid4().hex, uuid4().hex, uuid4().hex
+        self.hardware = uuid4().hex  # a pool of its own
+        self.ids = 0
+
+    def keys(self):
+        return [
+            f"bucket:{self.key}", f"bucket:{self.organization}", f"places:{self.key}", f"places:{self.organization}",
+            lane_key(self.version), resident_key(self.version), pool_key(self.hardware),
+        ]  # fmt: skip
+
+    def admit(self, n, *, rate=1000.0, burst=1000, places=100, org_rate=1000.0, org_burst=1000, org_places=100, room=1000,
+              is_limited=1, release=(), lasting=30.0):  # fmt: skip
+        calls = []
+        for _ in range(n):
+            self.ids += 1
+            calls += [f"call-{self.ids}", time.time() + lasting, b"frame-%d" % self.ids]
+        keys = self.keys() + ([f"places:{self.key}", f"places:{self.organization}"] if release else [])
+        arguments = [1, n, is_limited, rate, burst, places, org_rate, org_burst, org_places, room, *calls]
+        arguments += [1, len(release), *release] if release else [0]
+        ((admitted, reason, key_tokens, org_tokens, wait),) = ADMIT.run_sync(self.lanes, keys, arguments)
+        return admitted, reason.decode(), key_tokens, org_tokens, wait
+
+
+@pytest.fixture
+def gate(lanes):
+    return Gate(lanes)
+
+
+def test_calls_go_to_the_pool_until_a_worker_has_the_version_and_then_to_its_lane(gate, lanes):
+    gate.admit(2)
+    lanes.set(resident_key(gate.version), "worker", ex=5)
+    gate.admit(1)
+
+    assert lanes.lrange(pool_key(gate.hardware), 0, -1) == [b"frame-1", b"frame-2"]
+    assert lanes.lrange(lane_key(gate.version), 0, -1) == [b"frame-3"]
+
+
+def test_the_keys_bucket_admits_its_burst_and_refuses_the_rest_with_a_wait(gate, lanes):
+    admitted, reason, tokens, _, wait = gate.admit(5, rate=0.1, burst=3)
+
+    assert (admitted, reason, tokens) == (3, "rate:key", 0)
+    assert 9000 <= wait <= 10_000
+    assert lanes.llen(pool_key(gate.hardware)) == 3
+
+
+def test_the_organizations_bucket_is_shared_by_its_keys(gate):
+    gate.admit(3, org_rate=0.1, org_burst=4)
+    gate.key = uuid4().hex
+
+    admitted, reason, *_ = gate.admit(3, org_rate=0.1, org_burst=4)
+
+    assert (admitted, reason) == (1, "rate:organization")
+
+
+def test_places_are_bounded_per_key_and_freed_by_a_release_of_the_same_tick(gate):
+    assert gate.admit(3, places=2)[:2] == (2, "concurrency:key")
+    assert gate.admit(1, places=2)[:2] == (0, "concurrency:key")
+    assert gate.admit(1, places=2, release=["call-1"])[:2] == (1, "")
+
+
+def test_places_of_a_dead_gateway_free_themselves_at_their_deadline(gate):
+    gate.admit(2, org_places=2, lasting=-1.0)
+
+    assert gate.admit(2, org_places=2)[:2] == (2, "")
+
+
+def test_refused_calls_take_no_tokens_and_no_places(gate, lanes):
+    admitted, reason, *_ = gate.admit(3, room=0)
+
+    assert (admitted, reason) == (0, "lane")
+    assert lanes.exists(*gate.keys()) == 0
+
+
+def test_a_full_lane_admits_only_what_fits(gate):
+    assert gate.admit(3, room=2)[:2] == (2, "lane")
+    assert gate.admit(1, room=2)[:2] == (0, "lane")
+
+
+def test_asynchronous_work_meets_no_rate_or_place_limits(gate, lanes):
+    assert gate.admit(5, is_limited=0, rate=0.1, burst=1, places=1)[:2] == (5, "")
+    assert lanes.exists(f"bucket:{gate.key}", f"places:{gate.key}") == 0
+
+
+def test_a_bucket_fills_again_with_time(gate, lanes):
+    gate.admit(10, rate=10, burst=10)
+    lanes.hset(f"bucket:{gate.key}", "at", time.time() - 0.5)
+
+    assert gate.admit(10, rate=10, burst=10)[:2] == (5, "rate:key")
