@@ -1,0 +1,172 @@
+"""Looking models up: for gateways (route records), for views (rows), for the engine (artifacts).
+
+`name` is the organization's own model, else one of the public catalogue; `organization/name` is the own one if the slug is
+one's own, else a public one. Another organization's private model does not exist.
+"""
+
+from uuid import UUID
+
+import msgspec
+
+from inference import artifacts
+from inference.engine.manifest import parse_manifest
+from inference.engine.source import ArtifactSource
+from inference.engine.tensors import FLOATS
+from inference.models import LiveQuerySet, MLModel, ModelVersion, State, Visibility
+from inference.routes import ModelRoute, TensorSpec, VersionRoute, pack_route
+from saas.lib.errors import NotFound
+from tenants.models import CATALOG_ID, CATALOG_SLUG, Organization
+from tenants.records import changed
+from tenants.scope import tenant_scope
+
+
+def own_record(organization_id: UUID, name: str) -> str:
+    """Name of the route record of an organization's own model."""
+    return f"route:own:{organization_id.hex}:{name}"
+
+
+def public_record(slug: str, name: str) -> str:
+    """Name of the route record of a public model."""
+    return f"route:public:{slug}:{name}"
+
+
+def make_record(name: str) -> bytes | None:
+    """The packed route of a record name; None if there is no such model. The maker of tenants.records."""
+    _, kind, owner, model = name.split(":", 3)
+    route = load_public_route(owner, model) if kind == "public" else load_own_route(UUID(hex=owner), model)
+    return pack_route(route) if route else None
+
+
+def model_changed(model: MLModel, *, was_public: bool = False) -> None:
+    """Let gateways know, inside the transaction that changes the model, its versions or its aliases."""
+    changed(own_record(model.organization_id, model.name))
+    if model.is_public or was_public:
+        changed(public_record(CATALOG_SLUG, model.name))
+
+
+def load_own_route(organization_id: UUID, name: str) -> ModelRoute | None:
+    """What gateways know of an organization's own model. Opens its own transaction."""
+    with tenant_scope(organization_id):
+        return _route(MLModel.objects.of(organization_id).live().filter(name=name))
+
+
+def load_public_route(slug: str, name: str) -> ModelRoute | None:
+    """The same of a catalogue model: only one organization publishes, and only what it made public is seen."""
+    if slug != CATALOG_SLUG:
+        return None
+    with tenant_scope(None):
+        return _route(MLModel.objects.of(CATALOG_ID).live().filter(name=name, visibility=Visibility.PUBLIC))
+
+
+def resolve(organization: Organization, name: str) -> MLModel:
+    """The model that `organization` calls `name` (or `owner/name`). Raises NotFound. Inside a transaction of that tenant."""
+    owner, _, short = name.rpartition("/")
+    own = MLModel.objects.of(organization).live().filter(name=short) if owner in ("", organization.slug) else None
+    public = MLModel.objects.of(CATALOG_ID).live().filter(name=short, visibility=Visibility.PUBLIC)
+    model = (own.first() if own is not None else None) or (public.first() if owner in ("", CATALOG_SLUG) else None)
+    if model is None:
+        raise NotFound(f"There is no model {name}")
+    return model
+
+
+def resolve_version(model: MLModel, reference: str) -> ModelVersion:
+    """The version behind a number or an alias. Raises NotFound."""
+    versions = model.versions.live().select_related("model")
+    if number := parse_number(reference):
+        versions = versions.filter(major=number[0], minor=number[1], patch=number[2])
+    else:
+        versions = versions.filter(aliases__name=reference)
+    version: ModelVersion | None = versions.first()
+    if version is None:
+        raise NotFound(f"The model {model.name} has no version or alias {reference}")
+    return version
+
+
+def parse_number(text: str) -> tuple[int, int, int] | None:
+    """The three numbers of `1.2.3`, each without leading zeros and below 10⁹; None if `text` is something else."""
+    parts = text.split(".")
+    if len(parts) != 3 or not all(map(_is_number, parts)):
+        return None
+    major, minor, patch = map(int, parts)
+    return major, minor, patch
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10 and str(int(text)) == text
+
+
+def version_artifact(version_id: UUID | str, owner_id: UUID | str) -> ArtifactSource | None:
+    """What the engine needs to load a ready version; None if there is none. Opens its own transaction.
+
+    Ids are UUIDs or their 32 hexadecimal digits. Raises artifacts.ArtifactError if the store gives no bytes, or other ones.
+    """
+    version_id, owner_id = (value if isinstance(value, UUID) else UUID(hex=value) for value in (version_id, owner_id))
+    with tenant_scope(owner_id):
+        versions = ModelVersion.objects.of(owner_id).live().filter(state=State.READY, model__deleted_at__isnull=True)
+        version = versions.select_related("model").filter(id=version_id).first()
+    if version is None:
+        return None
+    return ArtifactSource(
+        version=version.id.hex,
+        owner=version.organization_id.hex,
+        artifact=artifacts.read(version.artifact_key, version.digest),
+        manifest=version.manifest,
+        inputs=specs(version.inputs),
+        outputs=specs(version.outputs),
+        digest=version.digest,
+        has_batch=version.has_batch,
+        is_batchable=version.is_batchable,
+        is_private=not version.model.is_public,
+        ms_per_row=version.ms_per_row,
+        load_bytes=version.load_bytes,
+        hardware=version.hardware,
+    )
+
+
+def specs(stored: list[list[object]]) -> list[TensorSpec]:
+    """The signature as it is stored in a version's row."""
+    return msgspec.convert(stored, list[TensorSpec])
+
+
+def default_output(outputs: list[TensorSpec]) -> str:
+    """The output that friendly calls read if the manifest names none: the first of floats, else the first; "" without any."""
+    floats = [output.name for output in outputs if output.datatype in FLOATS]
+    return (floats or [output.name for output in outputs] or [""])[0]
+
+
+def _route(found: LiveQuerySet) -> ModelRoute | None:
+    model = found.first()  # without its organization: another tenant does not see the catalogue's row
+    if model is None:
+        return None
+    versions = {version.id: version for version in model.versions.live()}
+    return ModelRoute(
+        id=model.id.hex,
+        name=model.name,
+        owner=model.organization_id.hex,
+        owner_slug=CATALOG_SLUG if model.organization_id == CATALOG_ID else model.organization.slug,
+        is_public=model.is_public,
+        task=model.task or "tensor",
+        versions={version.number: _version_route(version) for version in versions.values()},
+        aliases={alias.name: versions[alias.version_id].number for alias in model.aliases.filter(version__in=versions)},
+    )
+
+
+def _version_route(version: ModelVersion) -> VersionRoute:
+    inputs, outputs = specs(version.inputs), specs(version.outputs)
+    manifest = parse_manifest(version.manifest)
+    return VersionRoute(
+        id=version.id.hex,
+        number=version.number,
+        digest=version.digest,
+        state=version.state,
+        inputs=inputs,
+        outputs=outputs,
+        has_batch=version.has_batch,
+        is_batchable=version.is_batchable,
+        hardware=version.hardware,
+        ms_per_row=version.ms_per_row,
+        features=manifest.features,
+        labels=manifest.labels,
+        input=manifest.input or (inputs[0].name if inputs else ""),
+        output=manifest.output or default_output(outputs),
+    )
