@@ -12,7 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import hiredis
 import redis
@@ -26,6 +26,12 @@ ReplyError = hiredis.ReplyError
 Done: TypeAlias = Callable[[Any], None]
 """Takes a command's reply: bytes, int, list, None; or a ReplyError; or a ConnectionError if none will come."""
 Argument: TypeAlias = str | bytes | int | float
+
+
+class Sender(Protocol):
+    """What a Script needs of a connection; simulations have their own."""
+
+    def send(self, done: Done | None, *command: Argument) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -51,7 +57,7 @@ class Connection(asyncio.Protocol):
         `on_lost` is called only for a connection that was returned. Raises ConnectionError when there is none within
         `timeout` seconds, or the server refuses the password or database.
         """
-        options = parse_url(url)
+        options = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
         connection = cls()
         try:
             async with asyncio.timeout(timeout):
@@ -90,12 +96,17 @@ class Connection(asyncio.Protocol):
                 self._loop.call_soon(done, ConnectionError("the connection to Valkey is closed"))
             return
         self._waiting.append(done)
-        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub knows no Argument union
+        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub wants a 1-tuple
 
     async def call(self, *command: Argument) -> Any:
         """Send and wait: for start-up and other cold places. Raises ReplyError or ConnectionError."""
         waiter: asyncio.Future[Any] = self._loop.create_future()
-        self.send(lambda reply: waiter.done() or waiter.set_result(reply), *command)
+
+        def done(reply: Any) -> None:
+            if not waiter.done():
+                waiter.set_result(reply)
+
+        self.send(done, *command)
         reply = await waiter
         if isinstance(reply, Exception):
             raise reply
@@ -109,7 +120,7 @@ class Connection(asyncio.Protocol):
         """
         self._on_message = on_message
         if self._transport is not None:
-            self._transport.write(hiredis.pack_command(("SUBSCRIBE", *channels)))
+            self._transport.write(hiredis.pack_command(("SUBSCRIBE", *channels)))  # type: ignore[arg-type]  # as in send
 
     def close(self) -> None:
         """Close after what was written is out. Waiting commands get their ConnectionError soon after."""
@@ -175,16 +186,17 @@ class Connection(asyncio.Protocol):
 
 
 class Script:
-    """A Lua script from a file beside its caller, run by its hash and loaded where a server does not know it."""
+    """A Lua script from files beside its caller, run by its hash and loaded where a server does not know it.
 
-    def __init__(self, path: Path) -> None:
-        self.source = path.read_bytes()
+    Several files are one script, in their order: the first holds what scripts share, and the shebang line if there is one.
+    """
+
+    def __init__(self, *paths: Path) -> None:
+        self.source = b"".join(path.read_bytes() for path in paths)
         self.sha = hashlib.sha1(self.source).hexdigest()  # noqa: S324  # Valkey names scripts so; nothing is secured by it
-        self.name = path.name
+        self.name = paths[-1].name
 
-    def run(
-        self, connection: Connection, done: Done | None, keys: Sequence[str | bytes], arguments: Sequence[Argument]
-    ) -> None:
+    def run(self, connection: Sender, done: Done | None, keys: Sequence[str | bytes], arguments: Sequence[Argument]) -> None:
         """Run it on a pipelined connection; `done` gets the reply.
 
         On NOSCRIPT it is loaded and sent once more, so it may then run after commands that were sent later.

@@ -1,0 +1,256 @@
+-- One tick of one gateway: close the calls that have ended, then open the new ones; at most 256 together.
+-- All checks come first, then the writes. A call is known by its id: closing or opening it again changes nothing.
+-- KEYS: 1 the session's open calls (open:{session}), 2 journal.
+-- ARGV: 1 percent of memory above which nothing opens, 2 bytes of stored answers a tenant may have, 3 number of closes without
+--   claim, 4 of closes with claim, 5 of groups that open; then
+--   per close without claim: call, exact nano, packed record ("" if the call failed);
+--   per close with claim: the same, then claim (its whole key), stored answer ("" if kept elsewhere), seconds to keep it;
+--   per group of calls alike (one call, if it has a claim): n, tenant, key, period, maximum in nano, mode, claim or "",
+--   fingerprint of the request; then n times call, entry.
+-- Returns 0, and writes nothing, if the session is not there. Else {verdicts, stored answer of each replay …}: one letter per call,
+--   closes: c closed, d done (the claim holds this very call's outcome), g gone, b bad (undone, record in quarantine);
+--   opens: o open, u account unknown, i in progress, r reused, p replay, f memory full, s stored answers full,
+--   Q q calls of the month, B b budget of the month, C c credit: a sum would pass its limit (capital: organization, else key).
+
+local session, journal = KEYS[1], KEYS[2]
+if redis.call('EXISTS', session) == 0 then return 0 end
+
+local argument = 6
+local verdicts, replays = {}, {}
+local removed, records, refused, entries, wanted, later = {}, {}, {}, {}, {}, {}  -- what will be written
+
+local claims = {}  -- claim → {call, fingerprint, stored or false}, as they will be after this script
+local function claim_of(key)
+  if claims[key] == nil then
+    claims[key] = redis.call('HMGET', key, 'call', 'print', 'stored')
+  end
+  return claims[key]
+end
+
+local clock
+local function now()
+  clock = clock or tonumber(redis.call('TIME')[1])
+  return clock
+end
+
+local function read_entries(first, step, n)
+  if n == 0 then return {} end
+  local calls = {}
+  for i = 1, n do calls[i] = ARGV[first + (i - 1) * step] end
+  return redis.call('HMGET', session, unpack(calls))
+end
+
+-- Closing
+
+local function drop_claim(key, call)
+  if key ~= '' and claim_of(key)[1] == call then
+    claims[key] = {false, false, false}
+    later[#later + 1] = {'DEL', key}
+  end
+end
+
+local function keep_outcome(head, call, stored, keep)
+  local key = head[6]
+  if key == '' or claim_of(key)[1] ~= call then return end
+  claims[key] = {call, claim_of(key)[2], stored}
+  later[#later + 1] = {'HSET', key, 'stored', stored}
+  later[#later + 1] = {'EXPIRE', key, keep}
+  local bytes = 'stored:' .. head[1]
+  later[#later + 1] = {'HINCRBY', bytes, math.floor((now() + keep) / 3600), #stored}
+  later[#later + 1] = {'EXPIRE', bytes, keep + 3600, 'GT'}
+  later[#later + 1] = {'EXPIRE', bytes, keep + 3600, 'NX'}
+end
+
+local is_closed = {}
+
+local function close(call, entry, nano, record, claim, stored, keep)
+  if not entry or is_closed[call] then
+    if claim ~= '' then
+      local outcome = claim_of(claim)
+      if outcome[1] == call and outcome[3] then return 'd' end
+    end
+    return 'g'
+  end
+  local head = head_of(entry)
+  if record ~= '' then
+    local exact = tonumber(nano)
+    if not exact or exact < 0 or exact > head[4] or exact % 1 ~= 0 then error('the amount is not within the maximum') end
+    if not string.find(record, call, 1, true) then error('the record is of another call') end
+    keep_outcome(head, call, stored, tonumber(keep))
+    if exact ~= head[4] and head[5] ~= 'test' then charge(head[1], head[2], head[3], 0, exact - head[4]) end
+    records[#records + 1] = 'r'
+    records[#records + 1] = record
+  else
+    drop_claim(head[6], call)
+    charge_back(head)
+  end
+  return 'c'
+end
+
+local function undo_bad(call, entry, record, reason)
+  refused[#refused + 1] = {call, tostring(reason), record ~= '' and record or entry}
+  local is_readable, head = pcall(head_of, entry)
+  if is_readable then
+    pcall(drop_claim, head[6], call)
+    charge_back(head)
+  end
+  return 'b'
+end
+
+local function close_checked(call, entry, nano, record, claim, stored, keep)
+  local is_good, verdict = pcall(close, call, entry, nano, record, claim, stored, keep)
+  if not is_good then verdict = undo_bad(call, entry, record, verdict) end
+  verdicts[#verdicts + 1] = verdict
+  if entry and not is_closed[call] then
+    is_closed[call] = true
+    removed[#removed + 1] = call
+  end
+end
+
+local n = tonumber(ARGV[3])
+local found = read_entries(argument, 3, n)
+for i = 1, n do
+  close_checked(ARGV[argument], found[i], ARGV[argument + 1], ARGV[argument + 2], '', '', '0')
+  argument = argument + 3
+end
+n = tonumber(ARGV[4])
+found = read_entries(argument, 6, n)
+for i = 1, n do
+  close_checked(ARGV[argument], found[i], unpack(ARGV, argument + 1, argument + 5))
+  argument = argument + 6
+end
+
+-- Opening
+
+local share
+local function is_memory_full()
+  if share == nil then
+    local info = redis.call('INFO', 'memory')
+    local used, most = string.match(info, 'used_memory:(%d+)'), tonumber(string.match(info, 'maxmemory:(%d+)'))
+    share = most > 0 and 100 * tonumber(used) / most or 0
+  end
+  return share > tonumber(ARGV[1])
+end
+
+local function is_stored_full(tenant)
+  local bytes, hour = 0, math.floor(now() / 3600)
+  local hours = redis.call('HGETALL', 'stored:' .. tenant)
+  for i = 1, #hours, 2 do
+    if tonumber(hours[i]) >= hour then bytes = bytes + tonumber(hours[i + 1])
+    else later[#later + 1] = {'HDEL', 'stored:' .. tenant, hours[i]} end
+  end
+  return bytes >= tonumber(ARGV[2])
+end
+
+local function integer(text)
+  local value = tonumber(text or '0')
+  if not value or value % 1 ~= 0 then error('a sum or limit is not an integer') end
+  return value
+end
+
+local known = {}  -- sums and limits as they were when the script began
+local function read_account(tenant, key, period)
+  local name = tenant .. key .. period
+  if not known[name] then
+    local month, ever = period .. ':', 'ever:'
+    known[name] = redis.call('HMGET', account_key(tenant), 'limits_version',
+      'limit:calls:month:', 'calls:' .. month, 'limit:nano:month:', 'nano:' .. month, 'limit:nano:ever:', 'nano:' .. ever,
+      'limit:calls:month:' .. key, 'calls:' .. month .. key, 'limit:nano:month:' .. key, 'nano:' .. month .. key,
+      'limit:nano:ever:' .. key, 'nano:' .. ever .. key)
+    known[name].fields = {'calls:' .. month, 'nano:' .. month, 'nano:' .. ever,
+      'calls:' .. month .. key, 'nano:' .. month .. key, 'nano:' .. ever .. key}
+  end
+  return known[name]
+end
+
+local LETTERS = {'Q', 'B', 'C', 'q', 'b', 'c'}
+
+-- How many of n calls fit below every limit, and the letter of the limit that stops the next one.
+local function room(tenant, key, period, n, maximum)
+  local account = read_account(tenant, key, period)
+  if not account[1] then return 0, 'u' end
+  local raised, letter = charges[account_key(tenant)] or {}, ''
+  for i = 1, (key == '' and 3 or 6) do
+    local limit = account[2 * i]
+    local sum = integer(account[2 * i + 1]) + (raised[account.fields[i]] or 0)
+    local unit = i % 3 == 1 and 1 or maximum
+    if limit and unit > 0 then
+      local fits = math.max(0, math.floor((integer(limit) - sum) / unit))
+      if fits < n then n, letter = fits, LETTERS[i] end
+    end
+  end
+  return n, letter
+end
+
+-- The verdict of a claim: nil if it is free, o if it is this very call's.
+local function meet_claim(key, call, fingerprint)
+  local owner, print, stored = unpack(claim_of(key), 1, 3)
+  if not owner then return nil end
+  if owner == call then return 'o' end
+  if print ~= fingerprint then return 'r' end
+  if not stored then return 'i' end
+  replays[#replays + 1] = stored
+  return 'p'
+end
+
+-- Verdicts of the group's new calls, which all look alike: the letter of those that open is o.
+local function open_group(tenant, key, period, maximum, mode, claim, fingerprint, new)
+  if claim ~= '' then
+    local met = meet_claim(claim, new[1], fingerprint)
+    if met then return 0, met end
+    if is_stored_full(tenant) then return 0, 's' end
+  end
+  if is_memory_full() then return 0, 'f' end
+  local fits, letter = #new, ''
+  if mode ~= 'test' then
+    fits, letter = room(tenant, key, period, #new, maximum)
+    if fits > 0 then charge(tenant, key, period, fits, fits * maximum) end
+  end
+  if claim ~= '' and fits > 0 then
+    claims[claim] = {new[1], fingerprint, false}
+    later[#later + 1] = {'HSET', claim, 'call', new[1], 'print', fingerprint}
+  end
+  return fits, letter
+end
+
+for _ = 1, tonumber(ARGV[5]) do
+  local n, tenant, maximum = tonumber(ARGV[argument]), ARGV[argument + 1], tonumber(ARGV[argument + 4])
+  local first = argument + 8
+  local there, new = read_entries(first, 2, n), {}
+  for i = 1, n do
+    if not there[i] then new[#new + 1] = ARGV[first + 2 * (i - 1)] end
+  end
+  local fits, letter = 0, 'o'
+  if #new > 0 then
+    local is_good
+    is_good, fits, letter = pcall(open_group, tenant, ARGV[argument + 2], ARGV[argument + 3], maximum, ARGV[argument + 5],
+      ARGV[argument + 6], ARGV[argument + 7], new)
+    if not is_good then fits, letter = 0, 'u' end
+    if letter == 'u' then wanted[#wanted + 1] = tenant end
+  end
+  local opened = 0
+  for i = 1, n do
+    if there[i] then
+      verdicts[#verdicts + 1] = 'o'
+    elseif opened < fits then
+      opened = opened + 1
+      entries[#entries + 1] = ARGV[first + 2 * (i - 1)]
+      entries[#entries + 1] = ARGV[first + 2 * i - 1]
+      verdicts[#verdicts + 1] = 'o'
+    else
+      verdicts[#verdicts + 1] = letter
+    end
+  end
+  argument = first + 2 * n
+end
+
+-- Writing. The streams first: were one of them refused, nothing else would be written, and all of it sent again.
+
+for _, bad in ipairs(refused) do quarantine(unpack(bad)) end
+if #records > 0 then redis.call('XADD', journal, '*', unpack(records)) end
+if #removed > 0 then redis.call('HDEL', session, unpack(removed)) end
+if #entries > 0 then redis.call('HSET', session, unpack(entries)) end
+write_charges()
+for _, command in ipairs(later) do redis.call(unpack(command)) end
+if #wanted > 0 then redis.call('SADD', 'accounts:wanted', unpack(wanted)) end
+return {table.concat(verdicts), unpack(replays)}

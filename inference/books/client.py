@@ -1,0 +1,606 @@
+"""The books as a gateway sees them: open a call before its answer leaves, close it afterwards.
+
+`Books` keeps one session on one pipelined connection. What calls ask for in one round of the event loop travels in one
+script, and only one script is under way at a time. All methods and callbacks run on the loop; no single call has a task or a
+future here. See books.lua for what a script does, and session.lua for how a lost connection is survived.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol
+
+import msgspec
+
+from inference.books.record import UsageRecord, pack_record
+from inference.books.scripts import BEAT, BOOKS, JOURNAL, LEAVE, SESSION, open_key
+from saas.lib.valkey import Argument, Connection, ReplyError, Sender
+
+log = logging.getLogger(__name__)
+
+CALLS_PER_SCRIPT = 256
+CLOSE_WITHIN = 0.02  # seconds that a close nobody waits for may wait for a tick to travel with
+BEAT_EVERY = 0.5
+ANSWER_WITHIN = 2.0  # seconds after the sending of the last acknowledged beat; a reaper waits 3 s
+RETRY_EVERY = 0.2  # between attempts to connect, and after LOADING, BUSY, OOM and the like
+BEATS_UNDER_WAY = 8
+MEMORY_PERCENT = 80  # nothing opens above it
+STORED_MAX_BYTES = 1 << 20  # of one stored answer; a larger one goes to PostgreSQL before the close
+STORED_TENANT_MAX_BYTES = 64 << 20  # of all stored answers of a tenant
+KEEP_SECONDS = 48 * 3600
+
+_pack = msgspec.msgpack.Encoder().encode
+
+# The states of a call. QUEUED, and CLOSING when it was not sent yet, are known to this process only.
+NEW, QUEUED, OPENING, OPEN, CLOSING, CLOSE_SENT, ENDED = range(7)
+
+OPEN_VERDICTS = {
+    ord("o"): "open",
+    ord("u"): "unknown",
+    ord("i"): "in_progress",
+    ord("r"): "reused",
+    ord("p"): "replay",
+    ord("f"): "full",
+    ord("s"): "quota:stored",
+    ord("Q"): "quota:organization",
+    ord("q"): "quota:key",
+    ord("B"): "budget:organization",
+    ord("b"): "budget:key",
+    ord("C"): "credit:organization",
+    ord("c"): "credit:key",
+}
+CLOSE_VERDICTS = {ord("c"): "closed", ord("d"): "done", ord("g"): "gone", ord("b"): "bad"}
+
+
+class OpenCall:
+    """One call in the books. The fields before `state` are the caller's and stay as they are once it is given to `open`.
+
+    `call` is a UUIDv7 of the corrected clock, as 32 hexadecimal digits, like `tenant` and `key` ("" for a session's call).
+    `period` is the month whose sums it raises, `max_nano` the most it can cost. `record` is the packed UsageRecord as known
+    now: if this process dies it becomes the `reversed` one. `claim` names the Idempotency-Key, unique among all tenants (None:
+    none), and `fingerprint` the request; its outcome is kept for `keep_seconds` after the close.
+
+    `on_open(verdict, stored)` gets one of OPEN_VERDICTS or "lost"; `stored` belongs to "replay". A call that is open may get a
+    second verdict, "lost": its session was taken by a reaper before it was closed, so its answer must not leave any more.
+    """
+
+    __slots__ = (
+        "call",
+        "claim",
+        "claim_key",
+        "fingerprint",
+        "is_close_sent",
+        "is_open_sent",
+        "is_repeated",
+        "keep_seconds",
+        "key",
+        "max_nano",
+        "mode",
+        "nano",
+        "on_close",
+        "on_open",
+        "outcome",
+        "period",
+        "record",
+        "state",
+        "stored",
+        "tenant",
+    )
+
+    def __init__(
+        self,
+        call: str,
+        tenant: str,
+        key: str,
+        period: str,
+        max_nano: int,
+        mode: str,
+        record: bytes,
+        on_open: Callable[[str, bytes | None], None],
+        claim: bytes | None = None,
+        fingerprint: bytes = b"",
+        keep_seconds: int = KEEP_SECONDS,
+    ) -> None:
+        self.call, self.tenant, self.key, self.period = call, tenant, key, period
+        self.max_nano, self.mode, self.record, self.on_open = max_nano, mode, record, on_open
+        self.claim, self.fingerprint, self.keep_seconds = claim, fingerprint, keep_seconds
+        self.claim_key = "" if claim is None else f"claim:{hashlib.sha256(claim).hexdigest()}"
+        self.state = NEW
+        self.outcome: bytes | None = None  # how it ended: None not yet, b"" failed, else its packed record
+        self.nano = 0
+        self.stored = b""
+        self.on_close: Callable[[str], None] | None = None
+        self.is_open_sent = self.is_close_sent = False
+        self.is_repeated = (
+            False  # its entry may be gone because its close was heard before, or not be there because its open was not
+        )
+
+
+class _Batch:
+    """What travels in one script."""
+
+    __slots__ = ("arguments", "closes", "opens")
+
+    def __init__(self, closes: list[OpenCall], opens: list[OpenCall], arguments: list[Argument]) -> None:
+        self.closes, self.opens, self.arguments = closes, opens, arguments
+
+
+class Wire(Sender, Protocol):
+    """What Books needs of a connection: saas.lib.valkey.Connection, or a simulated one."""
+
+    def close(self) -> None: ...
+
+
+class Dialer(Protocol):
+    """Connects in the background; calls `on_connected(wire)` or `on_failed()` once, and `on_lost()` when a wire is lost."""
+
+    def __call__(
+        self, on_connected: Callable[[Wire], None], on_failed: Callable[[], None], on_lost: Callable[[], None]
+    ) -> None: ...
+
+
+def boot_seconds() -> float:
+    """Seconds since boot, time asleep included: a machine that slept must not believe its heartbeat."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Books:
+    """One gateway's books; one per event loop. `dial`, `loop` and `clock` are for simulations."""
+
+    def __init__(
+        self,
+        state_url: str,
+        *,
+        dial: Dialer | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+        clock: Callable[[], float] = boot_seconds,
+    ) -> None:
+        self._url, self._clock = state_url, clock
+        self._dial = dial or self._dial_valkey
+        self._loop: asyncio.AbstractEventLoop = loop  # type: ignore[assignment]  # without one, begin() sets the running one
+        self._opens: dict[OpenCall, None] = {}  # in order; a dict, so that a call can leave it
+        self._closes: list[OpenCall] = []
+        self._calls: dict[OpenCall, None] = {}  # from the sending of the open to the acknowledgement of the close
+        self._flying: _Batch | None = None
+        self._unacknowledged: _Batch | None = None  # was under way when its connection was lost
+        self._wire: Wire | None = None
+        self._dialing: asyncio.Task[None] | None = None
+        self._session = ""
+        self._candidates: list[
+            str
+        ] = []  # sessions that may hold our calls: the last one known, and newer ones not acknowledged
+        self._is_registered = self._is_tick_due = self._is_flush_due = self._is_urgent = self._is_stopped = False
+        self._beats_under_way = 0
+        self._answer_until = 0.0
+        self._offset_ms = time.time() * 1000 - clock() * 1000
+        self._offset_error_ms = float("inf")
+        self._offset_at = 0.0
+        self._last_dial = float("-inf")
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._changed: asyncio.Event | None = None  # set while somebody waits: at registration, and when closes are through
+
+    # --- for the gateway
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether calls can be opened now."""
+        return self._is_registered
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch by the state server's clock, as far as it is known."""
+        return int(self._clock() * 1000 + self._offset_ms)
+
+    def may_answer(self) -> bool:
+        """Whether an answer to an open call may leave now: no reaper can have taken the session yet."""
+        return self._clock() < self._answer_until
+
+    async def start(self, timeout: float = 5.0) -> None:
+        """Connect and register; after `timeout` seconds it goes on in the background (`is_connected` tells)."""
+        self.begin()
+        await self._wait_for(lambda: self._is_registered, timeout)
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Wait up to `timeout` seconds for the acknowledgement of all closes, then leave.
+
+        Calls that are still open are left to the reaper, which reverses them.
+        """
+        self._flush()
+        await self._wait_for(lambda: self._flying is None and not self._closes and self._unacknowledged is None, timeout)
+        self._is_stopped = True
+        if self._is_registered and self._wire is not None:
+            await self._leave(self._wire)
+        self.abandon()
+
+    def open(self, call: OpenCall) -> None:
+        """Charge the most that `call` can cost and write it down; `call.on_open` is told."""
+        call.state = QUEUED
+        self._opens[call] = None
+        self._wake()
+
+    def close(
+        self, call: OpenCall, record: UsageRecord, stored: bytes | None = None, on_close: Callable[[str], None] | None = None
+    ) -> None:
+        """Write down that `call` was answered, with its exact charge `record.nano`, clamped to the maximum and marked so.
+
+        `stored` is kept for replays of its Idempotency-Key (None: the caller keeps it, and a replay gets b""); ValueError if
+        it is larger than STORED_MAX_BYTES. `on_close` gets one of CLOSE_VERDICTS; with it the close does not wait for company.
+        """
+        if stored is not None and len(stored) > STORED_MAX_BYTES:
+            raise ValueError(f"a stored answer has at most {STORED_MAX_BYTES} bytes, not {len(stored)}")
+        if record.nano > call.max_nano:
+            record.nano, record.is_clamped = call.max_nano, True
+        if not record.closed_ms:
+            record.closed_ms = self.now_ms()
+        call.nano, call.stored = record.nano, stored or b""
+        self._end(call, pack_record(record), on_close)
+
+    def undo(self, call: OpenCall, on_close: Callable[[str], None] | None = None) -> None:
+        """Take back the charge of a call that failed. One whose open was not sent yet leaves no trace."""
+        self._end(call, b"", on_close)
+
+    def _end(self, call: OpenCall, outcome: bytes, on_close: Callable[[str], None] | None) -> None:
+        if call.outcome is not None or call.state in (NEW, ENDED):
+            if on_close:
+                self._loop.call_soon(on_close, "gone")
+            return
+        call.outcome, call.on_close = outcome, on_close
+        if call.state == QUEUED:
+            del self._opens[call]
+            self._leave_queue(call)
+        elif call.state == OPEN:
+            self._queue_close(call)
+        # OPENING: its close goes into a later script, once the open is acknowledged
+
+    def _leave_queue(self, call: OpenCall) -> None:
+        """End a call whose open is not under way: without a trace if it never was, else whether or not it was opened."""
+        if call.is_open_sent:
+            call.is_repeated = True
+            self._queue_close(call)
+            return
+        call.state = ENDED
+        if call.on_close is not None:
+            self._loop.call_soon(call.on_close, "closed")
+
+    def _queue_close(self, call: OpenCall) -> None:
+        call.state = CLOSING
+        self._closes.append(call)
+        if call.on_close is not None:
+            self._is_urgent = True
+            self._wake()
+        elif not self._is_flush_due:
+            self._is_flush_due = True
+            self._timers["flush"] = self._loop.call_later(CLOSE_WITHIN, self._flush)
+
+    # --- one script a tick
+
+    def _wake(self) -> None:
+        if not self._is_tick_due and self._flying is None and self._is_registered:
+            self._is_tick_due = True
+            self._loop.call_soon(self._tick)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        if self._closes:
+            self._is_urgent = True
+            self._wake()
+
+    def _tick(self) -> None:
+        self._is_tick_due = False
+        if self._flying is not None or not self._is_registered or not (self._opens or self._closes):
+            return
+        closes = self._closes[:CALLS_PER_SCRIPT]
+        del self._closes[:CALLS_PER_SCRIPT]
+        opens = list(islice(self._opens, CALLS_PER_SCRIPT - len(closes)))
+        if len(opens) == len(self._opens):
+            self._opens = {}
+        else:
+            for call in opens:
+                del self._opens[call]
+        self._is_urgent = bool(self._closes)
+        self._flying = self._pack(closes, opens)
+        self._send(self._flying)
+
+    def _pack(self, closes: list[OpenCall], opens: list[OpenCall]) -> _Batch:
+        """The arguments of books.lua, and the calls in the order of its verdicts."""
+        plain: list[Argument] = []
+        keyed: list[Argument] = []
+        keyed_closes: list[OpenCall] = []
+        plain_closes: list[OpenCall] = []
+        for call in closes:
+            call.state = CLOSE_SENT
+            call.is_close_sent = True
+            if call.claim is None:
+                plain_closes.append(call)
+                plain += (call.call, call.nano, call.outcome or b"")
+            else:
+                keyed_closes.append(call)
+                keyed += (call.call, call.nano, call.outcome or b"", call.claim_key, call.stored, call.keep_seconds)
+        groups: dict[tuple[Any, ...], list[OpenCall]] = {}
+        for call in opens:
+            call.state = OPENING
+            call.is_open_sent = True
+            self._calls[call] = None
+            alike = (call.tenant, call.key, call.period, call.max_nano, call.mode, call if call.claim is not None else None)
+            if alike in groups:
+                groups[alike].append(call)
+            else:
+                groups[alike] = [call]
+        arguments: list[Argument] = [
+            MEMORY_PERCENT, STORED_TENANT_MAX_BYTES, len(plain_closes), len(keyed_closes), len(groups), *plain, *keyed,
+        ]  # fmt: skip
+        ordered: list[OpenCall] = []
+        for group in groups.values():
+            ordered += group
+            _pack_group(group, arguments)
+        return _Batch(plain_closes + keyed_closes, ordered, arguments)
+
+    def _send(self, batch: _Batch) -> None:
+        if self._wire is not None:
+            keys = (open_key(self._session), JOURNAL)
+            BOOKS.run(self._wire, partial(self._on_booked, batch), keys, batch.arguments)
+
+    def _on_booked(self, batch: _Batch, reply: Any) -> None:
+        if batch is not self._flying or isinstance(reply, ConnectionError):
+            return  # the next session decides what becomes of it
+        if isinstance(reply, ReplyError):
+            log.warning("the books wait: %s", reply)
+            self._timers["again"] = self._loop.call_later(RETRY_EVERY, self._send_again, batch)
+            return
+        if reply == 0:
+            self._lose_session()
+            return
+        self._flying = None
+        verdicts: bytes = reply[0]
+        replays = iter(reply[1:])
+        for call, letter in zip(batch.closes, verdicts, strict=False):
+            self._closed(call, CLOSE_VERDICTS[letter])
+        for call, letter in zip(batch.opens, islice(verdicts, len(batch.closes), None), strict=True):
+            self._opened(call, OPEN_VERDICTS[letter], next(replays) if letter == 112 else None)  # p, a replay
+        if self._opens or self._is_urgent:
+            self._tick()
+        if self._changed is not None:
+            self._changed.set()
+
+    def _send_again(self, batch: _Batch) -> None:
+        if batch is self._flying:
+            self._send(batch)
+
+    def _opened(self, call: OpenCall, verdict: str, stored: bytes | None) -> None:
+        if verdict == "open":
+            call.state = OPEN
+            if call.outcome is not None:
+                self._queue_close(call)
+                return
+        else:
+            call.state = ENDED
+            del self._calls[call]
+            if call.outcome is not None:
+                self._tell(call.on_close, "closed")
+                return
+        self._tell(call.on_open, verdict, stored)
+
+    def _closed(self, call: OpenCall, verdict: str) -> None:
+        call.state = ENDED
+        del self._calls[call]
+        if verdict == "bad":
+            log.error("the books refused the record of a call; it is in quarantine", extra={"call": call.call})
+        if verdict == "gone" and call.is_repeated and not (call.outcome and call.claim is not None):
+            verdict = "closed"  # by an earlier sending; an outcome with a claim would have been `done`
+        self._tell(call.on_close, verdict)
+
+    def _tell(self, callback: Callable[..., None] | None, *what: Any) -> None:
+        if callback is None:
+            return
+        try:
+            callback(*what)
+        except Exception as error:  # one call's caller must not take the others' verdicts with it
+            self._loop.call_exception_handler({"message": "a callback of the books failed", "exception": error})
+
+    # --- connection and session
+
+    def begin(self) -> None:
+        """Connect in the background, and keep connected and beating until `stop` or `abandon`."""
+        self._loop = self._loop or asyncio.get_running_loop()
+        self._beat()
+        self._connect()
+
+    def abandon(self) -> None:
+        """Stop at once, as a kill would: no answer may leave any more; what is open is left to the reaper."""
+        self._is_stopped, self._is_registered, self._answer_until = True, False, 0.0
+        for timer in self._timers.values():
+            timer.cancel()
+        if self._dialing is not None:
+            self._dialing.cancel()
+        if self._wire is not None:
+            self._wire.close()
+
+    def _connect(self) -> None:
+        if self._is_stopped:
+            return
+        self._last_dial = self._clock()
+        self._dial(self._on_connected, self._redial, self._on_lost)
+
+    def _redial(self) -> None:
+        wait = max(0.0, self._last_dial + RETRY_EVERY - self._clock())
+        self._timers["dial"] = self._loop.call_later(wait, self._connect)
+
+    def _dial_valkey(
+        self, on_connected: Callable[[Wire], None], on_failed: Callable[[], None], on_lost: Callable[[], None]
+    ) -> None:
+        async def dial() -> None:
+            try:
+                wire = await Connection.connect(self._url, on_lost)
+            except ConnectionError as error:
+                log.warning("the books are not reachable: %s", error)
+                on_failed()
+            else:
+                on_connected(wire)
+
+        self._dialing = self._loop.create_task(dial())
+
+    def _on_connected(self, wire: Wire) -> None:
+        if self._is_stopped:
+            wire.close()
+            return
+        self._wire = wire
+        self._register()
+
+    def _on_lost(self) -> None:
+        self._wire, self._is_registered = None, False
+        self._keep_flying()
+        if not self._is_stopped:
+            log.warning("the connection to the books is lost")
+            self._redial()
+
+    def _keep_flying(self) -> None:
+        if self._flying is not None:
+            self._flying, self._unacknowledged = None, self._flying
+
+    def _register(self) -> None:
+        """Begin a new session with all that an earlier one of ours left."""
+        if self._wire is None:
+            return
+        session = secrets.token_hex(16)
+        old = [*self._candidates]
+        self._candidates.append(session)
+        keys = [open_key(name) for name in (session, *old)]
+        SESSION.run(self._wire, partial(self._on_registered, self._wire, session, self._clock()), keys, [session, *old])
+
+    def _on_registered(self, wire: Wire, session: str, sent: float, reply: Any) -> None:
+        if wire is not self._wire or isinstance(reply, ConnectionError):
+            return
+        if isinstance(reply, ReplyError):
+            log.warning("the books wait: %s", reply)
+            self._candidates.remove(session)
+            self._timers["register"] = self._loop.call_later(RETRY_EVERY, self._register)
+            return
+        found, seconds, microseconds = reply
+        self._session, self._candidates, self._is_registered = session, [session], True
+        self._acknowledge_beat(sent, seconds, microseconds)
+        if found:
+            self._requeue()
+        else:
+            self._lose_calls()
+        self._wake()
+        if self._changed is not None:
+            self._changed.set()
+
+    def _requeue(self) -> None:
+        """The calls are still ours: what was not acknowledged is sent again, before all else."""
+        batch, self._unacknowledged = self._unacknowledged, None
+        if batch is None:
+            return
+        opens: dict[OpenCall, None] = {}
+        closes: list[OpenCall] = []
+        for call in batch.closes:
+            call.is_repeated = True
+            closes.append(call)
+        for call in batch.opens:
+            call.state = QUEUED
+            if call.outcome is None:
+                opens[call] = None
+            else:  # it has failed meanwhile
+                call.is_repeated = True
+                closes.append(call)
+        self._closes, waiting = [], self._closes
+        for call in closes:
+            self._queue_close(call)
+        self._closes += waiting
+        self._opens = {**opens, **self._opens}
+
+    def _lose_session(self) -> None:
+        """A reaper has it: nothing we have sent since was written, and nothing that is open may be answered."""
+        if not self._is_registered:
+            return
+        log.error("the books gave this gateway up; its open calls are reversed")
+        self._is_registered, self._answer_until, self._candidates = False, 0.0, []
+        self._keep_flying()
+        self._register()
+
+    def _lose_calls(self) -> None:
+        """No session of ours was found: it was reaped, or the server lost its data. Calls not sent yet are not concerned."""
+        calls, self._calls, self._closes, self._unacknowledged = self._calls, {}, [], None
+        self._opens = {call: None for call in self._opens if not call.is_open_sent}
+        for call in calls:
+            if call.state in (CLOSING, CLOSE_SENT) and call.is_close_sent and call.outcome and call.claim is not None:
+                call.is_repeated = False  # the claim is asked: `done` if it holds this call's outcome, else `gone`
+                self._calls[call] = None
+                self._queue_close(call)
+                continue
+            call.state = ENDED
+            if call.outcome is None:
+                self._tell(call.on_open, "lost", None)
+            else:
+                self._tell(call.on_close, "gone")
+
+    async def _leave(self, wire: Wire) -> None:
+        left = self._loop.create_future()
+
+        def done(reply: Any) -> None:
+            if not left.done():
+                left.set_result(reply)
+
+        LEAVE.run(wire, done, [open_key(self._session)], [self._session])
+        try:
+            async with asyncio.timeout(1.0):
+                reply = await left
+        except TimeoutError:
+            reply = "no reply"
+        if reply != 0:
+            log.warning("the books were not left empty: %s", reply)
+
+    async def _wait_for(self, is_so: Callable[[], bool], timeout: float) -> None:
+        self._changed = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout):
+                while not is_so():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            log.warning("the books did not settle within %g s", timeout)
+        finally:
+            self._changed = None
+
+    # --- heartbeat and clock
+
+    def _beat(self) -> None:
+        self._timers["beat"] = self._loop.call_later(BEAT_EVERY, self._beat)
+        if self._is_registered and self._wire is not None and self._beats_under_way < BEATS_UNDER_WAY:
+            self._beats_under_way += 1
+            done = partial(self._on_beat, self._session, self._clock())
+            BEAT.run(self._wire, done, (open_key(self._session),), ())
+
+    def _on_beat(self, session: str, sent: float, reply: Any) -> None:
+        self._beats_under_way -= 1
+        if session != self._session or isinstance(reply, Exception):
+            return
+        is_alive, seconds, microseconds = reply
+        if is_alive:
+            self._acknowledge_beat(sent, seconds, microseconds)
+        else:
+            self._lose_session()
+
+    def _acknowledge_beat(self, sent: float, seconds: int, microseconds: int) -> None:
+        now = self._clock()
+        self._answer_until = max(self._answer_until, sent + ANSWER_WITHIN)
+        error = (now - sent) * 500  # half of the round trip, in ms
+        drift = now - self._offset_at  # what is known becomes uncertain, by up to 1 ms a second
+        if error <= self._offset_error_ms + drift:
+            self._offset_ms = seconds * 1000 + microseconds / 1000 - (now + sent) * 500
+            self._offset_error_ms, self._offset_at = error, now
+
+
+def _pack_group(group: list[OpenCall], arguments: list[Argument]) -> None:
+    """Calls that look alike to the books; one with a claim is always alone."""
+    first = group[0]
+    tenant, key, period, nano, mode = first.tenant, first.key, first.period, first.max_nano, first.mode
+    head = _pack((tenant, key, period, nano, mode, first.claim_key))
+    fingerprint = first.fingerprint if first.claim is not None else b""
+    arguments += (len(group), tenant, key, period, nano, mode, first.claim_key, fingerprint)
+    for call in group:
+        arguments += (call.call, head + call.record)

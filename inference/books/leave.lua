@@ -1,0 +1,9 @@
+-- Ends a session that has no open calls. One with open calls is left to the reaper.
+-- KEYS: 1 open:{session}. ARGV: 1 session.
+-- Returns how many calls it has open.
+
+local open = redis.call('HLEN', KEYS[1])
+if open > 1 then return open - 1 end
+redis.call('DEL', KEYS[1])
+redis.call('SREM', 'sessions', ARGV[1])
+return 0

@@ -1,0 +1,36 @@
+-- Sets the limits of an account; an older version never overwrites. While the account is unknown they wait beside it.
+-- KEYS: 1 account:{tenant}, 2 limits:{tenant}.
+-- ARGV: 1 `set`, or `create` for the empty account of a new organization, 2 version, then the limits: field, value …
+-- Returns 1 if the account exists and has these limits or newer ones, 0 if they wait for it.
+
+local DAY = 86400
+
+local function put(key, version, fields)
+  if tonumber(version) < tonumber(redis.call('HGET', key, 'limits_version') or '-1') then return end
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(field, 1, 6) == 'limit:' then redis.call('HDEL', key, field) end
+  end
+  redis.call('HSET', key, 'limits_version', version, unpack(fields))
+end
+
+local fields = {}
+for i = 3, #ARGV do fields[i - 2] = ARGV[i] end
+
+local is_there = redis.call('EXISTS', KEYS[1]) == 1
+if ARGV[1] == 'create' and not is_there then
+  if redis.call('EXISTS', KEYS[2]) == 1 then
+    redis.call('RENAME', KEYS[2], KEYS[1])
+    redis.call('PERSIST', KEYS[1])
+  else
+    redis.call('HSET', KEYS[1], 'limits_version', 0)
+  end
+  redis.call('SREM', 'accounts:wanted', string.sub(KEYS[1], 9))
+  is_there = true
+end
+if is_there then
+  put(KEYS[1], ARGV[2], fields)
+  return 1
+end
+put(KEYS[2], ARGV[2], fields)
+redis.call('EXPIRE', KEYS[2], DAY)
+return 0

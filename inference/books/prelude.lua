@@ -1,0 +1,61 @@
+#!lua flags=allow-oom
+-- The beginning of every script of the books: what they share. A script runs whole or not at all only if it makes all checks
+-- before its first write, so charges are collected here and written at the end by `write_charges`.
+-- Keys beside those in KEYS follow from the calls themselves: account:{tenant}, stored:{tenant}, and the claims in entries.
+-- An entry is two msgpack values, one after the other: {tenant, key, period, maximum in nano, mode, claim or ""}, then the packed
+-- usage record as known when the call opened. Sums and limits in an account are fields `{calls|nano}:{period|ever}:{key or ""}`
+-- and `limit:{calls|nano}:{month|ever}:{key or ""}`; "" stands for the organization. All are integers below 2^53.
+
+local RECORD = {tenant = 2, key = 3, mode = 9, kind = 10, period = 11, closed_ms = 17, nano = 18}  -- places in inference.books.record
+
+local charges = {}  -- account → field → what is added
+
+local function account_key(tenant) return 'account:' .. tenant end
+
+local function charge(tenant, key, period, calls, nano)
+  local account = account_key(tenant)
+  local fields = charges[account]
+  if not fields then
+    fields = {}
+    charges[account] = fields
+  end
+  local names = {period .. ':', 'ever:'}
+  if key ~= '' then names[3], names[4] = period .. ':' .. key, 'ever:' .. key end
+  for _, name in ipairs(names) do
+    fields['calls:' .. name] = (fields['calls:' .. name] or 0) + calls
+    fields['nano:' .. name] = (fields['nano:' .. name] or 0) + nano
+  end
+end
+
+-- Sums change only in an account that exists. One that holds something else than integers becomes unknown, to be rebuilt.
+local function write_charges()
+  for account, fields in pairs(charges) do
+    local is_there = redis.call('EXISTS', account) == 1
+    for field, n in pairs(fields) do
+      if is_there and n ~= 0 then
+        local sum = redis.pcall('HINCRBY', account, field, string.format('%.0f', n))
+        if type(sum) == 'table' then
+          redis.call('DEL', account)
+          redis.call('SADD', 'accounts:wanted', string.sub(account, 9))
+          is_there = false
+        end
+      end
+    end
+  end
+end
+
+-- The head of an entry as a table, and where its record begins. Raises what cmsgpack raises.
+local function head_of(entry)
+  local offset, head = cmsgpack.unpack_one(entry, 0)
+  if type(head) ~= 'table' or #head ~= 6 or offset < 0 then error('not an entry') end
+  return head, offset + 1
+end
+
+-- What undoes an open: sums lowered by all that was charged. (The claim is the caller's to remove.)
+local function charge_back(head)
+  if head[5] ~= 'test' then charge(head[1], head[2], head[3], -1, -head[4]) end
+end
+
+local function quarantine(call, reason, record)
+  redis.call('XADD', 'journal:quarantine', '*', 'call', call, 'reason', reason, 'r', record)
+end
