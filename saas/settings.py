@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
-from saas.config import ROOT, Config
+from saas.config import ROOT, Config, describe
 
 
 def load_config() -> Config:
@@ -14,8 +14,7 @@ def load_config() -> Config:
     try:
         return Config()
     except ValidationError as error:
-        lines = [f"  {'.'.join(str(p) for p in e['loc']).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
-        sys.exit("The environment is not usable:\n" + "\n".join(lines))
+        sys.exit(describe(error))
 
 
 config = CONFIG = load_config()
@@ -43,6 +42,9 @@ INSTALLED_APPS = [
     "billing",
 ]
 MIDDLEWARE = [
+    "tenants.middleware.request_id",
+    "tenants.middleware.operators_in_admin",
+    "tenants.middleware.AppErrors",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -88,6 +90,15 @@ def database(url: str, **extra: Any) -> dict[str, Any]:
     }
 
 
+def mail_server(url: str) -> tuple[str, int, str, str, bool, bool]:
+    """Host, port, user, password, STARTTLS, TLS from smtp://user:password@host:587 (STARTTLS with a password) or smtps://…:465."""
+    parts = urlsplit(url)
+    is_tls = parts.scheme == "smtps"
+    port = parts.port or (465 if is_tls else 587 if parts.password else 25)
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return parts.hostname or "", port, user, password, bool(password) and not is_tls, is_tls
+
+
 # Each alias is a database role (saas/local/roles.sql). Requests use `default`; the router keeps migrations on `owner`.
 DATABASES = {
     "default": database(config.database_url, ATOMIC_REQUESTS=True),
@@ -98,6 +109,40 @@ DATABASES = {
 DATABASE_ROUTERS = ["tenants.databases.Router"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "tenants.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+SILENCED_SYSTEM_CHECKS = ["auth.W004"]  # e-mail is unique by its lower case, which the check does not recognise
+
+# Sign-up and sign-in: allauth's headless API under /_allauth/. Its rate limits count in the lanes server, for all processes.
+HEADLESS_ONLY = True
+HEADLESS_FRONTEND_URLS = {
+    "account_confirm_email": f"{config.base_url}/account/verify-email/{{key}}",
+    "account_reset_password": f"{config.base_url}/account/password/reset",
+    "account_reset_password_from_key": f"{config.base_url}/account/password/reset/{{key}}",
+    "account_signup": f"{config.base_url}/account/signup",
+}
+ACCOUNT_ADAPTER = "tenants.signup.AccountAdapter"
+ACCOUNT_SIGNUP_FORM_CLASS = "tenants.signup.OrganizationForm"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_EMAIL_VERIFICATION = "optional"
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_SESSION_REMEMBER = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = config.base_url.startswith("https://")
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": config.lanes_url, "KEY_PREFIX": "web"}}
+
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = config.email_from
+EMAIL_FILE_PATH = str(config.data_dir / "mail")
+EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+if config.email_url:
+    EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    EMAIL_HOST, EMAIL_PORT, EMAIL_HOST_USER, EMAIL_HOST_PASSWORD, EMAIL_USE_TLS, EMAIL_USE_SSL = mail_server(config.email_url)
+    EMAIL_TIMEOUT = 10
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
@@ -137,4 +182,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_TIMEZONE = "UTC"
-CELERY_BEAT_SCHEDULE: dict[str, Any] = {}
+CELERY_BEAT_SCHEDULE: dict[str, Any] = {
+    "relay-records": {"task": "tenants.tasks.relay_records", "schedule": 2.0, "options": {"expires": 2}},
+    "rotate-data-keys": {"task": "tenants.tasks.rotate_data_keys", "schedule": 3600.0, "options": {"expires": 3600}},
+}

@@ -1,0 +1,17 @@
+"""Names that appear in URLs: organization slugs, models, aliases."""
+
+import re
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+_NAME = re.compile(NAME_PATTERN.replace("$", r"\Z"))
+
+ROUTE_WORDS = frozenset(
+    "admin aliases api cancel config docs events explain generate health index infer livez load metadata metrics model models "
+    "predict prediction predictions readyz ready live repository rollback static stats trace unload v1 v2 versions _allauth".split()
+)
+"""Words of the route grammar: as a name they would make a URL ambiguous."""
+
+
+def is_name(text: str) -> bool:
+    """True for what may name an organization, a model or an alias."""
+    return bool(_NAME.match(text)) and text not in ROUTE_WORDS

@@ -1,0 +1,34 @@
+"""Signing up, as allauth is told to do it: with the user comes an organization of their own."""
+
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from django import forms
+from django.db import transaction
+from django.http import HttpRequest
+
+from tenants.access import Actor
+from tenants.actions import create_organization
+from tenants.models import User
+
+
+class OrganizationForm(forms.Form):
+    """The field that sign-up has on top of allauth's: a name for the organization."""
+
+    organization = forms.CharField(max_length=150, required=False)
+
+    def signup(self, request: HttpRequest, user: User) -> None:
+        """Part of allauth's protocol; the adapter below does the work."""
+
+
+class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is not typed
+    def save_user(self, request: HttpRequest, user: User, form: Any, commit: bool = True) -> User:  # Any: allauth's form
+        """Store the user and, in the same transaction, an organization that they own."""
+        user = super().save_user(request, user, form, commit=False)
+        if not commit:
+            return user
+        with transaction.atomic():
+            user.save()
+            name = form.cleaned_data.get("organization") or user.email.partition("@")[0]
+            create_organization(name=name, owner=user, actor=Actor.of(user))
+        return user
