@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import django
 import pytest
 import redis
 
@@ -28,6 +29,7 @@ os.environ.update(DJANGO_SETTINGS_MODULE="saas.settings", DEBUG="1", DATA_DIR=st
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "no_servers: needs neither PostgreSQL nor Valkey.")
+    django.setup()  # before test modules import models; it opens no connection
 
 
 def pytest_unconfigure() -> None:
