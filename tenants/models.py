@@ -143,7 +143,7 @@ class Membership(TenantModel):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint("organization", "user", name="membership_once"),
+            models.UniqueConstraint(fields=["organization", "user"], name="membership_once"),
             models.CheckConstraint(condition=Q(role__in=Role.values), name="membership_role"),
         ]
 
@@ -252,7 +252,7 @@ class DataKey(TenantModel):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint("organization", "purpose", condition=Q(retired_at__isnull=True), name="datakey_one_current"),
+            models.UniqueConstraint(fields=["organization", "purpose"], condition=Q(retired_at__isnull=True), name="datakey_one_current"),
         ]
 
     def __str__(self) -> str:
@@ -269,7 +269,7 @@ class AuditEvent(TenantModel):
     details = models.JSONField(default=dict)
 
     class Meta:
-        indexes = [models.Index("organization", "-id", name="auditevent_newest")]
+        indexes = [models.Index(fields=["organization", "-id"], name="auditevent_newest")]
 
     def __str__(self) -> str:
         return f"{self.action} {self.target}"
@@ -284,7 +284,7 @@ class RecordChange(models.Model):
     attempts = models.PositiveIntegerField(default=0)
 
     class Meta:
-        indexes = [models.Index("next_try_at", name="recordchange_due")]
+        indexes = [models.Index(fields=["next_try_at"], name="recordchange_due")]
 
     def __str__(self) -> str:
         return self.name
