@@ -6,7 +6,7 @@ A wrong value stops the start with its name and reason; with DEBUG=0 a missing s
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +70,12 @@ class Config(BaseSettings):
         if not self.base_url:
             self.base_url = f"http://127.0.0.1:{self.port}"
         return self
+
+
+def describe(error: ValidationError) -> str:
+    """A message with each wrong variable's name and reason."""
+    lines = [f"  {'.'.join(str(p) for p in e['loc']).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
+    return "The environment is not usable:\n" + "\n".join(lines)
 
 
 _INSECURE_DEFAULTS = {

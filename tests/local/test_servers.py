@@ -188,7 +188,7 @@ def test_a_server_gets_no_secret_in_its_environment(state, monkeypatch):
 
 def test_a_long_path_gets_a_short_directory_for_its_sockets():
     deep = Path(tempfile.mkdtemp(prefix="model-service-tests-")) / ("deep" * 30)
-    path = homes._socket_directory(deep / "run", None, deep)
+    path = homes.socket_directory(deep / "run", None, deep)
 
     assert len(os.fsencode(path / homes.LONGEST_SOCKET)) <= homes.MAX_SOCKET_PATH
     assert stat.S_IMODE(path.stat().st_mode) == 0o700

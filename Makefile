@@ -1,0 +1,48 @@
+# The commands of this project. They need python3 (3.11 or newer), python3-venv and make, nothing else.
+PYTHON ?= python3
+PY := .venv/bin/python
+SOURCES := saas tenants inference billing
+
+.PHONY: run restart status stop test test-gpu lint format lock venv clean reset
+
+run:  ## set up everything and serve at http://127.0.0.1:8000 (PORT=… for another port)
+	@$(PYTHON) saas/local/install.py && exec $(PY) -m saas.local run
+
+restart status stop:  ## of the running service; restart replaces its parts without a failed call
+	@$(PYTHON) saas/local/install.py && exec $(PY) -m saas.local $@
+
+reset:  ## delete the local service's data
+	@$(PYTHON) saas/local/install.py && exec $(PY) -m saas.local reset
+
+test: venv  ## all tests, or some: make test ARGS="tests/tenants -k keys"
+	@exec $(PY) -m pytest $(ARGS)
+
+test-gpu: venv  ## the engine on an NVIDIA device, against the CPU's answers
+	@exec $(PY) -m pytest -rs tests/gpu $(ARGS)
+
+lint: venv  ## style, types, layers, YAML, container files
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	DEBUG=1 $(PY) -m mypy $(SOURCES)
+	.venv/bin/lint-imports
+	.venv/bin/yamllint --strict docker
+	.venv/bin/hadolint docker/Dockerfile*
+	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+
+format: venv
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+lock:  ## newest versions into both lock files, with hashes
+	@set -e; tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
+	$(PYTHON) -m venv $$tools && $$tools/bin/pip install --quiet uv; \
+	compile="$$tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade"; \
+	$$compile requirements.in -o requirements.txt; \
+	$$compile requirements-dev.in -o requirements-dev.txt
+
+venv:
+	@$(PYTHON) saas/local/install.py --dev
+
+clean:  ## delete what can be made again: the virtual environment and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

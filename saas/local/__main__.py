@@ -1,0 +1,84 @@
+"""`python -m saas.local run|restart|status|stop|reset`: the local service of this checkout, or of DATA_DIR."""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from saas.config import Config, describe
+from saas.local.control import ask, control_path
+from saas.local.environment import UnusableEnvironment
+from saas.local.home import HomeError, claim
+from saas.local.parts import PartFailed
+from saas.local.processes import end_leftovers
+from saas.local.servers import embedded_servers
+from saas.local.supervisor import CannotStart, Supervisor, lock_or_refuse
+
+SECRETS = ("secret_key", "key_peppers", "kek")  # without them in the environment they are made and kept
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m saas.local", description=__doc__)
+    parser.add_argument("command", choices=("run", "restart", "status", "stop", "reset"))
+    command = parser.parse_args().command
+    try:
+        made: Any = {name: "made at the start" for name in SECRETS if not os.environ.get(name.upper())}  # Any: fields of Config
+        config = Config(**made)
+    except ValidationError as error:
+        sys.exit(describe(error))
+    if command in ("restart", "status", "stop"):
+        return tell(config.data_dir, command)
+    try:
+        return reset(config.data_dir) if command == "reset" else asyncio.run(run(config))
+    except (CannotStart, HomeError, UnusableEnvironment) as error:
+        print(f"Refused: {error}", file=sys.stderr)
+    except PermissionError as error:
+        print(f"Refused: no permission for {error.filename}: does it belong to another user?", file=sys.stderr)
+    return 1
+
+
+async def run(config: Config) -> int:
+    """Serve until stopped."""
+    return await Supervisor(config.data_dir, port=config.port, given=dict(os.environ)).run()
+
+
+def reset(data_dir: Path) -> int:
+    """Delete the data of a service that is not running."""
+    os.close(lock_or_refuse(claim(data_dir)))
+    servers = embedded_servers(data_dir)
+    end_leftovers(data_dir, [server.directory for server in servers])
+    servers[0].home.remove()
+    shutil.rmtree(data_dir)
+    print(f"The data in {data_dir} was deleted.")
+    return 0
+
+
+def tell(data_dir: Path, command: str) -> int:
+    """Send `command` to the running service and print what it answers."""
+    try:
+        for line in ask(control_path(data_dir), command):
+            print(_table(json.loads(line)) if command == "status" else line, flush=True)
+    except OSError:
+        print("No service is running here: start it with `make run`.", file=sys.stderr)
+        return 1
+    except PartFailed as error:
+        print(f"It did not work: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _table(status: dict[str, dict[str, Any]]) -> str:
+    return "\n".join(
+        f"{name:<12} {part['pid'] or 'starting':>9}  {part['seconds']:>9} s  {part['crashes']} crashes"
+        for name, part in status.items()
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

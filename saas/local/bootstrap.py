@@ -1,0 +1,143 @@
+"""What a service needs before its parts start: tables, catalogue, and with `--demo` an organization to try it with.
+
+Every step looks first whether there is something to do, so that a later start costs little. Run by the supervisor in a process
+of its own: `python -m saas.local.bootstrap [--demo]`.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import django
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connections, transaction
+from django.db.migrations.executor import MigrationExecutor
+
+from saas.config import ROOT
+from saas.local.servers import write_private
+
+EXAMPLES = ROOT / "examples"
+DEMO = "demo"
+ADMIN = "admin@localhost"
+# No benchmark on one machine meets these.
+DEMO_LIMITS: dict[str, Any] = {"rate": 1_000_000.0, "burst": 1_000_000, "concurrency": 100_000}  # Any: columns
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "saas.settings")
+    django.setup()
+    migrate()
+    publish_catalogue()
+    if "--demo" in sys.argv[1:]:
+        make_demo(settings.CONFIG.data_dir / "demo.json")
+
+
+def migrate() -> None:
+    """Bring the tables up to date, as the role that owns them."""
+    executor = MigrationExecutor(connections["owner"])
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if plan:
+        print(f"creating tables: {len(plan)} migrations")
+        call_command("migrate", database="owner", verbosity=0)
+
+
+def publish_catalogue() -> None:
+    """Publish each example model whose artifact the catalogue does not have yet, through the same intake as any upload."""
+    for artifact in sorted(EXAMPLES.glob("*/model.onnx")):
+        name, manifest = artifact.parent.name, artifact.with_name("manifest.json")
+        if _is_published(name, hashlib.sha256(artifact.read_bytes()).hexdigest()):
+            continue
+        print(f"publishing {name}", flush=True)
+        options = {"manifest": str(manifest)} if manifest.exists() else {}
+        call_command("publish", str(artifact), name=name, **options)
+
+
+def _is_published(name: str, digest: str) -> bool:
+    from inference.models import ModelVersion
+    from tenants.databases import as_operator
+    from tenants.models import CATALOG_ID
+
+    with as_operator():
+        versions = ModelVersion.objects.filter(organization_id=CATALOG_ID, model__name=name, digest=digest, state="ready")
+        return bool(versions.exists())
+
+
+def make_demo(file: Path) -> None:
+    """An operator, the demo organization, and a key of it, written to `file` (mode 0600). What exists and fits is kept."""
+    before = json.loads(file.read_text()) if file.exists() else {}
+    password = _admin_password(before.get("admin_password", ""))
+    demo = {
+        "base_url": settings.CONFIG.base_url,
+        "organization": DEMO,
+        "api_key": _api_key(before.get("api_key", "")),
+        "admin_username": ADMIN,
+        "admin_password": password,
+    }
+    if demo != before:
+        write_private(file, json.dumps(demo, indent=2) + "\n")
+
+
+def _admin_password(known: str) -> str:
+    """The password of the operator, who is made if not there; a forgotten one is replaced."""
+    from tenants.databases import as_operator
+    from tenants.models import User
+
+    with as_operator():
+        user = User.objects.filter(email=ADMIN).first()
+        if user is not None and known:
+            return known
+        password = known or secrets.token_urlsafe(18)
+        if user is None:
+            User.objects.create_superuser(ADMIN, password)
+        else:
+            user.set_password(password)
+            user.save(update_fields=["password"])
+    return password
+
+
+def _api_key(known: str) -> str:
+    """A key of the demo organization, which is made if not there: the known one while it is good, else a new one."""
+    from tenants import keys
+    from tenants.actions import create_organization
+    from tenants.databases import as_operator
+    from tenants.models import Organization, User
+    from tenants.permissions import SCOPES
+    from tenants.scope import tenant_scope
+
+    with as_operator():
+        organization = Organization.objects.filter(slug=DEMO).first()
+        admin = User.objects.get(email=ADMIN)
+    if organization is None:
+        print("creating the demo organization")
+        with transaction.atomic():
+            organization = create_organization(name="Demo", slug=DEMO, owner=admin, **DEMO_LIMITS)
+    elif known and _is_good(known, organization.id.hex):
+        return known
+    with tenant_scope(organization.id):
+        return keys.issue(organization=organization, name="demo", scopes=SCOPES, created_by=admin)[1]
+
+
+def _is_good(presented: str, organization: str) -> bool:
+    """Whether the key would be accepted, for the organization with this id (hexadecimal)."""
+    from saas.lib.errors import ApiKeyInvalid
+    from tenants.keys import load_key, parse, verify
+    from tenants.principal import unpack_key
+
+    packed = load_key(parse(presented) or "")
+    if packed is None:
+        return False
+    record = unpack_key(packed)
+    try:
+        verify(record, presented)
+    except ApiKeyInvalid:
+        return False
+    return record.organization == organization
+
+
+if __name__ == "__main__":
+    main()

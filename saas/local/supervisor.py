@@ -1,0 +1,361 @@
+"""The owner of all processes of a local service: `make run` starts it, and everything ends with it.
+
+Start: end what an earlier one left, servers, bootstrap (tables, catalogue, demo organization), then the parts. Stop, within
+10 s: gateway, beat and ops first (calls under way are answered while workers still run), then workers, the bookkeeper, the
+servers. A kill -9 of this process is answered by its guard (saas.local.processes), which ends the rest.
+"""
+
+import asyncio
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+
+from saas.config import ROOT
+from saas.local.control import Control, control_path
+from saas.local.environment import chosen_servers, save, service_environment
+from saas.local.home import claim
+from saas.local.log import Log
+from saas.local.parts import Part, PartFailed, Recipe
+from saas.local.processes import MARK, Guard, end_leftovers
+from saas.local.servers import START_SECONDS, Postgres, Server, Valkey, process_options, server_environment
+
+READY_SECONDS = 120.0
+DRAIN_SECONDS = 75.0  # a worker or gateway that is replaced may finish its calls: the longest deadline and some more
+WORKERS = "workers"  # inference/lanes.py: sorted set of the workers' names, scored with the second until which they are alive
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the caller's proxy has no part in 127.0.0.1
+
+
+class CannotStart(Exception):
+    """Why there is no service; the message says what to do."""
+
+
+class Supervisor:
+    """One service on one data directory. `run()` returns the exit status."""
+
+    def __init__(self, data_dir: Path, *, port: int, given: Mapping[str, str]) -> None:
+        self.data_dir, self.port, self.given = claim(data_dir), port, given
+        self.log = Log(self.data_dir / "log")
+        self.servers: list[Postgres | Valkey] = []
+        self.parts: dict[str, Part] = {}
+        self.variables: dict[str, str] = {}
+        self._worker_number = 0
+        self._stop = asyncio.Event()
+        self._restarting = asyncio.Lock()
+        self._began_at = time.monotonic()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def run(self) -> int:
+        """Start everything, serve until SIGINT, SIGTERM or `stop`, end everything. 1 if it could not start."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+        lock = lock_or_refuse(self.data_dir)
+        guard: Guard | None = None
+        control = Control(control_path(self.data_dir), self._answer)
+        try:
+            self.servers = chosen_servers(self.data_dir, self.given)
+            directories = [server.directory for server in self.servers]
+            await self._end_leftovers(directories)
+            refuse_taken_port(self.port)
+            guard = Guard(self.data_dir, directories)
+            await control.start()
+            await self._until_stopped(self._start())
+            await self._stop.wait()
+            return 0
+        except (CannotStart, PartFailed) as error:
+            self.log.say(f"not started: {error}")
+            return 1
+        finally:
+            await self._end()
+            await control.stop()
+            if guard is not None:
+                guard.dismiss()
+            os.close(lock)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def restart(self, say: Callable[[str], None]) -> None:
+        """Replace workers and gateway without a failed call, then the parts that answer nobody. Raises PartFailed."""
+        async with self._restarting:
+            await self._replace_worker(say)
+            await self._replace_gateway(say)
+            for name in ("ops", "beat", "bookkeeper"):
+                say(f"{name}: starting it again")
+                recipe = self.parts[name].recipe
+                await self.parts[name].stop(grace=DRAIN_SECONDS)
+                await self._start_part(recipe)
+            say("all parts were replaced")
+
+    def status(self) -> dict[str, Any]:
+        """What `status` tells of each part; seconds."""
+        now = time.monotonic()
+        return {
+            name: {"pid": part.pid, "seconds": round(now - part.started_at, 1), "crashes": part.crashes}
+            for name, part in self.parts.items()
+        }
+
+    async def _until_stopped(self, start: Any) -> None:
+        """Run the start; a stop that comes meanwhile ends it."""
+        starting, stopping = asyncio.ensure_future(start), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        if not starting.cancelled():
+            starting.result()
+
+    async def _start(self) -> None:
+        for server in self.servers:
+            self.log.say(f"starting {server.name}")
+            await self._start_server(server)
+        self.variables = service_environment(self.data_dir, self.servers, self.given, port=self.port)
+        save(self.data_dir, self.variables)
+        await self._bootstrap()
+        self.log.say("starting gateway, worker, ops, beat and bookkeeper")
+        await self._start_part(self._worker())
+        for recipe in self._recipes():
+            await self._start_part(recipe)
+        await self.parts["gateway"].wait_until(self._is_ready, seconds=READY_SECONDS)
+        self._tell_ready()
+
+    async def _start_server(self, server: Server) -> None:
+        part = await self._start_part(
+            Recipe(
+                server.name,
+                server.command(),
+                server_environment(self.data_dir),
+                grace=1.5,
+                stop_signal=server.stop_signal,
+                prepare=server.prepare,
+                process_options=process_options(server),
+            )
+        )
+
+        async def is_ready() -> bool:
+            return await asyncio.to_thread(server.is_ready)
+
+        await part.wait_until(is_ready, seconds=START_SECONDS)
+        if isinstance(server, Postgres):
+            await asyncio.to_thread(server.create_database)
+
+    async def _start_part(self, recipe: Recipe) -> Part:
+        part = self.parts[recipe.name] = Part(recipe, self.log)
+        await part.start()
+        part.keep()
+        return part
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **self.variables, MARK: str(self.data_dir), "PYTHONUNBUFFERED": "1"}
+
+    async def _bootstrap(self) -> None:
+        """Tables, catalogue, demo organization: saas.local.bootstrap in a process of its own, which needs Django."""
+        command = [sys.executable, "-m", "saas.local.bootstrap"]
+        has_demo = len(self.servers) == 3  # only beside embedded servers
+        part = Part(self._recipe("setup", *command, *(["--demo"] if has_demo else []), grace=1.0), self.log)
+        self.parts["setup"] = part
+        await part.start()
+        if part.process is not None and await part.process.wait():
+            raise CannotStart("setting up the database failed: see the lines above")
+        await part.stop()
+        del self.parts["setup"]
+
+    def _worker(self) -> Recipe:
+        """A worker of its own name: while it is replaced there are two."""
+        self._worker_number += 1
+        return self._recipe(
+            "worker" if self._worker_number == 1 else f"worker-{self._worker_number}",
+            *_celery("worker", "-Q", f"infer.{self.given.get('ENGINE_HARDWARE') or 'cpu'}", "-P", "threads", "-c", "16"),
+            "-n",
+            f"infer{self._worker_number}@%h",
+            grace=2.0,
+        )
+
+    def _recipes(self) -> list[Recipe]:
+        beat_file = self.data_dir / "beat-schedule"
+        python = sys.executable
+        return [
+            self._recipe("gateway", python, "-m", "gunicorn", "-c", "saas/gunicorn.py", "saas.asgi:application", grace=6.0),
+            self._recipe("ops", *_celery("worker", "-Q", "ops", "-P", "threads", "-c", "4", "-n", "ops@%h"), grace=6.0),
+            self._recipe("beat", *_celery("beat", "-s", str(beat_file), "--pidfile="), grace=2.0),
+            self._recipe("bookkeeper", python, "manage.py", "bookkeeper", grace=1.5),
+        ]
+
+    def _recipe(self, name: str, *command: str, grace: float) -> Recipe:
+        return Recipe(name, list(command), self._environment(), grace=grace, process_options={"cwd": ROOT})
+
+    async def _is_ready(self) -> bool:
+        return await asyncio.to_thread(answers, f"{self.base_url}/readyz")
+
+    def _tell_ready(self) -> None:
+        self.log.say(f"ready after {time.monotonic() - self._began_at:.1f} s: {self.base_url}")
+        demo = self.data_dir / "demo.json"
+        if len(self.servers) == 3 and demo.exists():
+            self.log.show(ready_text(json.loads(demo.read_text()), demo))
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if not self._stop.is_set():
+            self.log.say(f"{number.name}: stopping")
+        self._stop.set()
+
+    async def _end_leftovers(self, directories: list[Path]) -> None:
+        count = await asyncio.to_thread(end_leftovers, self.data_dir, directories)
+        if count:
+            self.log.say(f"{count} processes of an earlier start were still there and were ended")
+
+    async def _end(self) -> None:
+        """End all parts in their order; those of one stage together."""
+        begun_at = time.monotonic()
+        names = [name for name in self.parts if name not in ("postgres", "state", "lanes")]
+        workers = [name for name in names if name.startswith("worker")]
+        first = [name for name in names if name not in workers and name != "bookkeeper"]
+        for stage in (first, workers, ["bookkeeper"], ["postgres", "state", "lanes"]):
+            await asyncio.gather(*(self.parts[name].stop() for name in stage if name in self.parts))
+        self.parts.clear()
+        self.log.say(f"stopped in {time.monotonic() - begun_at:.1f} s")
+
+    async def _replace_worker(self, say: Callable[[str], None]) -> None:
+        """Start a new worker, wait until gateways see it, then let the old one finish what it took."""
+        old = next(part for name, part in self.parts.items() if name.startswith("worker"))
+        before = await self._workers_alive()
+        say("worker: starting a new one")
+        new = await self._start_part(self._worker())
+
+        async def is_seen() -> bool:
+            return bool(await self._workers_alive() - before)
+
+        try:
+            await new.wait_until(is_seen, seconds=READY_SECONDS)
+        except PartFailed:
+            await new.stop()
+            del self.parts[new.name]
+            raise
+        say("worker: the new one serves, the old one finishes")
+        await old.stop(grace=DRAIN_SECONDS)
+        del self.parts[old.name]
+
+    async def _workers_alive(self) -> set[str]:
+        async with redis.asyncio.Redis.from_url(self.variables["LANES_URL"]) as lanes:
+            return {str(name) for name in await lanes.zrangebyscore(WORKERS, time.time(), "+inf")}
+
+    async def _replace_gateway(self, say: Callable[[str], None]) -> None:
+        """gunicorn's SIGHUP: new processes first, then the old ones finish their calls. The socket stays open throughout."""
+        gateway = self.parts["gateway"]
+        if gateway.pid is None:
+            raise PartFailed("the gateway is not running just now: try again when it is back")
+        old = children(gateway.pid)
+        say("gateway: replacing its processes")
+        gateway.signal(signal.SIGHUP)
+
+        async def is_replaced() -> bool:
+            now = children(gateway.pid or 0)
+            return bool(now) and not now & old and await self._is_ready()
+
+        await gateway.wait_until(is_replaced, seconds=DRAIN_SECONDS)
+        say("gateway: replaced")
+
+    async def _answer(self, command: str, say: Callable[[str], None]) -> None:
+        """One command of the control socket; what it says goes back line by line. Raises PartFailed."""
+        if command == "status":
+            say(json.dumps(self.status()))
+        elif command == "restart":
+            self.log.say("restart was asked for")
+
+            def tell(text: str) -> None:
+                self.log.say(text)
+                say(text)
+
+            await self.restart(tell)
+        elif command == "stop":
+            self.log.say("stop was asked for")
+            self.stop()
+        else:
+            raise PartFailed(f"there is no command {command!r}")
+
+
+def lock_or_refuse(data_dir: Path) -> int:
+    """The lock of this data directory, as an open file; it goes with the process. Raises CannotStart if another has it."""
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(descriptor, 20).decode() or "unknown"
+        os.close(descriptor)
+        raise CannotStart(
+            f"the service of this checkout is already running (process {owner}): stop it first, or use `make restart`"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def refuse_taken_port(port: int) -> None:
+    """Raises CannotStart if something listens on 127.0.0.1:`port`."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            reason = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise CannotStart(f"port {port} {reason}: choose another one with PORT=… make run") from None
+
+
+def answers(url: str) -> bool:
+    """Whether a GET gets a 200 within 3 s."""
+    try:
+        with _DIRECT.open(url, timeout=3) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def children(pid: int) -> set[int]:
+    """Ids of the living children of a process."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # ended meanwhile
+            if int(fields[1]) == pid and fields[0] != "Z":
+                found.add(int(entry.name))
+    return found
+
+
+def ready_text(demo: Mapping[str, str], file: Path) -> str:
+    """What the terminal shows when the service is ready: the address, the key, one call that works as it stands."""
+    return f"""
+  The service is ready at {demo["base_url"]}
+
+    API key  {demo["api_key"]}   (organization {demo["organization"]})
+    Admin    {demo["base_url"]}/admin/   {demo["admin_username"]}, password in {file}
+
+  A first call:
+
+    curl -s {demo["base_url"]}/api/v1/models/iris/predict -H 'Authorization: Bearer {demo["api_key"]}' \\
+      -H 'Content-Type: application/json' -d '{{"inputs": [[5.1, 3.5, 1.4, 0.2]]}}'
+
+  Ctrl-C stops it; `make restart` in another terminal replaces its parts without a failed call.
+"""
+
+
+def _celery(*arguments: str) -> list[str]:
+    quiet = ["--without-gossip", "--without-mingle"] if arguments[0] == "worker" else []
+    return [sys.executable, "-m", "celery", "-A", "saas", *arguments, *quiet, "--loglevel", "INFO"]
