@@ -15,10 +15,10 @@ import redis
 
 from billing import ledger
 from billing.records import JournalRecord, read_entry
+from inference.books.scripts import JOURNAL, TRIM
 
 log = logging.getLogger(__name__)
 
-JOURNAL = "journal"
 BATCH_RECORDS = 5000  # a round reads on until it holds so many; one page more at most
 PAGE_ENTRIES = 64  # an entry holds up to 256 records
 STATUS = "bookkeeper"
@@ -28,7 +28,7 @@ Entry = tuple[bytes, list[bytes]]
 
 
 class Drain:
-    """One drain. `step()` moves one batch; it keeps its connections, its position and what it knows of the ledger between steps.
+    """One drain. `step()` moves one batch; its connections, position and what it knows of the ledger are kept between steps.
 
     `on_drained` is called after each commit with the records that are in the ledger now.
     """
@@ -41,7 +41,7 @@ class Drain:
         self.on_drained = on_drained
         self.writer: ledger.Writer | None = None
         self.position: str | None = None
-        self.lag_ms = 0  # age of the oldest entry that the last step found
+        self.lag_ms = 0  # age of the oldest entry that the last step found, on the state server's clock
         self.rows = 0  # written by this drain since it started
         self.quarantined = 0
         state.set_response_callback("XRANGE", lambda reply, **options: reply)  # a dict would keep one of many fields called `r`
@@ -102,8 +102,7 @@ class Drain:
 
     def _trim(self) -> None:
         """Remove what the ledger holds: all entries up to and including the position, never further."""
-        milliseconds, _, sequence = (self.position or "0-0").partition("-")
-        self._command("XTRIM", self.stream, "MINID", "=", f"{milliseconds}-{int(sequence) + 1}")
+        TRIM.run_sync(self.state, [self.stream, f"{self.stream}:trimmed"], [self.position or "0-0"])
 
     def _count(self, rows: int, bad: list[ledger.RefusedRecord]) -> None:
         self.rows += rows

@@ -22,7 +22,7 @@ COLUMNS = (
     "rows, bytes_in, bytes_out, queue_us, compute_us, price_version, amount_nano, currency, is_clamped, request_id, opened_at, "
     "closed_at, stream_id"
 )
-# COPY does not go into a table with row-level security: the rows take a step over a temporary one, which is never on disk for long.
+# COPY does not go into a table with row-level security, so the rows go over a temporary one.
 INCOMING = "CREATE TEMPORARY TABLE IF NOT EXISTS incoming (LIKE usage_event) ON COMMIT DELETE ROWS"
 COPY = f"COPY pg_temp.incoming ({COLUMNS}) FROM STDIN"
 INSERT = f"INSERT INTO usage_event ({COLUMNS}) SELECT {COLUMNS} FROM pg_temp.incoming"  # noqa: S608  # constants
@@ -49,11 +49,28 @@ def connect() -> Connection:
     return connection
 
 
+class Link:
+    """A connection that is made when it is needed, and made anew after `close`."""
+
+    def __init__(self) -> None:
+        self._connection: Connection | None = None
+
+    def __call__(self) -> Connection:
+        self._connection = self._connection or connect()
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
 def read_position(connection: Connection, stream: str) -> str:
     """The id of the last entry of `stream` that the ledger holds; `0-0` at first."""
     with connection, connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO journal_position (stream, position, updated_at) VALUES (%s, '0-0', now()) ON CONFLICT DO NOTHING", [stream]
+            "INSERT INTO journal_position (stream, position, updated_at) VALUES (%s, '0-0', now()) ON CONFLICT DO NOTHING",
+            [stream],
         )
         cursor.execute("SELECT position FROM journal_position WHERE stream = %s", [stream])
         return str(_first(cursor))
@@ -85,7 +102,9 @@ class Writer:
         with self.connection, self.connection.cursor() as cursor:
             _move_position(cursor, stream, old, new)
             unpriced = self._unpriced(cursor, records)
-            taken, untaken = self._insert(cursor, [record for record in records if record.usage.price_version in self.currencies])
+            taken, untaken = self._insert(
+                cursor, [record for record in records if record.usage.price_version in self.currencies]
+            )
             bad = refused + unpriced + untaken
             if bad:
                 _quarantine(cursor, stream, bad)
@@ -138,8 +157,8 @@ def line(record: JournalRecord, currency: str) -> str:
     """A row for COPY, in the order of COLUMNS."""
     usage = record.usage
     return (
-        f"{day_of(opened_day(usage.call))}\t{usage.call}\t0\t{usage.tenant}\t{usage.key or NO_KEY}\t{usage.model}\t{usage.version}\t"
-        f"{_text(usage.model_name)}\t{_text(usage.version_number)}\t{_text(usage.endpoint)}\t{_text(usage.mode)}\t"
+        f"{day_of(opened_day(usage.call))}\t{usage.call}\t0\t{usage.tenant}\t{usage.key or NO_KEY}\t{usage.model}\t"
+        f"{usage.version}\t{_text(usage.model_name)}\t{_text(usage.version_number)}\t{_text(usage.endpoint)}\t{_text(usage.mode)}\t"
         f"{_text(usage.kind)}\t{_text(usage.period)}\t{usage.rows}\t{usage.bytes_in}\t{usage.bytes_out}\t{usage.queue_us}\t"
         f"{usage.compute_us}\t{usage.price_version}\t{usage.nano}\t{currency}\t{'t' if usage.is_clamped else 'f'}\t"
         f"{usage.request_id.translate(ESCAPES)}\t{_time(usage.opened_ms)}\t{_time(usage.closed_ms)}\t{record.stream_id}\n"
@@ -174,8 +193,9 @@ def _quarantine(cursor: Cursor, stream: str, bad: list[RefusedRecord]) -> None:
 HOUR = """
 INSERT INTO usage_hour AS h (tenant_id, hour, api_key_id, model_id, version_id, mode, currency, model_name, version_number,
   calls, reversed, rows, bytes_in, bytes_out, queue_us, compute_us, total_ms, amount_nano)
-SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[],
-  %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[],
+  %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+  %s::bigint[])
 ON CONFLICT (tenant_id, hour, api_key_id, model_id, version_id, mode, currency) DO UPDATE SET
   model_name = excluded.model_name, version_number = excluded.version_number,
   calls = h.calls + excluded.calls, reversed = h.reversed + excluded.reversed, rows = h.rows + excluded.rows,

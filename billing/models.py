@@ -69,7 +69,7 @@ class UsageEvent(models.Model):
 
 
 class UsageHour(models.Model):
-    """Calls of one hour (in which they were opened) by key, model, version and mode. Pages and the usage endpoint read only this.
+    """Calls of one hour (in which they were opened) by key, model, version and mode; all that pages read.
 
     The sums count answered calls; `reversed` counts those whose gateway died before their close, which cost nothing.
     `total_ms` is the sum of the times from open to close.

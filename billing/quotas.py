@@ -4,12 +4,14 @@ What is projected is absolute and carries the version that PostgreSQL gave it: a
 changes a quota projects it before it is answered; whatever fails is repeated by the bookkeeper until it is done.
 """
 
+import json
 import logging
 from typing import NamedTuple
 from uuid import UUID
 
 import redis
 from django.db import connection as application
+from django.db.backends.utils import CursorWrapper
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
@@ -22,18 +24,25 @@ PENDING = "SELECT tenant_id FROM quota_change WHERE projected_version < version 
 
 
 class Quota(NamedTuple):
-    """An organization's monthly numbers of calls as of `version`; keys by id, 32 hexadecimal digits."""
+    """An organization's monthly numbers of calls as of `version`, of which `projected` was sent; keys by id, 32 hex digits."""
 
     version: int
+    projected: int
     organization_calls: int | None
     key_calls: dict[str, int]
 
 
-def read_quota(cursor: Cursor, tenant: UUID) -> Quota:
+def read_quota(cursor: Cursor | CursorWrapper, tenant: UUID) -> Quota:
     """The quota as one snapshot. `cursor` may be of the application's or of the metering role."""
-    cursor.execute("SELECT version, organization_calls, key_calls FROM quota_of(%s)", [str(tenant)])
-    version, organization_calls, key_calls = cursor.fetchone() or (0, None, {})
-    return Quota(version, organization_calls, key_calls)
+    cursor.execute("SELECT version, projected, organization_calls, key_calls::text FROM quota_of(%s)", [str(tenant)])
+    version, projected, organization_calls, key_calls = cursor.fetchone() or (0, 0, None, "{}")
+    most = accounts.LIMIT_MAX  # more than that is no limit
+    return Quota(
+        version,
+        projected,
+        None if organization_calls is None else min(organization_calls, most),
+        {key: min(calls, most) for key, calls in json.loads(key_calls).items()},
+    )
 
 
 def send(tenant: UUID, quota: Quota) -> None:
@@ -42,14 +51,20 @@ def send(tenant: UUID, quota: Quota) -> None:
 
 
 def project_now(tenant: UUID) -> None:
-    """Called when a quota was changed, before the answer: the limit holds when the caller reads 200, else it reads 503."""
+    """Called when a quota may have changed, before the answer: the limit holds when the caller reads 200, else it reads 503.
+
+    What did not change is not sent: a key is made and revoked while the state server is down.
+    """
     try:
         with application.cursor() as cursor:
             quota = read_quota(cursor, tenant)
-        send(tenant, quota)
+        if quota.projected < quota.version:
+            send(tenant, quota)
     except redis.RedisError as error:
         log.warning("a quota waits for its projection", extra={"tenant": tenant.hex, "error": str(error)})
-        raise Unavailable("The limit is stored but does not hold yet; it will within seconds of the platform's recovery") from error
+        raise Unavailable(
+            "The limit is stored but does not hold yet; it will, seconds after the platform's recovery"
+        ) from error
 
 
 def create_account(tenant: UUID) -> None:

@@ -1,7 +1,8 @@
 """Accounts, made anew from the ledger (books.md, Rebuild).
 
-Sums and the journal's position are read in one snapshot. The books' script then adds what lies in the journal after that position
-and what is open, and installs the account; it refuses if the drain has trimmed past the position meanwhile: then it starts over.
+Sums and the journal's position are read in one snapshot. The books' script then adds what lies in the journal after that
+position and what is open, and installs the account; it refuses if the drain has trimmed past the position meanwhile: then it
+starts over.
 """
 
 import logging
@@ -10,13 +11,12 @@ from uuid import UUID
 
 from psycopg2.extensions import connection as Connection
 
-from billing.drain import JOURNAL
+from billing.ledger import Link
 from billing.quotas import Quota, project_and_note, read_quota
 from inference.books import accounts
+from inference.books.scripts import JOURNAL
 
 log = logging.getLogger(__name__)
-
-ATTEMPTS = 20
 
 
 class Snapshot(NamedTuple):
@@ -36,3 +36,23 @@ def read_snapshot(connection: Connection, tenant: UUID) -> Snapshot:
         cursor.execute("SELECT scope, period, calls, amount_nano FROM usage_sum WHERE tenant_id = %s", [str(tenant)])
         sums = {(scope, period): (calls, nano) for scope, period, calls, nano in cursor.fetchall()}
         return Snapshot(row[0] if row else "0-0", sums, read_quota(cursor, tenant))
+
+
+def rebuild(connection: Connection, tenant: UUID) -> bool:
+    """Install the account of `tenant`; False if the journal was trimmed past the snapshot: try again.
+
+    A quota that changes in between is not lost: after the installation the quota as it is then is sent once more.
+    """
+    snapshot = read_snapshot(connection, tenant)
+    quota = snapshot.quota
+    limits = accounts.AccountLimits(quota.organization_calls, quota.key_calls, quota.version)
+    if not accounts.install(tenant.hex, snapshot.sums, limits, snapshot.position):
+        return False
+    project_and_note(connection, tenant)
+    log.info("an account was rebuilt", extra={"tenant": tenant.hex, "position": snapshot.position})
+    return True
+
+
+def rebuild_wanted(link: Link) -> int:
+    """Rebuild the accounts that calls have asked for; how many. The database is not bothered while there are none."""
+    return sum(rebuild(link(), UUID(hex=tenant)) for tenant in accounts.wanted())

@@ -11,9 +11,12 @@ ORGANIZATION = "organization"
 
 
 class Rollup(NamedTuple):
-    """`hours` rows: tenant, hour, key, model, version, mode, currency, model name, version number, calls, reversed, rows, bytes in,
-    bytes out, queue µs, compute µs, total ms, nano. `sums` rows: tenant, scope, period, calls, nano. Both sorted by key, so that
-    writers meet rows in one order."""
+    """What is added, as rows in the order of billing.ledger's HOUR and SUM.
+
+    `hours`: tenant, hour, key, model, version, mode, currency, model name, version number, calls, reversed, rows, bytes in,
+    bytes out, queue µs, compute µs, total ms, nano. `sums`: tenant, scope, period, calls, nano. Both are sorted by key, so that
+    writers meet rows in one order.
+    """
 
     hours: list[tuple[Any, ...]]
     sums: list[tuple[Any, ...]]

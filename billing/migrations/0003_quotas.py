@@ -58,9 +58,10 @@ DROP FUNCTION note_quota_change();
 
 # Version and limits in one statement, that is in one snapshot: what is read belongs to that version.
 QUOTA_OF = """
-CREATE FUNCTION quota_of(wanted uuid) RETURNS TABLE (version bigint, organization_calls bigint, key_calls jsonb)
+CREATE FUNCTION quota_of(wanted uuid) RETURNS TABLE (version bigint, projected bigint, organization_calls bigint, key_calls jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $door$
   SELECT coalesce((SELECT q.version FROM public.quota_change q WHERE q.tenant_id = wanted), 0),
+         coalesce((SELECT q.projected_version FROM public.quota_change q WHERE q.tenant_id = wanted), 0),
          (SELECT o.monthly_calls FROM public.tenants_organization o WHERE o.id = wanted),
          coalesce((SELECT jsonb_object_agg(replace(k.id::text, '-', ''), k.monthly_calls) FROM public.tenants_apikey k
                    WHERE k.tenant_id = wanted AND k.monthly_calls IS NOT NULL), '{}'::jsonb)

@@ -1,0 +1,89 @@
+"""Whether the books agree: rows = hours = sums, and each account = ledger + journal + open calls."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from uuid import UUID
+
+from psycopg2.extensions import connection as Connection
+
+from billing.ledger import connect
+from billing.rebuild import read_snapshot
+from inference.books import accounts
+
+ATTEMPTS = 20  # an account cannot be told while the drain trims past the snapshot
+MOST_RECORDS = 1_000_000
+
+# What the rows say that hours or sums must hold, against what they do hold. Only where they differ.
+HOURS = """
+WITH rows AS (
+  SELECT tenant_id, date_trunc('hour', opened_at, 'UTC') AS hour, api_key_id, model_id, version_id, mode, currency,
+    count(*) FILTER (WHERE kind = 'usage') AS calls, count(*) FILTER (WHERE kind = 'reversed') AS reversed,
+    coalesce(sum(rows) FILTER (WHERE kind = 'usage'), 0) AS rows,
+    coalesce(sum(bytes_in) FILTER (WHERE kind = 'usage'), 0) AS bytes_in,
+    coalesce(sum(bytes_out) FILTER (WHERE kind = 'usage'), 0) AS bytes_out,
+    coalesce(sum(amount_nano), 0) AS amount_nano
+  FROM usage_event GROUP BY 1, 2, 3, 4, 5, 6, 7
+)
+SELECT coalesce(r.tenant_id, h.tenant_id), coalesce(r.hour, h.hour),
+  ARRAY[r.calls, r.reversed, r.rows, r.bytes_in, r.bytes_out, r.amount_nano],
+  ARRAY[h.calls, h.reversed, h.rows, h.bytes_in, h.bytes_out, h.amount_nano]
+FROM rows r FULL JOIN usage_hour h USING (tenant_id, hour, api_key_id, model_id, version_id, mode, currency)
+WHERE (r.calls, r.reversed, r.rows, r.bytes_in, r.bytes_out, r.amount_nano)
+  IS DISTINCT FROM (h.calls, h.reversed, h.rows, h.bytes_in, h.bytes_out, h.amount_nano)
+"""
+SUMS = """
+WITH counted AS (
+  SELECT tenant_id, replace(api_key_id::text, '-', '') AS key, period, amount_nano FROM usage_event
+  WHERE kind = 'usage' AND mode = 'live'
+), rows AS (
+  SELECT tenant_id, scope, period, count(*) AS calls, sum(amount_nano) AS amount_nano FROM (
+    SELECT tenant_id, 'organization' AS scope, period, amount_nano FROM counted
+    UNION ALL SELECT tenant_id, 'organization', 'ever', amount_nano FROM counted
+    UNION ALL SELECT tenant_id, key, period, amount_nano FROM counted WHERE key <> repeat('0', 32)
+    UNION ALL SELECT tenant_id, key, 'ever', amount_nano FROM counted WHERE key <> repeat('0', 32)
+  ) every_scope GROUP BY 1, 2, 3
+)
+SELECT tenant_id, scope, period, ARRAY[r.calls, r.amount_nano], ARRAY[s.calls, s.amount_nano]
+FROM rows r FULL JOIN usage_sum s USING (tenant_id, scope, period)
+WHERE (r.calls, r.amount_nano) IS DISTINCT FROM (s.calls, s.amount_nano)
+"""
+
+
+def differences() -> Iterator[str]:
+    """One line for each disagreement; none if the books are right. Calls may go on meanwhile."""
+    with closing(connect()) as connection:
+        yield from _ledger_differences(connection)
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SELECT DISTINCT tenant_id FROM usage_sum ORDER BY 1")
+            tenants = [UUID(str(tenant)) for (tenant,) in cursor.fetchall()]
+        for tenant in tenants:
+            yield from _account_differences(connection, tenant)
+
+
+def _ledger_differences(connection: Connection) -> Iterator[str]:
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = 0")
+        cursor.execute(HOURS)
+        for tenant, hour, rows, there in cursor.fetchall():
+            yield f"hour {hour:%Y-%m-%dT%H}: organization {tenant}: rows say {_numbers(rows)}, the hour says {_numbers(there)}"
+        cursor.execute(SUMS)
+        for tenant, scope, period, rows, there in cursor.fetchall():
+            yield f"sum {scope} {period}: organization {tenant}: rows say {_numbers(rows)}, the sum says {_numbers(there)}"
+
+
+def _account_differences(connection: Connection, tenant: UUID) -> Iterator[str]:
+    """An account that is not there is no difference: it is rebuilt when it is wanted."""
+    if accounts.read(tenant.hex) is None:
+        return
+    for _ in range(ATTEMPTS):
+        snapshot = read_snapshot(connection, tenant)
+        found = accounts.compare(tenant.hex, snapshot.sums, snapshot.position, most=MOST_RECORDS)
+        if found is not None:
+            for field, (there, right) in sorted(found.items()):
+                yield f"account {field}: organization {tenant}: it holds {there}, ledger + journal + open are {right}"
+            return
+    yield f"account: organization {tenant}: it could not be compared, the journal moved too fast"
+
+
+def _numbers(values: list[int | None]) -> str:
+    return "/".join("-" if value is None else str(value) for value in values)

@@ -1,0 +1,132 @@
+"""Monthly numbers of calls: from PostgreSQL into the accounts, in order, whatever fails."""
+
+from contextlib import closing
+
+import pytest
+import redis
+
+from billing import ledger as ledger_module
+from billing import quotas, rebuild
+from inference.books import accounts
+from saas.lib.errors import Unavailable
+from tenants.models import ApiKey
+from tenants.scope import tenant_scope
+
+
+@pytest.fixture
+def connection(embedded):
+    with closing(ledger_module.connect()) as connection:
+        yield connection
+
+
+@pytest.fixture
+def broken_state(monkeypatch):
+    """The state server cannot be reached."""
+    monkeypatch.setattr(accounts, "shared_client", lambda: redis.Redis(unix_socket_path="/nowhere.sock"))
+
+
+def set_quota(organization, calls, as_role) -> None:
+    as_role("ops").execute("UPDATE tenants_organization SET monthly_calls = %s WHERE id = %s", [calls, str(organization.id)])
+
+
+def test_a_new_organization_has_an_account(make_organization):
+    account = accounts.read(make_organization().id.hex)
+
+    assert account.sums == {}
+    assert account.limits.organization_calls is None
+
+
+def test_a_quota_is_in_the_account_when_it_was_set(make_organization, make_key):
+    organization = make_organization()
+    key, _ = make_key(organization, monthly_calls=7)
+
+    assert accounts.read(organization.id.hex).limits.key_calls == {key.id.hex: 7}
+
+    with tenant_scope(organization.id):
+        from tenants import keys
+        from tenants.access import SYSTEM
+
+        keys.change(key, actor=SYSTEM, monthly_calls=None)
+    assert accounts.read(organization.id.hex).limits.key_calls == {}
+
+
+def test_a_change_by_any_hand_is_projected_by_the_bookkeeper(make_organization, connection, as_role):
+    organization = make_organization()
+    set_quota(organization, 100, as_role)
+
+    assert quotas.project_pending(connection) >= 1
+
+    assert accounts.read(organization.id.hex).limits.organization_calls == 100
+    assert quotas.project_pending(connection) == 0
+
+
+def test_a_quota_that_cannot_hold_yet_is_not_confirmed_and_comes_later(make_organization, connection, as_role, monkeypatch):
+    organization = make_organization()
+    set_quota(organization, 5, as_role)
+    with monkeypatch.context() as patched:
+        patched.setattr(accounts, "shared_client", lambda: redis.Redis(unix_socket_path="/nowhere.sock"))
+        with pytest.raises(Unavailable):
+            quotas.project_now(organization.id)
+        with pytest.raises(redis.RedisError):
+            quotas.project_pending(connection)
+    assert accounts.read(organization.id.hex).limits.organization_calls is None
+
+    quotas.project_pending(connection)
+
+    assert accounts.read(organization.id.hex).limits.organization_calls == 5
+
+
+def test_a_key_without_quota_is_made_while_the_state_server_is_away(make_organization, make_key, broken_state):
+    key, _ = make_key(make_organization())
+
+    assert key.monthly_calls is None
+
+
+def test_an_older_quota_never_overwrites(make_organization, connection, as_role):
+    organization = make_organization()
+    set_quota(organization, 10, as_role)
+    with connection, connection.cursor() as cursor:
+        old = quotas.read_quota(cursor, organization.id)
+    set_quota(organization, 20, as_role)
+    quotas.project_now(organization.id)
+
+    quotas.send(organization.id, old)
+
+    assert accounts.read(organization.id.hex).limits.organization_calls == 20
+
+
+def test_versions_follow_changes_and_nothing_else(make_organization, make_key, connection):
+    organization = make_organization()
+    key, _ = make_key(organization, monthly_calls=5)
+
+    def version():
+        with connection, connection.cursor() as cursor:
+            return quotas.read_quota(cursor, organization.id).version
+
+    first = version()
+    with tenant_scope(organization.id):
+        ApiKey.objects.of(organization).filter(id=key.id).update(name="other")
+    assert version() == first
+    with tenant_scope(organization.id):
+        ApiKey.objects.of(organization).filter(id=key.id).update(monthly_calls=6)
+    assert version() == first + 1
+
+
+def test_an_unreasonable_quota_is_no_quota(make_organization, connection, as_role):
+    organization = make_organization()
+    set_quota(organization, 2**62, as_role)
+
+    quotas.project_pending(connection)
+
+    assert accounts.read(organization.id.hex).limits.organization_calls == accounts.LIMIT_MAX
+
+
+def test_a_lost_account_comes_back_with_its_limits(make_organization, connection, as_role, state):
+    organization = make_organization()
+    set_quota(organization, 3, as_role)
+    state.delete(f"account:{organization.id.hex}")
+    quotas.project_pending(connection)
+
+    assert rebuild.rebuild(connection, organization.id)
+
+    assert accounts.read(organization.id.hex).limits.organization_calls == 3
