@@ -56,7 +56,9 @@ def send(prediction: Prediction) -> None:
     from inference.predictions.tasks import run  # tasks import the gateway, which a web process need not
 
     try:
-        run.apply_async([str(prediction.organization_id), str(prediction.id)], queue=f"infer.{prediction.hardware}", retry=False)
+        run.apply_async(
+            [str(prediction.organization_id), str(prediction.id)], queue=f"infer.{prediction.hardware}", retry=False
+        )
     except OperationalError as error:
         log.warning("a prediction waits for the broker: %s", error, extra={"prediction": prediction.shown_id})
         Prediction.objects.of(prediction.organization_id).filter(pk=prediction.pk).update(sent_at=None)

@@ -17,7 +17,9 @@ def build_call(prediction: Prediction, body: bytes) -> Call:
     """The call of one attempt, `done` still to be set. Raises ApiKeyInvalid, NotFound, and what decoding raises."""
     key = _key(prediction)
     route, version = _version(prediction)
-    call = decode_call(key=key, route=route, version=version, endpoint=prediction.endpoint, body=body, timeout=prediction.timeout)
+    call = decode_call(
+        key=key, route=route, version=version, endpoint=prediction.endpoint, body=body, timeout=prediction.timeout
+    )
     call.endpoint = "prediction"
     call.request_id = prediction.request_id
     call.idempotency_key = prediction.id.hex

@@ -41,8 +41,10 @@ class PredictionQuerySet(TenantQuerySet):
     def claim(self, pk: UUID) -> "Prediction | None":
         """Take a due prediction for LEASE; None if it is finished, not due, or another worker was first."""
         now = timezone.now()
-        taken = self.due(now).filter(pk=pk).update(
-            status=Status.PROCESSING, next_try_at=now + LEASE, attempts=models.F("attempts") + 1, started_at=now
+        taken = (
+            self.due(now)
+            .filter(pk=pk)
+            .update(status=Status.PROCESSING, next_try_at=now + LEASE, attempts=models.F("attempts") + 1, started_at=now)
         )
         return self.get(pk=pk) if taken else None
 

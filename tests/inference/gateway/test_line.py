@@ -1,0 +1,265 @@
+"""The gateway core against the real servers: from submit to close, with a worker played by the test."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+import redis.asyncio
+
+from inference.books import accounts
+from inference.books.record import unpack_record
+from inference.gateway.call import Call, Rendered
+from inference.gateway.line import Gateway
+from inference.lanes import WORKERS, Reply, pack_replies, pool_key, replies_channel, unpack_work
+from inference.routes import ModelRoute, VersionRoute
+from saas.lib.errors import AppError
+from saas.lib.valkey import sync_client
+from tenants.principal import KeyRecord, Limits
+
+
+class Plain:
+    """An AnswerStore without encryption."""
+
+    def is_slow(self, packed):
+        return False
+
+    def seal(self, call, packed):
+        return packed
+
+    def unseal(self, call, stored):
+        return stored
+
+
+class Desk:
+    """A gateway, one organization with its account, and calls to one version; `work()` is the worker's side."""
+
+    def __init__(self, gateway, lanes_url, state):
+        self.gateway, self.state = gateway, state
+        self.lanes = redis.asyncio.Redis.from_url(lanes_url, socket_timeout=20)
+        self.organization, self.hardware = uuid4().hex, uuid4().hex
+        limits = Limits(1000.0, 1000, 100)
+        self.key = KeyRecord(
+            public_id="x" * 12, id=uuid4().hex, organization=self.organization, slug="acme", mode="live", hash=b"",
+            pepper_version=1, scopes=["predictions:write"], models=None, expires_at=None, is_active=True, limits=limits,
+            organization_limits=limits, is_capped=False, data_key_id="", data_key=b"",
+        )  # fmt: skip
+        self.version = VersionRoute(id=uuid4().hex, number="1.0.0", digest="", state="ready", hardware=self.hardware)
+        self.route = ModelRoute(
+            id=uuid4().hex, name="m", owner=self.organization, owner_slug="acme", is_public=False, task="tensor"
+        )
+
+    def ask(self, **more):
+        """Submit a call; the future holds what came of it."""
+        outcome = asyncio.get_running_loop().create_future()
+        values = {
+            "key": self.key, "route": self.route, "version": self.version, "endpoint": "infer", "rows": 1, "inputs": [],
+            "request_id": uuid4().hex, "timeout": 10.0,
+            "render": lambda call, reply: Rendered(200, [], b"answer"),
+            "done": lambda call, answer: outcome.set_result(answer),
+        }  # fmt: skip
+        call = Call(**(values | more))
+        self.gateway.submit(call)
+        return call, outcome
+
+    async def take(self):
+        _, frame = await self.lanes.blpop(pool_key(self.hardware), timeout=10)
+        return unpack_work(frame)
+
+    async def reply(self, work, **values):
+        await self.lanes.publish(replies_channel(work.gateway), pack_replies([Reply(number=work.number, **values)]))
+
+    def records(self):
+        entries = self.state.xrange("journal")
+        found = [unpack_record(value) for _, fields in self._pairs(entries) for value in fields]
+        return [record for record in found if record.tenant == self.organization]
+
+    @staticmethod
+    def _pairs(entries):
+        # redis-py makes a dict of the fields, which all have the same name: ask for the raw reply instead
+        return [(entry, raw[1::2]) for entry, raw in entries]
+
+    async def until(self, condition):
+        deadline = time.monotonic() + 5
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come true"
+            await asyncio.sleep(0.01)
+
+    def open_calls(self):
+        return [name for session in self.state.scan_iter("open:*") for name in self.state.hkeys(session) if len(name) == 32]
+
+    def calls_this_month(self):
+        period = datetime.now(UTC).strftime("%Y-%m")
+        return int(self.state.hget(f"account:{self.organization}", f"calls:{period}:") or 0)
+
+
+@pytest.fixture
+async def desk(embedded):
+    gateway = Gateway(state_url=embedded["STATE_URL"], lanes_url=embedded["LANES_URL"], lane_max_ms=10_000, stored=Plain())
+    await gateway.start()
+    state = sync_client(embedded["STATE_URL"])
+    state.set_response_callback("XRANGE", lambda reply, **_: reply)
+    desk = Desk(gateway, embedded["LANES_URL"], state)
+    accounts.create(desk.organization)
+    yield desk
+    await gateway.stop(0)
+    await desk.lanes.aclose()
+    state.close()
+
+
+async def test_an_answered_call_is_closed_with_one_record(desk):
+    call, outcome = desk.ask()
+    await desk.reply(await desk.take(), outputs=[], compute_us=7, queue_us=3)
+
+    assert (await outcome).body == b"answer"
+    await desk.until(lambda: len(desk.records()) == 1)
+    record = desk.records()[0]
+    assert (record.call, record.kind, record.compute_us, record.bytes_out) == (call.id, "usage", 7, 6)
+    assert desk.calls_this_month() == 1
+    assert call.limits[0][0] in ("key", "organization")
+
+
+async def test_a_failed_call_leaves_no_record_and_no_charge(desk):
+    _, outcome = desk.ask()
+    await desk.reply(await desk.take(), code="model_failed", message="it broke")
+
+    error = await outcome
+    assert (error.code, error.detail) == ("model_failed", "it broke")
+    await desk.until(lambda: desk.calls_this_month() == 0)
+    assert desk.records() == []
+
+
+async def test_an_answer_that_cannot_be_rendered_costs_nothing(desk):
+    def refuse(call, reply):
+        raise AppError("not finite")
+
+    _, outcome = desk.ask(render=refuse)
+    await desk.reply(await desk.take())
+
+    assert isinstance(await outcome, AppError)
+    await desk.until(lambda: desk.calls_this_month() == 0)
+
+
+async def test_a_passed_deadline_is_504_and_a_late_reply_changes_nothing(desk):
+    _, outcome = desk.ask(timeout=0.1)
+    work = await desk.take()
+
+    assert (await outcome).code == "deadline_exceeded"
+    await desk.reply(work)
+    await desk.until(lambda: desk.calls_this_month() == 0)
+    assert desk.records() == []
+
+
+async def test_a_client_that_leaves_frees_its_place_and_its_work_leaves_the_lane(desk):
+    call, _ = desk.ask()
+    await desk.until(lambda: call.is_admitted)
+    desk.gateway.abandon(call)
+
+    await desk.until(lambda: desk.calls_this_month() == 0)
+    deadline = time.monotonic() + 5
+    while await desk.lanes.llen(pool_key(desk.hardware)) or await desk.lanes.zcard(f"places:{desk.key.id}"):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_a_quota_refuses_before_anything_runs(desk):
+    accounts.set_limits(desk.organization, 1, {}, version=1)
+    desk.key.is_capped = True
+    _, first = desk.ask()
+    await desk.reply(await desk.take())
+    await first
+    _, second = desk.ask()
+
+    error = await second
+    assert (error.status, error.code, error.source) == (429, "quota_exceeded", "organization")
+    assert await desk.lanes.llen(pool_key(desk.hardware)) == 0
+
+
+async def test_an_idempotency_key_replays_and_is_charged_once(desk):
+    key = {"idempotency_key": "k1", "fingerprint": b"f" * 32}
+    _, first = desk.ask(**key)
+    work = await desk.take()
+    _, during = desk.ask(**key)
+    _, other = desk.ask(**(key | {"fingerprint": b"g" * 32}))
+    assert (await during).code == "idempotency_in_progress"
+    assert (await other).code == "idempotency_key_reused"
+    await desk.reply(work)
+    assert (await first).body == b"answer"
+
+    again, replayed = desk.ask(**key)
+
+    assert (await replayed).body == b"answer"
+    assert again.is_replay
+    assert desk.calls_this_month() == 1
+    assert len(desk.records()) == 1
+
+
+async def test_a_failed_keyed_call_may_be_tried_again(desk):
+    key = {"idempotency_key": "k2", "fingerprint": b"f" * 32}
+    _, first = desk.ask(**key)
+    await desk.reply(await desk.take(), code="model_failed")
+    await first
+    await desk.until(lambda: desk.calls_this_month() == 0)
+    _, second = desk.ask(**key)
+    await desk.reply(await desk.take())
+
+    assert (await second).body == b"answer"
+
+
+async def test_an_unknown_account_is_waited_for_and_then_refused(desk):
+    desk.state.delete(f"account:{desk.organization}")
+    _, outcome = desk.ask()
+
+    error = await asyncio.wait_for(outcome, 8)
+    assert error.status == 503
+    assert desk.state.sismember("accounts:wanted", desk.organization)
+
+
+async def test_rate_limits_are_per_key_and_say_when_to_come_back(desk):
+    desk.key.limits = Limits(0.5, 1, 10)
+    _, first = desk.ask()
+    _, second = desk.ask()
+    error = await second
+
+    assert (error.status, error.code, error.source) == (429, "rate_limited", "key")
+    assert error.retry_after >= 1
+    await desk.reply(await desk.take())
+    assert (await first).status == 200
+
+
+async def test_calls_of_a_worker_that_died_are_pushed_once_more(desk):
+    await desk.lanes.zadd(WORKERS, {"doomed": time.time() + 3})
+    await desk.until(lambda: "doomed" in desk.gateway.lanes.workers)
+    _, outcome = desk.ask()
+    taken = await desk.take()  # and the worker is gone
+    again = await desk.take()
+
+    assert again.number == taken.number
+    await desk.reply(again)
+    assert (await outcome).status == 200
+    await desk.lanes.zrem(WORKERS, "doomed")
+
+
+async def test_stopping_lets_running_calls_end_and_refuses_new_ones(desk):
+    _, running = desk.ask()
+    work = await desk.take()
+    stopping = asyncio.ensure_future(desk.gateway.stop(5))
+    await asyncio.sleep(0)
+    _, late = desk.ask()
+    assert (await late).status == 503
+    await desk.reply(work)
+
+    assert (await running).status == 200
+    await stopping
+    assert len(desk.records()) == 1
+
+
+async def test_stopping_fails_what_does_not_end_in_time_without_a_charge(desk):
+    _, running = desk.ask()
+    await desk.take()
+    await desk.gateway.stop(0.1)
+
+    assert (await running).status == 503
+    assert desk.calls_this_month() == 0
+    assert desk.records() == []
