@@ -234,6 +234,5 @@ def sync_client(url: str, timeout: float | None = 5.0) -> "redis.Redis":
         socket_connect_timeout=5.0,
         protocol=2,
         retry=Retry(NoBackoff(), 0),
-        lib_name=None,
-        lib_version=None,
+        driver_info=None,
     )
