@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import hiredis
@@ -164,20 +165,17 @@ class Pump:
     def _serve(self, counters: Counters) -> None:
         """One slot's life: keep a connection, and lose no reply if it breaks."""
         unsent: list[bytes] = []
-        while not self._stopping.is_set():
+        was_lost = False
+        while not self._stopping.is_set() or unsent:
             try:
-                connection = LaneConnection(self.url)
+                with closing(LaneConnection(self.url)) as connection:
+                    was_lost = False
+                    self._work(connection, counters, unsent)
             except OSError as error:
-                log.warning("%s: no lanes server: %s", self.name, error)
-                self._stopping.wait(RECONNECT_SECONDS)
-                continue
-            try:
-                self._work(connection, counters, unsent)
-            except OSError as error:
-                log.warning("%s: the lanes server is lost: %s", self.name, error)
-                self._stopping.wait(RECONNECT_SECONDS)
-            finally:
-                connection.close()
+                if not was_lost:
+                    log.warning("%s: the lanes server is lost: %s", self.name, error)
+                was_lost = True
+                time.sleep(RECONNECT_SECONDS)
 
     def _work(self, connection: LaneConnection, counters: Counters, unsent: list[bytes]) -> None:
         """Pop and run until the pump stops. `unsent` holds replies that the server has not acknowledged. Raises OSError."""
@@ -265,7 +263,7 @@ class Pump:
                 continue
             began = time.time()
             works = [taken.work for taken in batch]
-            replies = resident.run(works)
+            replies = _replies(resident, works)
             counters.batches += 1
             for work, reply in zip(works, replies, strict=True):
                 reply.queue_us = max(0, int((began - work.sent) * 1e6))
@@ -281,12 +279,23 @@ class Pump:
         return publish(answers)
 
 
-def publish(answers: Iterable[tuple[str, Reply]]) -> list[bytes]:
-    """One packed PUBLISH per gateway."""
+def _replies(resident: Resident, works: list[Work]) -> list[Reply]:
+    """What the version answers; a mistake of ours fails these calls and is logged, but does not end the pump."""
+    try:
+        return resident.run(works)
+    except Exception:
+        log.exception("a batch of %s failed inside the engine", resident.source.version)
+        return [Reply(work.number, "internal_error", "The platform failed on this call; nothing was charged") for work in works]
+
+
+def messages(answers: Iterable[tuple[str, Reply]]) -> list[tuple[str, bytes]]:
+    """One (channel, message) per gateway, from (gateway, reply)."""
     by_gateway: dict[str, list[Reply]] = {}
     for gateway, reply in answers:
         by_gateway.setdefault(gateway, []).append(reply)
-    return [
-        hiredis.pack_command(("PUBLISH", replies_channel(gateway), pack_replies(replies)))
-        for gateway, replies in by_gateway.items()
-    ]
+    return [(replies_channel(gateway), pack_replies(replies)) for gateway, replies in by_gateway.items()]
+
+
+def publish(answers: Iterable[tuple[str, Reply]]) -> list[bytes]:
+    """The same as packed commands."""
+    return [hiredis.pack_command(("PUBLISH", channel, message)) for channel, message in messages(answers)]

@@ -122,8 +122,13 @@ class Child:
         try:
             self.last_used = time.monotonic()
             return self._exchange(ask, until)
-        except (OSError, DeadlineExceeded, ModelFailed, msgspec.DecodeError) as error:
-            failure = error if isinstance(error, EngineError) else self._death()
+        except (OSError, EngineError, msgspec.DecodeError) as error:
+            if self.is_ended:  # by another thread: evicted, or the worker is ending
+                failure: EngineError = ModelUnavailable("the model's process was stopped; try again")
+            elif isinstance(error, EngineError):
+                failure = error
+            else:
+                failure = self._death()
             self.kill()
             raise failure from None
         finally:
@@ -132,7 +137,7 @@ class Child:
 
     def _exchange(self, ask: Ask, until: float) -> Answer:
         if self.is_ended:
-            raise ModelFailed("the model's process had ended")
+            raise ModelUnavailable("the model's process had ended")
         unload, self._to_unload = self._to_unload, []
         ask.unload, ask.providers, ask.nonce = unload, self.providers, secrets.token_bytes(16)
         set_deadline(self._connection, until)
@@ -148,10 +153,13 @@ class Child:
     def _death(self) -> ModelFailed:
         """Why the connection broke. The process is only looked at: its id must stay taken until its group was killed."""
         before = time.monotonic() + 0.5
-        while (end := os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
-            if time.monotonic() > before:
-                return ModelFailed("the model's process broke the connection")
-            time.sleep(0.01)
+        try:
+            while (end := os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
+                if time.monotonic() > before:
+                    return ModelFailed("the model's process broke the connection")
+                time.sleep(0.01)
+        except ChildProcessError:  # another thread closed it meanwhile
+            return ModelFailed("the model's process was stopped")
         name = f"status {end.si_status}" if end.si_code == os.CLD_EXITED else signal.Signals(end.si_status).name
         return ModelFailed(f"the model's process ended: {name}")
 

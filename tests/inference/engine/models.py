@@ -1,0 +1,89 @@
+"""Small ONNX models for the engine's tests, made on the spot."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from inference.engine.model import signature
+from inference.engine.sessions import open_session
+from inference.engine.source import ArtifactSource
+from inference.engine.tensors import encode
+from inference.lanes import Tensor, Work
+from saas.lib.ids import uuid7
+
+FLOAT, STRING, INT64, HALF, BOOL = (
+    TensorProto.FLOAT,
+    TensorProto.STRING,
+    TensorProto.INT64,
+    TensorProto.FLOAT16,
+    TensorProto.BOOL,
+)
+WEIGHTS = np.random.default_rng(7).normal(size=(4, 3)).astype("f4")
+
+
+def graph(inputs, outputs, nodes, constants=()) -> bytes:
+    """`inputs` and `outputs`: (name, element type, shape); `constants`: (name, array)."""
+    made = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info(*each) for each in inputs],
+        [helper.make_tensor_value_info(*each) for each in outputs],
+        [numpy_helper.from_array(array, name) for name, array in constants],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def source(artifact: bytes, manifest=None, **facts) -> ArtifactSource:
+    inputs, outputs = signature(open_session(artifact))
+    facts = {"version": uuid7().hex, "owner": uuid7().hex, "has_batch": True, "is_batchable": True, "is_private": False} | facts
+    return ArtifactSource(artifact=artifact, manifest=manifest or {}, inputs=inputs, outputs=outputs, **facts)
+
+
+def linear(manifest=None, **facts) -> ArtifactSource:
+    """(n, 4) → scores (n, 3), float32: x @ WEIGHTS."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["scores"])]
+    artifact = graph([("x", FLOAT, ["n", 4])], [("scores", FLOAT, ["n", 3])], nodes, [("w", WEIGHTS)])
+    return source(artifact, manifest, **facts)
+
+
+def gather(**facts) -> ArtifactSource:
+    """(n,) int64 → letter (n,) BYTES of "abc"[i]; an index beyond fails the run."""
+    nodes = [helper.make_node("Gather", ["letters", "i"], ["letter"])]
+    letters = np.array(["a", "b", "c"], object)
+    return source(graph([("i", INT64, ["n"])], [("letter", STRING, ["n"])], nodes, [("letters", letters)]), **facts)
+
+
+def identity(element: int, shape: list, **facts) -> ArtifactSource:
+    return source(graph([("x", element, shape)], [("y", element, shape)], [helper.make_node("Identity", ["x"], ["y"])]), **facts)
+
+
+def slow(trips: int, **facts) -> ArtifactSource:
+    """(n,) float32 → the same, after `trips` rounds of a loop: 10 million take some seconds."""
+    value = [helper.make_tensor_value_info(name, FLOAT, ["n"]) for name in ("at", "next")]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_on"], ["go"]), helper.make_node("Neg", ["at"], ["next"])],
+        "body",
+        [helper.make_tensor_value_info("trip", INT64, []), helper.make_tensor_value_info("go_on", BOOL, []), value[0]],
+        [helper.make_tensor_value_info("go", BOOL, []), value[1]],
+    )
+    nodes = [helper.make_node("Loop", ["trips", "yes", "x"], ["y"], body=body)]
+    constants = [("trips", np.array(trips, "i8")), ("yes", np.array(True))]
+    return source(graph([("x", FLOAT, ["n"])], [("y", FLOAT, ["n"])], nodes, constants), **facts)
+
+
+def row(*numbers: float) -> np.ndarray:
+    return np.array([numbers], "f4")
+
+
+def work(made: ArtifactSource, *arrays: np.ndarray, number: int = 0, datatype: str = "", **fields) -> Work:
+    """A tensor call of `made`'s inputs in order; or one of `items`, if given."""
+    tensors: list[Tensor] | None = [
+        encode(spec.name, spec.datatype, array) for spec, array in zip(made.inputs, arrays, strict=False)
+    ]
+    rows = arrays[0].shape[0] if arrays and made.has_batch and arrays[0].ndim else 1
+    if "items" in fields:
+        tensors, rows = None, len(fields["items"])
+    fields = {"gateway": "g", "tenant": made.owner, "deadline": 4e9, "sent": 0.0, "inputs": tensors, "rows": rows} | fields
+    return Work(number=number, call=uuid7().hex, owner=made.owner, version=made.version, **fields)

@@ -1,0 +1,227 @@
+import base64
+import io
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from inference.engine import steps
+from inference.engine.batch import run_batch
+from inference.engine.errors import InvalidRequest
+from inference.engine.manifest import parse_manifest
+from inference.engine.model import Model
+from inference.engine.steps import best_labels, image_array, open_image, softmax
+from tests.inference.engine import models
+from tests.inference.engine.models import FLOAT, work
+
+pytestmark = pytest.mark.no_servers
+
+
+def png(array: np.ndarray, form: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, form)
+    return file.getvalue()
+
+
+def brightness(**facts):
+    """Images of 2 × 2 gray pixels → scores (n, 2): mean darkness and mean brightness."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "axes"], ["bright"], keepdims=0),
+        helper.make_node("Reshape", ["bright", "column"], ["b"]),
+        helper.make_node("Sub", ["one", "b"], ["d"]),
+        helper.make_node("Concat", ["d", "b"], ["scores"], axis=1),
+    ]
+    constants = [
+        ("axes", np.array([1, 2, 3])),
+        ("column", np.array([-1, 1])),
+        ("one", np.array(1, "f4")),
+    ]
+    manifest = {
+        "task": "image-classification",
+        "labels": ["dark", "bright"],
+        "preprocessing": [
+            {"step": "resize", "width": 2, "height": 2},
+            {"step": "grayscale"},
+            {"step": "scale", "by": 1 / 255},
+            {"step": "layout", "to": "NCHW"},
+        ],
+    }
+    artifact = models.graph([("image", FLOAT, ["n", 1, 2, 2])], [("scores", FLOAT, ["n", 2])], nodes, constants)
+    return models.source(artifact, manifest, **facts)
+
+
+WHITE, BLACK = np.full((4, 4, 3), 255, np.uint8), np.zeros((4, 4, 3), np.uint8)
+
+
+def test_images_of_several_calls_are_decoded_joined_and_labelled():
+    made = brightness()
+    works = [
+        work(made, items=[png(WHITE), png(BLACK, "JPEG")], top=2),
+        work(made, items=[base64.b64encode(png(WHITE)).decode()]),
+        work(made, items=["data:image/webp;base64," + base64.b64encode(png(BLACK, "WEBP")).decode()]),
+    ]
+
+    replies = run_batch(Model.open(made), works, max_rows=64, is_shared=True)
+
+    assert [[best[0].label for best in reply.predictions] for reply in replies] == [["bright", "dark"], ["bright"], ["dark"]]
+    assert [len(best) for reply in replies for best in reply.predictions] == [2, 2, 1, 1]
+    assert replies[0].predictions[0][0].confidence == pytest.approx(1.0)
+    assert {reply.batch_rows for reply in replies} == {4}
+
+
+@pytest.mark.parametrize("item", [b"GIF89a no", b"", "not base64!", 7, png(WHITE)[:45], None])
+def test_an_item_that_is_no_image_fails_its_own_call_with_its_place(item):
+    made = brightness()
+    works = [work(made, items=[png(WHITE)]), work(made, items=[png(WHITE), item]), work(made, items=[png(BLACK)])]
+
+    replies = run_batch(Model.open(made), works, max_rows=64, is_shared=True)
+
+    assert [reply.code for reply in replies] == ["", "invalid_request", ""]
+    assert replies[1].message.startswith("inputs[1] ")
+    assert replies[2].predictions[0][0].label == "dark"
+
+
+def test_a_small_file_that_unfolds_to_a_huge_image_is_refused_by_its_header():
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(60_000))) + chunk(b"IEND", b"")
+
+    with pytest.raises(InvalidRequest):
+        open_image(bomb)
+
+
+def test_transparency_is_white_and_sixteen_bits_are_scaled():
+    clear = np.zeros((1, 1, 4), np.uint8)
+    deep = np.array([[0x8000]], np.uint16)
+
+    assert np.asarray(open_image(png(clear))).tolist() == [[[255, 255, 255]]]
+    assert np.asarray(open_image(png(deep))).tolist() == [[128]]
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ([], [[[10.0, 20.0, 30.0]]]),
+        ([{"step": "invert"}], [[[245.0, 235.0, 225.0]]]),
+        ([{"step": "grayscale"}], [[[18.0]]]),
+        ([{"step": "scale", "by": 0.5}, {"step": "layout", "to": "NCHW"}], [[[5.0]], [[10.0]], [[15.0]]]),
+        ([{"step": "normalize", "mean": [10, 10, 10], "std": [1, 2, 4]}, {"step": "layout", "to": "flat"}], [0.0, 5.0, 5.0]),
+        ([{"step": "normalize", "mean": [10], "std": [10]}, {"step": "layout", "to": "NHWC"}], [[[0.0, 1.0, 2.0]]]),
+    ],
+)
+def test_declared_steps_give_these_numbers(declared, expected):
+    manifest = parse_manifest({"task": "image-classification", "preprocessing": declared})
+    image = Image.fromarray(np.array([[[10, 20, 30]]], np.uint8))
+
+    array = image_array(manifest, image)
+
+    assert array.dtype == np.float32
+    assert array.tolist() == expected
+
+
+def words(**manifest):
+    tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "good": 2, "bad": 3}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return {
+        "task": "text-classification",
+        "labels": ["a", "b", "c", "d"],
+        "tokenizer": json.loads(tokenizer.to_str()),
+        "preprocessing": [{"step": "tokenize", "max_length": 4}],
+    } | manifest
+
+
+def test_texts_become_ids_and_mask_of_the_declared_length():
+    """scores = ids × mask, so the ids can be read off the confidences."""
+    nodes = [helper.make_node("Mul", ["ids", "mask"], ["m"]), helper.make_node("Cast", ["m"], ["scores"], to=FLOAT)]
+    shape = ["n", 4]
+    artifact = models.graph(
+        [("ids", TensorProto.INT64, shape), ("mask", TensorProto.INT64, shape)], [("scores", FLOAT, shape)], nodes
+    )
+    made = models.source(artifact, words(attention_mask="mask"))
+    works = [work(made, items=["good bad", "what"], top=4), work(made, items=["bad " * 9], top=4)]
+
+    replies = run_batch(Model.open(made), works, max_rows=64, is_shared=True)
+
+    scores = [
+        [best.confidence for best in sorted(row, key=lambda best: best.label)] for reply in replies for row in reply.predictions
+    ]
+    assert scores == [[2, 3, 0, 0], [1, 0, 0, 0], [3, 3, 3, 3]]
+
+
+def test_texts_go_to_a_model_that_takes_text_itself():
+    nodes = [helper.make_node("StringConcat", ["x", "mark"], ["y"])]
+    artifact = models.graph(
+        [("x", TensorProto.STRING, ["n", 1])], [("y", TensorProto.STRING, ["n", 1])], nodes, [("mark", np.array(["!"], object))]
+    )
+    made = models.source(artifact, {"task": "text-classification"})
+    model = Model.open(made)
+
+    feed = model.arrays_of(["é", "b"])
+
+    assert feed["x"].tolist() == [["é"], ["b"]]
+
+
+def test_a_text_that_is_no_text_fails_its_own_call():
+    nodes = [helper.make_node("Cast", ["ids"], ["scores"], to=FLOAT)]
+    made = models.source(models.graph([("ids", TensorProto.INT64, ["n", 4])], [("scores", FLOAT, ["n", 4])], nodes), words())
+
+    replies = run_batch(
+        Model.open(made), [work(made, items=["good", 5]), work(made, items=[b"bad"])], max_rows=64, is_shared=True
+    )
+
+    assert [reply.code for reply in replies] == ["invalid_request", ""]
+
+
+def test_numbers_of_a_friendly_call_are_labelled_too():
+    made = models.linear({"task": "tabular", "labels": ["x", "y", "z"], "postprocessing": [{"step": "softmax"}]})
+    rows = np.random.default_rng(1).normal(size=(2, 4)).astype("f4")
+
+    friendly, plain = run_batch(Model.open(made), [work(made, rows, top=3), work(made, rows)], max_rows=64, is_shared=True)
+
+    expected = softmax(rows @ models.WEIGHTS)
+    for best, scores in zip(friendly.predictions, expected, strict=True):
+        assert [each.label for each in best] == ["xyz"[i] for i in np.argsort(-scores)]
+        assert sum(each.confidence for each in best) == pytest.approx(1.0)
+    assert plain.outputs is not None
+
+
+def test_scores_that_are_not_finite_mark_only_their_call():
+    made = models.identity(FLOAT, ["n", 2], manifest={"task": "tabular", "postprocessing": [{"step": "softmax"}]})
+    good, bad = np.array([[1, 2]], "f4"), np.array([[np.inf, 2]], "f4")
+
+    replies = run_batch(Model.open(made), [work(made, good, top=1), work(made, bad, top=1)], max_rows=64, is_shared=True)
+
+    assert [reply.is_finite for reply in replies] == [True, False]
+
+
+def test_softmax_takes_large_scores():
+    assert softmax(np.array([[1000.0, 1000.0], [-1000.0, 0.0]])).tolist() == [[0.5, 0.5], [0.0, 1.0]]
+
+
+def test_ties_go_to_the_earlier_label():
+    (best,) = best_labels(["a", "b", "c"], np.array([[0.4, 0.2, 0.4]]), 2)
+
+    assert [each.label for each in best] == ["a", "c"]
+
+
+def test_a_model_whose_scores_do_not_fit_its_labels_fails():
+    made = models.linear({"task": "tabular", "labels": ["x", "y"]})
+
+    (reply,) = run_batch(Model.open(made), [work(made, np.ones((1, 4), "f4"), top=1)], max_rows=64, is_shared=True)
+
+    assert reply.code == "model_failed"
+    assert "labels" in reply.message
+
+
+def test_the_limit_of_pixels_is_below_pillows_own():
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert steps.MAX_PIXELS < Image.MAX_IMAGE_PIXELS
