@@ -1,8 +1,11 @@
 """One part of the service: a process in a session of its own, its output in the log, started again when it crashes."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,12 +32,43 @@ class Recipe:
     process_options: dict[str, Any] = field(default_factory=dict)  # cwd, user, … of subprocess.Popen
 
 
+class Process:
+    """A started recipe. asyncio's own waits until all copies of the output pipe are closed; this one only for its end."""
+
+    def __init__(self, recipe: Recipe, output: int) -> None:
+        self._popen = subprocess.Popen(
+            recipe.command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(recipe.environment),
+            start_new_session=True,
+            **recipe.process_options,
+        )
+        self.pid = self._popen.pid
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        threading.Thread(target=self._watch, name=f"wait for {recipe.name}", daemon=True).start()
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._ended.done()
+
+    async def wait(self) -> int:
+        """Its status, as of subprocess: negative for a signal."""
+        return await asyncio.shield(self._ended)
+
+    def _watch(self) -> None:
+        status = self._popen.wait()
+        self._loop.call_soon_threadsafe(self._ended.set_result, status)
+
+
 class Part:
     """A recipe with its living process. `keep()` runs until `stop()`."""
 
     def __init__(self, recipe: Recipe, log: Log) -> None:
         self.recipe, self.log = recipe, log
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Process | None = None
         self.started_at = 0.0  # monotonic
         self.crashes = 0
         self._is_stopping = False
@@ -51,7 +85,7 @@ class Part:
     def pid(self) -> int | None:
         """The living process, None between a crash and the next start."""
         process = self.process
-        return process.pid if process is not None and process.returncode is None else None
+        return process.pid if process is not None and process.is_alive else None
 
     async def start(self) -> None:
         """Start the process once. Raises OSError, ServerError."""
@@ -63,17 +97,16 @@ class Part:
         recipe = self.recipe
         if recipe.prepare is not None:
             await asyncio.to_thread(recipe.prepare)
-        self.process = await asyncio.create_subprocess_exec(
-            *recipe.command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=dict(recipe.environment),
-            start_new_session=True,
-            **recipe.process_options,
-        )
+        reader, writer = os.pipe()
+        try:
+            self.process = Process(recipe, writer)
+        except OSError:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
         self.started_at = time.monotonic()
-        self._reader = asyncio.create_task(self._copy_output(self.process))
+        self._reader = asyncio.create_task(self._copy_output(reader))
 
     def keep(self) -> None:
         """From now on start the process again whenever it ends by itself."""
@@ -94,9 +127,11 @@ class Part:
                 self.signal(signal.SIGKILL)
                 await process.wait()
             end_groups([process.pid])
-        for task in (self._keeper, self._reader):
-            if task is not None:
-                await task
+        if self._keeper is not None:
+            await self._keeper
+        if self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=0.5)  # somebody who left the session may still hold the pipe
+            self._reader.cancel()
 
     def signal(self, number: signal.Signals) -> None:
         if self.pid is not None:
@@ -136,11 +171,14 @@ class Part:
             self.process = None
             self.log.say(f"{self.name} cannot be started: {error}")
 
-    async def _copy_output(self, process: asyncio.subprocess.Process) -> None:
-        if process.stdout is None:
-            return
-        while chunk := await process.stdout.read(1 << 16):
-            self.log.write(self.name, chunk)
+    async def _copy_output(self, descriptor: int) -> None:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0)
+        )
+        with contextlib.closing(transport):
+            while chunk := await reader.read(1 << 16):
+                self.log.write(self.name, chunk)
 
 
 class PartFailed(Exception):
