@@ -11,6 +11,7 @@ from tests.billing.journal import usage
 
 TENANT_TABLES = ["usage_event", "usage_hour", "usage_sum", "quota_change"]
 TABLES = [*TENANT_TABLES, "journal_position", "journal_quarantine", "price_version"]
+EVERY = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
 REFUSED = psycopg2.errors.InsufficientPrivilege
 
 
@@ -56,7 +57,8 @@ def test_a_row_of_the_ledger_is_never_changed(used, as_role, role):
 def test_the_drain_can_see_nothing_but_the_ledger(embedded, as_role):
     owner = as_role("owner")
     owner.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition"
+        "SELECT relname FROM pg_class "
+        "WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition"
     )
     tables = {name for (name,) in owner.fetchall()} - set(TABLES)
     assert "tenants_apikey" in tables
@@ -72,10 +74,11 @@ def test_the_drain_can_see_nothing_but_the_ledger(embedded, as_role):
 def test_nobody_has_a_privilege_on_a_partition(used, as_role):
     owner = as_role("owner")
     owner.execute(
-        """
+        f"""
         SELECT c.relname, r.rolname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
-          pg_roles r WHERE i.inhparent = 'usage_event'::regclass AND r.rolname IN ('maas_app', 'maas_ops', 'maas_metering', 'maas_door')
-          AND has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
+          pg_roles r WHERE i.inhparent = 'usage_event'::regclass
+          AND r.rolname IN ('maas_app', 'maas_ops', 'maas_metering', 'maas_door')
+          AND has_table_privilege(r.oid, c.oid, '{EVERY}')
         """
     )
     assert owner.fetchall() == []

@@ -1,0 +1,121 @@
+"""The bookkeeper as a process: it does its work, and survives what it is built to survive."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from inference.books import accounts
+from inference.books.scripts import JOURNAL, WANTED
+from saas.lib.ids import uuid7
+from tests.billing.journal import Journal, usage
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = "SELECT count(*) FROM usage_event WHERE tenant_id = %s"
+
+
+@contextmanager
+def bookkeeper():
+    process = subprocess.Popen([sys.executable, "manage.py", "bookkeeper"], cwd=ROOT, env=os.environ)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def journal(state) -> Journal:
+    return Journal(state, JOURNAL)
+
+
+def test_it_drains_rebuilds_and_reports_and_stops_when_told(journal, tenant, ledger, state, lanes):
+    journal.add(usage(tenant))
+    state.sadd(WANTED, tenant.hex)
+    with bookkeeper() as process:
+        wait_for(lambda: ledger(ROWS, tenant) == [(1,)])
+        wait_for(lambda: accounts.read(tenant.hex) is not None)
+        wait_for(lambda: lanes.hget("bookkeeper", "drain_rows") not in (None, b"0"))
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(10) == 0
+
+    assert accounts.read(tenant.hex).sums["organization", "ever"] == (1, 5)
+
+
+def test_killed_over_and_over_it_writes_every_record_once(journal, tenant, ledger):
+    for kill in range(4):
+        with bookkeeper() as process:
+            for _ in range(40):
+                journal.add(usage(tenant), usage(tenant))
+            if kill < 3:
+                wait_for(lambda: ledger(ROWS, tenant)[0][0] > 0)
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+            else:
+                wait_for(lambda: ledger(ROWS, tenant) == [(320,)])
+
+    assert ledger("SELECT sum(calls) FROM usage_hour WHERE tenant_id = %s", tenant) == [(320,)]
+
+
+def test_it_goes_on_when_the_database_ends_its_sessions(journal, tenant, ledger, as_role):
+    with bookkeeper() as process:
+        journal.add(usage(tenant))
+        wait_for(lambda: ledger(ROWS, tenant) == [(1,)])
+        me = as_role("metering")
+        me.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()"
+        )
+        journal.add(usage(tenant))
+        wait_for(lambda: ledger(ROWS, tenant) == [(2,)])
+
+        assert process.poll() is None
+
+
+def test_it_waits_for_a_state_server_that_stands_still(journal, tenant, ledger, state):
+    with bookkeeper() as process:
+        wait_for(lambda: ledger("SELECT 1 FROM journal_position WHERE stream = %s", JOURNAL) != [])
+        server = int(state.info("server")["process_id"])
+        journal.add(usage(tenant))
+        os.kill(server, signal.SIGSTOP)
+        try:
+            time.sleep(1)
+        finally:
+            os.kill(server, signal.SIGCONT)
+        wait_for(lambda: ledger(ROWS, tenant) == [(1,)])
+
+        assert process.poll() is None
+
+
+def test_keys_show_when_they_were_last_used(make_organization, make_key, ledger):
+    from contextlib import closing
+
+    from billing.last_used import LastUsed
+    from billing.ledger import connect
+    from billing.records import JournalRecord
+
+    organization = make_organization()
+    key, _ = make_key(organization)
+    record = usage(organization.id, key=key.id.hex)
+    seen = LastUsed()
+    seen.note([JournalRecord("1-0", 0, b"", record), JournalRecord("1-0", 1, b"", usage(uuid7(), key=""))])
+    with closing(connect()) as connection:
+        seen.flush(connection)
+        seen.note([JournalRecord("1-0", 0, b"", usage(organization.id, key=key.id.hex, opened_ms=record.opened_ms - 60_000))])
+        seen.flush(connection)
+
+    found = ledger("SELECT round(extract(epoch FROM last_used_at) * 1000) FROM tenants_apikey WHERE id = %s", key.id)
+    assert found == [(record.opened_ms,)]
