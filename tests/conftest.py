@@ -18,6 +18,7 @@ import redis
 
 from saas.local.processes import Guard
 from saas.local.servers import embedded_servers, spawn, wait_ready
+from tests.service import Service
 
 DATA_DIR = Path(tempfile.mkdtemp(prefix="model-service-tests-"))
 SERVERS = embedded_servers(DATA_DIR, is_durable=False)
@@ -99,3 +100,13 @@ def lanes(embedded: dict[str, str]) -> Iterator[redis.Redis]:
     """A client of the volatile Valkey. Shared by all tests: use names of your own."""
     with redis.Redis.from_url(embedded["LANES_URL"]) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    """The whole platform, running: for tests over HTTP. It has servers of its own; mark tests that need only it `no_servers`."""
+    running = Service()
+    try:
+        yield running.start()
+    finally:
+        running.remove()

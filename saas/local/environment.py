@@ -61,6 +61,10 @@ def save(data_dir: Path, variables: Mapping[str, str]) -> None:
     write_private(data_dir / FILE, json.dumps(dict(variables), indent=1))
 
 
+def forget(data_dir: Path) -> None:
+    (data_dir / FILE).unlink(missing_ok=True)
+
+
 def use_running_service(root: Path) -> None:
     """For `manage.py`: without DATABASE_URL, take the environment of the service that was started here."""
     file = Path(os.environ.get("DATA_DIR") or root / ".local") / FILE

@@ -24,7 +24,7 @@ import redis.asyncio
 
 from saas.config import ROOT
 from saas.local.control import Control, control_path
-from saas.local.environment import chosen_servers, save, service_environment
+from saas.local.environment import chosen_servers, forget, save, service_environment
 from saas.local.home import claim
 from saas.local.log import Log
 from saas.local.parts import Part, PartFailed, Recipe
@@ -191,7 +191,7 @@ class Supervisor:
         beat_file = self.data_dir / "beat-schedule"
         python = sys.executable
         return [
-            self._recipe("gateway", python, "-m", "gunicorn", "-c", "saas/gunicorn.py", "saas.asgi:application", grace=6.0),
+            self._recipe("gateway", python, "-m", "gunicorn", "-c", "saas/gunicorn.py", "saas.asgi:application", grace=6.5),
             self._recipe("ops", *_celery("worker", "-Q", "ops", "-P", "threads", "-c", "4", "-n", "ops@%h"), grace=6.0),
             self._recipe("beat", *_celery("beat", "-s", str(beat_file), "--pidfile="), grace=2.0),
             self._recipe("bookkeeper", python, "manage.py", "bookkeeper", grace=1.5),
@@ -228,6 +228,7 @@ class Supervisor:
         for stage in (first, workers, ["bookkeeper"], ["postgres", "state", "lanes"]):
             await asyncio.gather(*(self.parts[name].stop() for name in stage if name in self.parts))
         self.parts.clear()
+        forget(self.data_dir)
         self.log.say(f"stopped in {time.monotonic() - begun_at:.1f} s")
 
     async def _replace_worker(self, say: Callable[[str], None]) -> None:
@@ -267,7 +268,7 @@ class Supervisor:
             now = children(gateway.pid or 0)
             return bool(now) and not now & old and await self._is_ready()
 
-        await gateway.wait_until(is_replaced, seconds=DRAIN_SECONDS)
+        await gateway.wait_until(is_replaced, seconds=DRAIN_SECONDS + READY_SECONDS)
         say("gateway: replaced")
 
     async def _answer(self, command: str, say: Callable[[str], None]) -> None:
