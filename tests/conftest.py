@@ -5,6 +5,7 @@ marked `no_servers`. Nothing is cleaned or rolled back between tests: each one m
 """
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -104,9 +105,107 @@ def lanes(embedded: dict[str, str]) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """The whole platform, running: for tests over HTTP. It has servers of its own; mark tests that need only it `no_servers`."""
+    """The whole platform, running, on servers of its own: for tests over HTTP. Tests of it alone are marked `no_servers`."""
     running = Service()
     try:
         yield running.start()
     finally:
         running.remove()
+
+
+@pytest.fixture
+def make_organization(embedded):
+    """`make_organization(slug=None, owner=None, **limits)`: an organization of its own; `rate`, `monthly_calls`, … as columns."""
+    from django.db import transaction
+
+    from tenants.actions import create_organization
+
+    def make(slug=None, *, owner=None, **limits):
+        slug = slug or f"org-{secrets.token_hex(6)}"
+        with transaction.atomic():
+            return create_organization(name=slug, slug=slug, owner=owner, **limits)
+
+    return make
+
+
+@pytest.fixture
+def make_key(embedded):
+    """`make_key(organization, **columns)`: an API key and its text; by default with every scope."""
+    from tenants import keys
+    from tenants.permissions import SCOPES
+    from tenants.scope import tenant_scope
+
+    def make(organization, **columns):
+        with tenant_scope(organization.id):
+            return keys.issue(organization=organization, **({"name": "test", "scopes": SCOPES} | columns))
+
+    return make
+
+
+@pytest.fixture
+def make_user(embedded):
+    """`make_user(name)`: a person with a random address."""
+    from tenants.models import User
+
+    return lambda name: User.objects.create_user(
+        f"{name}-{secrets.token_hex(6)}@example.org", "correct horse battery", name=name
+    )
+
+
+@pytest.fixture
+def join(embedded):
+    """`join(user, organization, role)`: make somebody a member."""
+    from tenants.models import Membership
+    from tenants.scope import tenant_scope
+
+    def add(user, organization, role="developer"):
+        with tenant_scope(organization.id):
+            Membership.objects.create(organization=organization, user=user, role=role)
+        return user
+
+    return add
+
+
+@pytest.fixture
+def alice_org(make_organization, alice):
+    """The organization that Alice owns and Bob works in."""
+    return make_organization(f"alice-{secrets.token_hex(6)}", owner=alice)
+
+
+@pytest.fixture
+def alice(make_user):
+    """Owns an organization (`alice_org`)."""
+    return make_user("alice")
+
+
+@pytest.fixture
+def bob(make_user, join, alice_org):
+    """A developer in Alice's organization."""
+    return join(make_user("bob"), alice_org)
+
+
+@pytest.fixture
+def charlie_org(make_organization, charlie):
+    return make_organization(f"charlie-{secrets.token_hex(6)}", owner=charlie)
+
+
+@pytest.fixture
+def charlie(make_user):
+    """A stranger to Alice, who owns another organization (`charlie_org`)."""
+    return make_user("charlie")
+
+
+@pytest.fixture
+def client_of(embedded):
+    """`client_of(user)`, `client_of("maas_live_…")` or `client_of(None)`: a client that is signed in, has the key, or has nothing."""
+    from rest_framework.test import APIClient
+
+    def client(who):
+        client = APIClient()
+        if isinstance(who, str):
+            client.credentials(HTTP_AUTHORIZATION=f"Bearer {who}")
+        elif who is not None:
+            client.force_login(who)
+        return client
+
+    return client
