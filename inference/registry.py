@@ -58,6 +58,18 @@ def load_public_route(slug: str, name: str) -> ModelRoute | None:
         return _route(MLModel.objects.of(CATALOG_ID).live().filter(name=name, visibility=Visibility.PUBLIC))
 
 
+def visible_routes(organization_id: UUID) -> list[ModelRoute]:
+    """All models that an organization may see, its own first, then the catalogue's. Opens its own transactions."""
+    with tenant_scope(organization_id):
+        own = list(MLModel.objects.of(organization_id).live().order_by("name").values_list("name", flat=True))
+    with tenant_scope(None):
+        models = MLModel.objects.of(CATALOG_ID).live().filter(visibility=Visibility.PUBLIC)
+        public = list(models.order_by("name").values_list("name", flat=True)) if organization_id != CATALOG_ID else []
+    routes = [load_own_route(organization_id, name) for name in own]
+    routes += [load_public_route(CATALOG_SLUG, name) for name in public]
+    return [route for route in routes if route is not None]
+
+
 def resolve(organization: Organization, name: str) -> MLModel:
     """The model that `organization` calls `name` (or `owner/name`). Raises NotFound. Inside a transaction of that tenant."""
     owner, _, short = name.rpartition("/")

@@ -65,6 +65,10 @@ class MethodNotAllowed(AppError):
     status, code, title = 405, "method_not_allowed", "The method is not allowed here"
 
 
+class RequestTimeout(AppError):
+    status, code, title = 408, "request_timeout", "The request did not arrive in time"
+
+
 class StateConflict(AppError):
     status, code, title = 409, "state_conflict", "The object is in a state that does not allow this"
 
@@ -91,6 +95,10 @@ class IdempotencyKeyReused(AppError):
 
 class OutputNotFinite(AppError):
     status, code, title = 422, "output_not_finite", "The model's output is not finite; ask for it as a binary tensor"
+
+
+class HeadersTooLarge(AppError):
+    status, code, title = 431, "headers_too_large", "The head of the request is too large"
 
 
 class RateLimited(AppError):

@@ -1,0 +1,122 @@
+"""Request headers in, response headers out: key, ids, deadline, idempotency, limits."""
+
+import math
+import random
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from inference.gateway.call import Limit
+from saas.lib.errors import ApiKeyInvalid, ApiKeyMissing, AppError, InvalidRequest
+
+Headers = list[tuple[bytes, bytes]]
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@~-]{1,128}").fullmatch
+# W3C Trace Context: version, trace id, parent id, flags; neither id may be all zeros
+TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?").fullmatch
+IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}").fullmatch
+QUOTED = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"').fullmatch  # RFC 8941, 3.3.3
+TIMEOUT = re.compile(rb"\d{1,6}(\.\d{1,9})?").fullmatch
+SINGLE = (
+    b"authorization",
+    b"x-api-key",
+    b"idempotency-key",
+    b"x-request-timeout",
+    b"inference-header-content-length",
+    b"content-encoding",
+    b"content-type",
+)
+bits = random.getrandbits  # ids need no secrecy, and the module seeds itself anew after a fork
+
+
+def as_dict(headers: Headers) -> dict[bytes, bytes]:
+    """Headers by lower-case name. Raises InvalidRequest if one that decides something is given twice."""
+    found = dict(headers)
+    if len(found) != len(headers):
+        names = [name for name, _ in headers]
+        for name in SINGLE:
+            if names.count(name) > 1:
+                raise InvalidRequest(f"The header {name.decode()} is given more than once")
+    return found
+
+
+def request_id(given: bytes | None) -> str:
+    """The caller's X-Request-Id if it is one, else a new one."""
+    return given.decode() if given and REQUEST_ID(given) else f"{bits(128):032x}"
+
+
+def trace(given: bytes | None) -> tuple[str, str]:
+    """(trace id, traceparent to return): the caller's trace, or a new one, with a span of ours."""
+    match = TRACEPARENT(given) if given else None
+    if match is None:
+        trace_id, flags = f"{bits(128):032x}", "00"
+    else:
+        trace_id, flags = match[1].decode(), match[2].decode()
+    return trace_id, f"00-{trace_id}-{bits(64) or 1:016x}-{flags}"
+
+
+def presented_key(headers: dict[bytes, bytes]) -> str:
+    """The API key as presented. Raises ApiKeyMissing; ApiKeyInvalid for what cannot be one."""
+    value = headers.get(b"authorization")
+    if value is not None and value[:7].lower() == b"bearer ":
+        value = value[7:]
+    else:
+        value = headers.get(b"x-api-key")
+        if value is None:
+            raise ApiKeyMissing()
+    try:
+        return value.strip().decode("ascii")
+    except UnicodeDecodeError:
+        raise ApiKeyInvalid() from None
+
+
+def timeout(given: bytes | None, default: float, longest: float) -> float:
+    """X-Request-Timeout in seconds. Raises InvalidRequest."""
+    if given is None:
+        return default
+    seconds = float(given) if TIMEOUT(given) else 0.0
+    if not 0 < seconds <= longest:
+        raise InvalidRequest(f"X-Request-Timeout must be a number of seconds, more than 0 and at most {longest:g}")
+    return seconds
+
+
+def idempotency_key(given: bytes | None) -> str | None:
+    """The key, quoted (draft-ietf-httpapi-idempotency-key-header) or bare. Raises InvalidRequest."""
+    if given is None:
+        return None
+    key = given
+    if given.startswith(b'"'):
+        match = QUOTED(given)
+        key = re.sub(rb"\\(.)", rb"\1", match[1]) if match else b""
+    if not IDEMPOTENCY_KEY(key):
+        raise InvalidRequest("Idempotency-Key must be 1 to 255 visible ASCII characters, bare or in double quotes")
+    return key.decode()
+
+
+@lru_cache(maxsize=4096)
+def _policy(name: str, quota: int, window: int) -> str:
+    return f'"{name}";q={quota};w={window}'
+
+
+def limit_lines(limits: list[Limit]) -> bytes:
+    """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10), as header lines."""
+    if not limits:
+        return b""
+    policies = ", ".join([_policy(name, quota, window) for name, quota, window, _, _ in limits])
+    left = ", ".join([f'"{name}";r={remaining};t={reset}' for name, _, _, remaining, reset in limits])
+    return f"ratelimit-policy: {policies}\r\nratelimit: {left}\r\n".encode()
+
+
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def error_lines(error: AppError, method: bytes | None) -> bytes:
+    """What a refusal adds: Retry-After, WWW-Authenticate, Allow (`method` is what the route takes)."""
+    result = b""
+    if error.retry_after is not None:
+        result = b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after))
+    if error.status == 401:
+        result += b'www-authenticate: Bearer realm="api"\r\n'
+    elif error.status == 405 and method:
+        result += b"allow: %b\r\n" % method
+    return result

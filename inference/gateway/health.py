@@ -1,0 +1,102 @@
+"""Whether an answer could be given, and what the platform looks like from one gateway process."""
+
+import time
+from typing import Any, Protocol
+
+import orjson
+
+from inference.gateway.metrics import Metrics, gauge, render
+from inference.lanes import WORKERS, lane_key, pool_key, worker_key
+from saas.lib.errors import Unavailable
+
+HARDWARE = ("cpu", "gpu")
+
+
+class Lanes(Protocol):
+    is_connected: bool
+
+    async def ask(self, *command: Any) -> Any: ...  # Any: Valkey's own types
+
+
+class Books(Protocol):
+    @property
+    def is_connected(self) -> bool: ...
+    def may_answer(self) -> bool: ...
+
+
+class Health:
+    """`books` and `lanes` are the gateway's own connections. A tenant's broken model never makes it unready."""
+
+    def __init__(self, books: Books, lanes: Lanes, metrics: Metrics) -> None:
+        self._books, self._lanes, self._metrics = books, lanes, metrics
+
+    async def checks(self) -> dict[str, bool]:
+        """What an answer needs: the state server with a fresh heartbeat, the lanes server, a living worker."""
+        try:
+            workers = len(await self._workers())
+        except Unavailable:
+            workers = 0
+        return {
+            "state": self._books.is_connected and self._books.may_answer(),
+            "lanes": self._lanes.is_connected,
+            "worker": workers > 0,
+        }
+
+    async def is_ready(self) -> bool:
+        return all((await self.checks()).values())
+
+    async def metrics(self) -> bytes:
+        """Prometheus' text: this process' counters, and the queues and workers as the lanes server shows them."""
+        families = list(self._metrics.collect())
+        checks = await self.checks()
+        families.append(gauge("maas_up", "What an answer needs.", {k: float(v) for k, v in checks.items()}, "part"))
+        try:
+            workers = await self._workers()
+            families.append(gauge("maas_workers", "Workers believed alive.", {"": float(len(workers))}))
+            families.append(
+                gauge("maas_queue_length", "Calls that wait in a lane or pool.", await self._queues(workers), "queue")
+            )
+            families += worker_gauges(await self._reports(workers))
+        except Unavailable:
+            pass  # maas_up says that the lanes server is away; this process' own counters are still worth showing
+        return render(families)
+
+    async def _workers(self) -> list[str]:
+        names = await self._lanes.ask("ZRANGEBYSCORE", WORKERS, time.time(), "+inf")
+        return [name.decode() for name in names]
+
+    async def _reports(self, workers: list[str]) -> dict[str, dict[str, Any]]:  # JSON: inference.host.Report
+        if not workers:
+            return {}
+        stored = await self._lanes.ask("MGET", *[worker_key(name) for name in workers])
+        return {name: orjson.loads(report) for name, report in zip(workers, stored, strict=True) if report}
+
+    async def _queues(self, workers: list[str]) -> dict[str, float]:
+        names = [pool_key(hardware, low=low) for hardware in HARDWARE for low in (False, True)]
+        for report in (await self._reports(workers)).values():
+            names += [lane_key(model["version"], low=low) for model in report["models"] for low in (False, True)]
+        return {name: float(await self._lanes.ask("LLEN", name)) for name in dict.fromkeys(names)}
+
+
+def worker_gauges(reports: dict[str, dict[str, Any]]) -> list[Any]:  # prometheus_client.core.Metric
+    """Numbers of each worker's report, and its counters under their own names."""
+    plain = {
+        "maas_worker_models": ("Models that the worker has loaded.", lambda report: len(report["models"])),
+        "maas_worker_slots": ("Batches that the worker runs at once.", lambda report: report["slots"]),
+        "maas_worker_memory_bytes": ("Measured bytes of its models.", lambda report: report["bytes"]),
+    }
+    families = [
+        gauge(name, text, {worker: float(read(report)) for worker, report in reports.items()}, "worker")
+        for name, (text, read) in plain.items()
+    ]
+    counters = {counter for report in reports.values() for counter in report["counters"]}
+    families += [
+        gauge(
+            f"maas_worker_{counter}",
+            "A counter of the worker's report; starts with the worker.",
+            {worker: float(report["counters"].get(counter, 0)) for worker, report in reports.items()},
+            "worker",
+        )
+        for counter in sorted(counters)
+    ]
+    return families

@@ -1,0 +1,25 @@
+"""gunicorn's configuration: `gunicorn -c saas/gunicorn.py saas.asgi:application`. SIGHUP replaces processes without a gap."""
+
+from typing import Any
+
+from saas import server
+from saas.settings import load_config
+
+_config = load_config()
+
+bind = f"127.0.0.1:{_config.port}"
+workers = _config.gateway_processes
+worker_class = "saas.server.Worker"
+proc_name = "gateway"
+keepalive = 75  # seconds that an idle connection stays; longer than the 60 of usual proxies, so that they close first
+timeout = 30  # seconds without a sign of life until a process is replaced
+graceful_timeout = server.STOP_SECONDS + 2
+backlog = 2048
+accesslog = None  # the gateway and Django write one line per request themselves
+errorlog = "-"
+loglevel = "warning"
+control_socket_disable = True
+
+
+def on_reload(arbiter: Any) -> None:  # gunicorn.arbiter.Arbiter, which is not typed
+    server.ROLLING.begin(arbiter.worker_age)

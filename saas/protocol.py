@@ -1,0 +1,319 @@
+"""One HTTP connection. Hot requests go from the parser straight to the gateway and back; all others take uvicorn's way to ASGI.
+
+A hot request that is pipelined behind an unfinished one takes uvicorn's way too, where the same gateway function answers. Ours,
+for both kinds: limits on heads and bodies, deadlines for slow senders and readers, refusals as JSON, and a close that the
+client can read the answer before.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from inference.gateway.http import Exchange, Front
+from inference.gateway.targets import API, UNKNOWN, Target, target_of
+from saas.lib import errors
+from saas.lib.errors import AppError
+from saas.server import State
+
+log = logging.getLogger(__name__)
+
+HOT = (b"/v2/models/", b"/api/v1/models/")
+HOT_KINDS = ("infer", "predict")
+UNTOLD, CHUNKED = -1, -2  # for a Content-Length
+MAX_HEAD = 64 << 10  # bytes of a request's line and headers
+LARGE = 64 << 10  # bytes of a body, beyond which the head is checked before it is read
+MAX_BODIES = 256 << 20  # bytes of large bodies that one process receives at the same time
+HEAD_SECONDS = 10.0  # for the head, and for a body before MIN_RATE counts
+MIN_RATE = 16 << 10  # bytes per second of a body
+STALLED_SECONDS = 30.0  # that a client may read nothing of its answer
+LINGER_SECONDS = 2.0  # after an answer before the request's end: read on, so that a reset does not destroy the answer
+UNKNOWN_API = UNKNOWN._replace(dialect=API)
+
+
+class _Ignored:
+    def set(self) -> None: ...
+
+
+class HotExchange(Exchange):
+    """A hot request. For uvicorn it looks like a RequestResponseCycle."""
+
+    __slots__ = ("chunks", "counted", "disconnected", "is_received", "keep_alive", "protocol", "response_complete", "size")
+    message_event = _Ignored()
+
+    def __init__(self, protocol: "FrontProtocol", method: bytes, url: bytes, target: Target, *, keep_alive: bool) -> None:
+        super().__init__(method, url, target, protocol.headers)
+        self.protocol, self.keep_alive = protocol, keep_alive
+        self.chunks: list[bytes] = []
+        self.size = self.counted = 0  # bytes received, and those of them in state.body_bytes
+        self.response_complete = self.disconnected = self.is_received = False
+
+    def send(self, status: int, head: bytes, body: bytes) -> None:
+        self.response_complete = True
+        self.protocol.answer(self, status, head, body)
+
+
+class FrontProtocol(HttpToolsProtocol):
+    cycle: HotExchange | RequestResponseCycle | None  # type: ignore[assignment]  # uvicorn knows only its own
+    server_state: State
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # as uvicorn calls it
+        super().__init__(*args, **kwargs)
+        self.front: Front = self.app_state["front"]
+        self.hot: HotExchange | None = None  # the hot exchange under way; self.cycle may be one behind it
+        self.is_deaf = False  # what still comes is not read
+        self.is_in_head = False
+        self.reading_since = 0.0  # loop time at which a message began that is not complete; 0: none
+        self.received = 0  # bytes of its head, then of its body
+        self.idle_since = self.stalled_since = 0.0
+        self.closes_at = 0.0  # loop time; 0: not lingering
+        self.url, self.headers, self.content_length = b"", [], UNTOLD
+        self.running: RequestResponseCycle | None = None  # the latest that went to ASGI
+
+    # --- connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self.idle_since = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client left: what runs for it is abandoned. (uvicorn tells only the latest of pipelined requests.)"""
+        super().connection_lost(exc)
+        if self.hot is not None:
+            hot, self.hot = self.hot, None
+            self._forget_body(hot)
+            self.front.abandon(hot)
+        running = self.running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+            if abandon := running.scope.get("abandon"):
+                abandon()
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_deaf:
+            return
+        if self.is_in_head:
+            self.received += len(data)
+            if self.received > MAX_HEAD:
+                self._refuse_message(errors.HeadersTooLarge(f"The head of the request is larger than {MAX_HEAD} bytes"))
+                return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            log.error("a request could not be taken", exc_info=error)
+            self._refuse_message(errors.InternalError())
+        except httptools.HttpParserUpgrade:
+            self.is_deaf = True  # no upgrade is supported: the request is answered, then the connection ends
+        except httptools.HttpParserError as error:
+            self._refuse_message(errors.InvalidRequest(f"This is not valid HTTP: {error}"))
+
+    def pause_writing(self) -> None:
+        """The client reads slowly: its next requests wait in its own socket."""
+        self.stalled_since = self.loop.time()
+        self.flow.pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.stalled_since = 0.0
+        self.flow.resume_writing()
+        self.flow.resume_reading()
+
+    def shutdown(self) -> None:
+        """The server stops: each answer from now on closes its connection; the sweep closes idle ones a little later."""
+        self.idle_since = self.loop.time()
+        if isinstance(self.cycle, RequestResponseCycle):
+            self.cycle.keep_alive = False
+
+    def sweep(self, now: float, passed: float, idle_seconds: float) -> None:
+        """Close what is idle, trickles or lingers. Called about each second; `passed` is the time since the last sweep."""
+        if self.closes_at:
+            if now > self.closes_at:
+                self.transport.abort()
+        elif self.flow.write_paused or self.transport.is_closing():
+            self.stalled_since = self.stalled_since or now
+            if now - self.stalled_since > STALLED_SECONDS:
+                self.transport.abort()
+        elif self.reading_since:
+            if self.flow.read_paused and not self.is_in_head:
+                self.reading_since += passed  # it waits for us
+            elif self._is_slow(now - self.reading_since):
+                self._refuse_message(errors.RequestTimeout("The request arrived too slowly"))
+        elif self._is_idle() and now - self.idle_since > idle_seconds:
+            self.transport.close()
+
+    def _is_slow(self, waited: float) -> bool:
+        late = waited - HEAD_SECONDS
+        return late > 0 and (self.is_in_head or self.received < late * MIN_RATE)
+
+    def _is_idle(self) -> bool:
+        return (self.cycle is None or self.cycle.response_complete) and not self.pipeline
+
+    # --- the parser's callbacks
+
+    def on_message_begin(self) -> None:
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self.content_length = UNTOLD
+        self.is_in_head, self.received, self.reading_since = True, 0, self.loop.time()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"content-length":
+            self.content_length = int(value)
+        elif name == b"transfer-encoding":
+            self.content_length = CHUNKED
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.is_in_head, self.received = False, 0
+        if self.is_deaf or self.transport.is_closing():
+            return
+        if self.url.startswith(HOT) and (self.cycle is None or self.cycle.response_complete):
+            target = target_of(self.url)
+            if target is not None and target.kind in HOT_KINDS:
+                self._begin_hot(target)
+                return
+        self._begin_asgi()
+
+    def on_body(self, body: bytes) -> None:
+        self.received += len(body)
+        hot = self.cycle
+        if type(hot) is not HotExchange:
+            if hot is not None and not self.is_deaf:
+                super().on_body(body)
+        elif not hot.response_complete:
+            hot.chunks.append(body)
+            hot.size += len(body)
+            if hot.size > LARGE:
+                self._weigh(hot, len(body))
+
+    def on_message_complete(self) -> None:
+        self.reading_since = 0.0
+        hot = self.cycle
+        if type(hot) is not HotExchange:
+            if hot is not None and not self.is_deaf:
+                super().on_message_complete()
+        elif not hot.response_complete:
+            hot.is_received = True
+            hot.body = hot.chunks[0] if len(hot.chunks) == 1 else b"".join(hot.chunks)
+            self._forget_body(hot)
+            self.front.handle(hot)
+
+    def on_response_complete(self) -> None:
+        """An answer is written: go on with what is pipelined, or be idle. (uvicorn sets a timer here; the sweep is ours.)"""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.idle_since = self.loop.time()
+        if not self.flow.write_paused:
+            self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+
+    # --- hot requests
+
+    def _begin_hot(self, target: Target) -> None:
+        keep_alive = self.parser.should_keep_alive() and not self.parser.should_upgrade()
+        self.hot = self.cycle = hot = HotExchange(self, self.parser.get_method(), self.url, target, keep_alive=keep_alive)
+        length = self.content_length
+        if length > self.front.body_max:
+            self._refuse_body(hot)
+        elif (length > LARGE or length == CHUNKED) and (error := self.front.check_early(hot)) is not None:
+            self.front.refuse(hot, error)
+        elif self.expect_100_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _weigh(self, hot: HotExchange, added: int) -> None:
+        """A large body grows: hold it to the limits."""
+        self.server_state.body_bytes += added
+        hot.counted += added
+        if hot.size > self.front.body_max:
+            self._refuse_body(hot)
+        elif self.server_state.body_bytes > MAX_BODIES:
+            error = errors.CapacityExhausted("Too many large bodies are being received", retry_after=1, source="platform")
+            self.front.refuse(hot, error)
+
+    def _refuse_body(self, hot: HotExchange) -> None:
+        limit = self.front.body_max
+        self.front.refuse(hot, errors.PayloadTooLarge(f"The body may have {limit} bytes ({limit / (1 << 20):g} MiB) at most"))
+
+    def _forget_body(self, hot: HotExchange) -> None:
+        """Its chunks are not held here any more."""
+        self.server_state.body_bytes -= hot.counted
+        hot.counted, hot.chunks = 0, []
+
+    def answer(self, hot: HotExchange, status: int, head: bytes, body: bytes) -> None:
+        """Write the answer of `hot` and go on, or end the connection."""
+        if self.hot is hot:
+            self.hot = None
+        self._forget_body(hot)
+        transport, state = self.transport, self.server_state
+        if transport.is_closing():
+            return
+        closes = not hot.keep_alive or not hot.is_received or state.is_draining
+        last = b"connection: close\r\n\r\n" if closes else b"\r\n"
+        length = b"content-length: %d\r\n" % len(body)
+        shown = b"" if hot.method == b"HEAD" else body
+        if len(shown) > LARGE:
+            transport.writelines([b"".join((STATUS_LINE[status], state.date_line, head, length, last)), shown])
+        else:
+            transport.write(b"".join((STATUS_LINE[status], state.date_line, head, length, last, shown)))
+        if not hot.is_received:
+            self._linger()
+        elif closes:
+            transport.close()
+        self.on_response_complete()
+
+    def _linger(self) -> None:
+        """End after an answer that came before the request's end: no more is written, what comes is thrown away for a while."""
+        self.is_deaf, self.reading_since = True, 0.0
+        self.closes_at = self.loop.time() + LINGER_SECONDS
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    # --- all others
+
+    def _begin_asgi(self) -> None:
+        url, sent, expect, length = self.url, self.headers, self.expect_100_continue, self.content_length
+        super().on_message_begin()
+        self.url, self.expect_100_continue, self.content_length = url, expect, length
+        self.headers.extend(sent)
+        super().on_headers_complete()
+        if self.server_state.is_draining or self.parser.should_upgrade():
+            assert self.cycle is not None
+            self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # uvicorn's ASGI3Application
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _refuse_message(self, error: AppError) -> None:
+        """The message that is being received cannot be: say so if nothing else is under way, and end the connection."""
+        cycle, is_in_body = self.cycle, bool(self.reading_since) and not self.is_in_head
+        if self.transport.is_closing():
+            return
+        if self.hot is not None and not self.hot.is_received:
+            self.front.refuse(self.hot, error)
+        elif cycle is None or self._is_idle():
+            if is_in_body:
+                self.transport.close()  # it has its answer already
+            else:
+                self._refuse_head(error)
+        elif is_in_body and isinstance(cycle, RequestResponseCycle) and not self.pipeline and not cycle.response_started:
+            cycle.disconnected = True  # the application waits for the body
+            cycle.message_event.set()
+            self._refuse_head(error)
+        else:
+            self.is_deaf, self.reading_since = True, 0.0  # earlier requests are being answered; then it ends
+            cycle.keep_alive = False
+
+    def _refuse_head(self, error: AppError) -> None:
+        """Answer a message that never became a request."""
+        target = UNKNOWN if self.url.startswith(b"/v2") else UNKNOWN_API
+        hot = HotExchange(self, b"", self.url, target, keep_alive=False)
+        self.front.refuse(hot, error)
