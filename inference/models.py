@@ -187,3 +187,6 @@ class AliasChange(TenantModel):
 
     def __str__(self) -> str:
         return f"{self.alias} {self.version_id}"
+
+
+from inference.predictions.models import Prediction, StoredAnswer  # noqa: E402, F401  # Django finds models here

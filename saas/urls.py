@@ -8,6 +8,7 @@ urlpatterns = [
     path("_allauth/", include("allauth.headless.urls")),
     path("api/v1/", include("tenants.urls")),
     path("api/v1/", include("inference.urls")),
+    path("api/v1/", include("inference.predictions.urls")),
     path("api/v1/", include("billing.urls")),
     path("", include("saas.pages")),  # /docs/, /livez, /readyz, /metrics
 ]

@@ -31,6 +31,10 @@ class KeyRecord(msgspec.Struct):
     data_key_id: str  # the organization's current data key, with which stored answers are encrypted
     data_key: bytes  # the same, wrapped (saas.lib.crypto.unwrap)
 
+    def may_call(self, full_name: str, name: str) -> bool:
+        """Whether its allow-list has the model, as `owner/name` or as `name`."""
+        return self.models is None or full_name in self.models or name in self.models
+
 
 pack_key = msgspec.msgpack.Encoder().encode
 unpack_key = msgspec.msgpack.Decoder(KeyRecord).decode

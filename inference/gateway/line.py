@@ -152,7 +152,7 @@ class Gateway:
 
     @staticmethod
     def _allowed(key: KeyRecord, route: ModelRoute) -> ModelRoute:
-        if key.models is not None and route.full_name not in key.models and route.name not in key.models:
+        if not key.may_call(route.full_name, route.name):
             raise errors.ModelNotAllowed(f"The key may not call {route.full_name}; its allow-list names other models")
         return route
 
@@ -272,6 +272,10 @@ class Gateway:
             rendered = call.render(call, call.reply)
         except AppError as error:
             self._fail(call, error)
+            return
+        except Exception:  # a fault of ours: the caller is told so and not charged
+            log.exception("the answer of call %s could not be rendered", call.id)
+            self._fail(call, errors.InternalError())
             return
         call.bytes_out = len(rendered.body)
         if call.idempotency_key is None:

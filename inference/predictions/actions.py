@@ -1,19 +1,22 @@
-"""What can be done with an asynchronous prediction: create, cancel, expire."""
+"""What can be done with an asynchronous prediction: create, send, cancel."""
 
-import json
 import logging
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from inference.predictions.attempts import read_ask
 from inference.predictions.models import Prediction, Status
 from inference.routes import ModelRoute, VersionRoute
 from inference.sealing import seal_for
 from saas.lib.errors import StateConflict
-from tenants.models import ApiKey, Organization
+from saas.lib.ids import uuid7
+from tenants.models import Organization
+from tenants.principal import KeyRecord
 
 log = logging.getLogger(__name__)
 
@@ -21,54 +24,58 @@ log = logging.getLogger(__name__)
 def create_prediction(
     *,
     organization: Organization,
-    key: ApiKey,
+    key: KeyRecord,
     route: ModelRoute,
     version: VersionRoute,
     endpoint: str,
-    body: dict[str, Any],  # Any: the JSON body of that endpoint, decoded
+    body: bytes,
     timeout: float,
     retention: timedelta,
     request_id: str,
 ) -> Prediction:
-    """Accept a prediction: it is stored, and started once the transaction is committed. Its input is sealed."""
-    prediction = Prediction(
+    """Accept a prediction: it is stored, its input sealed, and sent to a worker once the transaction is committed.
+
+    `body` is the JSON that the endpoint takes; it is checked here, so that bad input is refused at once.
+    """
+    if version.state != "ready":
+        raise StateConflict(f"Version {version.number} of {route.full_name} is {version.state}, not ready")
+    read_ask(endpoint, body, route, version)
+    identity = uuid7()
+    prediction = Prediction.objects.create(
+        id=identity,
         organization=organization,
         key_public_id=key.public_id,
-        key_id=key.id,
+        key_id=UUID(hex=key.id),
         model_name=route.full_name,
-        model_id=route.id,
-        version_id=version.id,
+        model_id=UUID(hex=route.id),
+        version_id=UUID(hex=version.id),
         version_number=version.number,
         hardware=version.hardware,
         endpoint=endpoint,
+        input=seal_for(organization.id, body, context=("prediction", "input", identity.hex)),
         timeout=timeout,
         request_id=request_id,
         expires_at=timezone.now() + retention,
     )
-    prediction.input = seal_for(organization.id, json.dumps(body).encode(), context=("prediction", "input", prediction.id.hex))
-    prediction.save(force_insert=True)
-    transaction.on_commit(lambda: send(prediction))
+    transaction.on_commit(partial(send, prediction))
     return prediction
 
 
 def send(prediction: Prediction) -> None:
     """Tell a worker of its hardware about it. A broker that is away delays it until the sweeper's next round."""
-    from inference.predictions.tasks import run  # tasks import the gateway, which a web process need not
+    from inference.predictions.tasks import run  # tasks start a gateway; only workers need that module otherwise
 
+    ids = [str(prediction.organization_id), str(prediction.id)]
     try:
-        run.apply_async(
-            [str(prediction.organization_id), str(prediction.id)], queue=f"infer.{prediction.hardware}", retry=False
-        )
+        run.apply_async(ids, queue=f"infer.{prediction.hardware}", retry=False)
     except OperationalError as error:
-        log.warning("a prediction waits for the broker: %s", error, extra={"prediction": prediction.shown_id})
-        Prediction.objects.of(prediction.organization_id).filter(pk=prediction.pk).update(sent_at=None)
+        log.warning("prediction %s waits for the broker: %s", prediction.shown_id, error)
 
 
 def cancel_prediction(prediction: Prediction) -> None:
     """Cancel what waits, ask the worker to stop what runs. Raises StateConflict if it is finished."""
-    waiting = Prediction.objects.of(prediction.organization_id).filter(pk=prediction.pk, status=Status.STARTING)
-    if waiting.update(status=Status.CANCELED, completed_at=timezone.now(), is_cancel_requested=True):
+    mine = Prediction.objects.of(prediction.organization_id).filter(pk=prediction.pk)
+    if mine.filter(status=Status.STARTING).update(status=Status.CANCELED, completed_at=timezone.now()):
         return
-    running = Prediction.objects.of(prediction.organization_id).filter(pk=prediction.pk, status=Status.PROCESSING)
-    if not running.update(is_cancel_requested=True):
+    if not mine.filter(status=Status.PROCESSING).update(is_cancel_requested=True):
         raise StateConflict("The prediction is finished; there is nothing to cancel")

@@ -4,28 +4,59 @@ import time
 from uuid import UUID
 
 from inference import registry
-from inference.gateway.call import Call
-from inference.gateway.http import decode_call
+from inference.gateway import friendly, v2
+from inference.gateway.call import Call, Rendered
+from inference.lanes import Reply
 from inference.predictions.models import Prediction
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib.errors import ApiKeyInvalid, NotFound
 from tenants.keys import load_key
 from tenants.principal import KeyRecord, unpack_key
 
+Ask = v2.Infer | friendly.Predict
+
+
+def read_ask(endpoint: str, body: bytes, route: ModelRoute, version: VersionRoute) -> Ask:
+    """The checked request in `body`, JSON as that endpoint takes it. Raises what a dialect raises for bad input."""
+    if endpoint == "infer":
+        return v2.read_infer(body, None, version)
+    return friendly.read_predict(body, "application/json", None, route, version)
+
 
 def build_call(prediction: Prediction, body: bytes) -> Call:
-    """The call of one attempt, `done` still to be set. Raises ApiKeyInvalid, NotFound, and what decoding raises."""
+    """The call of one attempt. Raises ApiKeyInvalid, NotFound, and what decoding raises. Opens its own transactions."""
     key = _key(prediction)
     route, version = _version(prediction)
-    call = decode_call(
-        key=key, route=route, version=version, endpoint=prediction.endpoint, body=body, timeout=prediction.timeout
+    ask = read_ask(prediction.endpoint, body, route, version)
+
+    def render(call: Call, reply: Reply) -> Rendered:
+        if isinstance(ask, v2.Infer):
+            return v2.render_infer(ask, prediction.model_name, call, reply)
+        return friendly.render_predict(ask, prediction.model_name, call, reply)
+
+    return Call(
+        key=key,
+        route=route,
+        version=version,
+        endpoint="prediction",
+        rows=ask.rows,
+        render=render,
+        done=_not_submitted,
+        inputs=ask.inputs,
+        items=ask.items,
+        outputs=ask.outputs,
+        top=(ask.top or 1) if isinstance(ask, friendly.Predict) else 0,
+        bytes_in=len(body),
+        timeout=prediction.timeout,
+        request_id=prediction.request_id,
+        idempotency_key=f"{prediction.shown_id}",
+        fingerprint=prediction.id.bytes,
+        is_low=True,
     )
-    call.endpoint = "prediction"
-    call.request_id = prediction.request_id
-    call.idempotency_key = prediction.id.hex
-    call.fingerprint = prediction.id.bytes
-    call.is_low = True
-    return call
+
+
+def _not_submitted(call: Call, outcome: object) -> None:
+    """Replaced by GatewayThread.submit."""
 
 
 def _key(prediction: Prediction) -> KeyRecord:
@@ -41,8 +72,8 @@ def _key(prediction: Prediction) -> KeyRecord:
 def _version(prediction: Prediction) -> tuple[ModelRoute, VersionRoute]:
     """The very version that was named at creation, wherever its aliases point now."""
     owner, _, name = prediction.model_name.partition("/")
-    route = registry.load_own_route(prediction.organization_id, name) or registry.load_public_route(owner, name)
-    version = route.versions.get(prediction.version_number) if route else None
-    if route is None or version is None or UUID(hex=version.id) != prediction.version_id:
-        raise NotFound(f"{prediction.model_name} {prediction.version_number} was deleted")
-    return route, version
+    for route in (registry.load_own_route(prediction.organization_id, name), registry.load_public_route(owner, name)):
+        version = route.versions.get(prediction.version_number) if route else None
+        if route is not None and version is not None and UUID(hex=version.id) == prediction.version_id:
+            return route, version
+    raise NotFound(f"{prediction.model_name} {prediction.version_number} was deleted")

@@ -45,27 +45,34 @@ def _stop_gateway(**_: object) -> None:
 @shared_task(name="inference.run_prediction")
 def run(organization_id: str, prediction_id: str) -> None:
     """One attempt at a prediction. Nothing happens if it is finished or another worker holds it."""
-    organization, pk = UUID(organization_id), UUID(prediction_id)
+    taken = _take(UUID(organization_id), UUID(prediction_id))
+    if taken is None:
+        return
+    prediction, body = taken
+    try:
+        call = build_call(prediction, body)
+    except AppError as error:
+        with tenant_scope(prediction.organization_id):
+            _fail(prediction, error.code, error.detail)
+        return
+    _finish(prediction, call, _outcome(prediction, call))
+
+
+def _take(organization: UUID, pk: UUID) -> tuple[Prediction, bytes] | None:
+    """The claimed prediction and its input; None if it is not to be run, now or ever."""
     with tenant_scope(organization):
         prediction = Prediction.objects.of(organization).claim(pk)
         if prediction is None:
-            return
+            return None
         if prediction.is_cancel_requested:
             prediction.finish(Status.CANCELED)
-            return
-        if prediction.attempts > MAX_ATTEMPTS:
+        elif prediction.attempts > MAX_ATTEMPTS:
             _fail(prediction, "quarantined", f"{MAX_ATTEMPTS} attempts ended without an answer; it is not tried again")
-            return
-        if prediction.input is None:
+        elif prediction.input is None:
             _fail(prediction, "expired", "It was not run before its data expired")
-            return
-        body = unseal_for(organization, prediction.input, context=("prediction", "input", pk.hex))
-        try:
-            call = build_call(prediction, body)
-        except AppError as error:
-            _fail(prediction, error.code, error.detail)
-            return
-    _finish(prediction, call, _outcome(prediction, call))
+        else:
+            return prediction, unseal_for(organization, prediction.input, context=("prediction", "input", pk.hex))
+    return None
 
 
 def _outcome(prediction: Prediction, call: Call) -> Rendered | AppError:

@@ -1,0 +1,226 @@
+"""/api/v1/predictions: asynchronous calls. The object and its statuses are named as in Replicate's API (`canceled`)."""
+
+import re
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+from uuid import UUID
+
+import orjson
+from django.conf import settings
+from django.db import transaction
+from django.utils.decorators import method_decorator
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from inference import registry
+from inference.gateway import headers
+from inference.predictions.actions import cancel_prediction, create_prediction
+from inference.predictions.models import TERMINAL, Prediction, PredictionQuerySet, Status
+from inference.routes import ModelRoute
+from inference.sealing import unseal_for
+from saas.lib.errors import ApiKeyMissing, InvalidRequest, ModelNotAllowed, NotFound, PayloadTooLarge, ValidationFailed
+from saas.lib.ids import parse_id
+from tenants.bodies import Body
+from tenants.models import CATALOG_SLUG
+from tenants.pagination import page
+from tenants.principal import KeyRecord
+from tenants.scope import tenant_scope
+from tenants.views import TenantView
+
+MAX_WAIT = 60  # seconds that `Prefer: wait` may ask for
+CANCEL_WAIT = 2.0  # seconds that a cancel waits to see whether the worker stopped
+LOOK_EVERY = 0.05  # seconds between looks at a row that somebody waits for
+WAITERS = threading.BoundedSemaphore(4)  # threads of one process that may wait; others answer at once
+WAIT = re.compile(r"(?:^|,)\s*wait(?:\s*=\s*(\d{1,5}))?\s*(?:,|$)")
+
+
+class PredictionBody(Body):
+    model = serializers.CharField(max_length=127, help_text="`name` or `organization/name`.")
+    version = serializers.CharField(max_length=63, required=False, help_text="A number or alias; default `production`.")
+    endpoint = serializers.ChoiceField(["predict", "infer"], default="predict", help_text="Which call's body `input` is.")
+    input = serializers.JSONField(help_text='The body of that call, for example {"inputs": [[5.1, 3.5, 1.4, 0.2]]}.')
+
+
+@method_decorator(transaction.non_atomic_requests, name="dispatch")
+class PredictionView(TenantView):
+    """Base of the views here: each step is a transaction of its own, since a result is waited for between them."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:  # Any: the URL's parts
+        with transaction.atomic():
+            super().initial(request, *args, **kwargs)
+
+    def find(self, shown_id: str) -> Prediction:
+        """The organization's prediction of that id. Raises NotFound."""
+        pk = parse_id("pred", shown_id)
+        found = Prediction.objects.of(self.organization).filter(pk=pk).first() if pk else None
+        if found is None:
+            raise NotFound(f"There is no prediction {shown_id}")
+        return found
+
+    def waited(self, pk: UUID, seconds: float) -> dict[str, Any]:  # Any: JSON
+        """The prediction once it is finished or `seconds` have passed; at once if too many wait already."""
+        until = time.monotonic() + seconds
+        if not WAITERS.acquire(blocking=False):
+            until = 0.0
+        try:
+            while True:
+                with tenant_scope(self.organization.id):
+                    row = Prediction.objects.of(self.organization).get(pk=pk)
+                    if row.status in TERMINAL or time.monotonic() >= until:
+                        return shown(row)
+                time.sleep(LOOK_EVERY)
+        finally:
+            if until:
+                WAITERS.release()
+
+
+class PredictionsView(PredictionView):
+    """Create and list. Creating takes an API key: its limits and allow-list hold for the call."""
+
+    required_scope: ClassVar[dict[str, str]] = {"GET": "predictions:read", "POST": "predictions:write"}
+
+    @extend_schema(request=PredictionBody, responses={202: dict})
+    def post(self, request: Request) -> Response:
+        key = self.access.key
+        if key is None:
+            raise ApiKeyMissing("Create predictions with an API key: its limits and models hold for the call")
+        body, config = PredictionBody.parse(request.data), settings.CONFIG
+        wait = wait_of(request.headers.get("Prefer", ""))
+        timeout = headers.timeout(_header(request, "X-Request-Timeout"), config.timeout_max, config.timeout_max)
+        packed = orjson.dumps(body["input"])
+        if len(packed) > config.body_max_bytes:
+            raise PayloadTooLarge(f"The input is larger than {config.body_max_bytes} bytes")
+        route = route_for(key, self.organization.id, body["model"])
+        version = route.version(body.get("version"))
+        if version is None:
+            raise NotFound(f"{route.full_name} has no version or alias {body.get('version', 'production')}")
+        with tenant_scope(self.organization.id):
+            prediction = create_prediction(
+                organization=self.organization,
+                key=key,
+                route=route,
+                version=version,
+                endpoint=body["endpoint"],
+                body=packed,
+                timeout=timeout,
+                retention=timedelta(hours=config.prediction_retention_hours),
+                request_id=headers.request_id(_header(request, "X-Request-Id")),
+            )
+        result = self.waited(prediction.pk, wait)
+        return Response(result, status=201 if result["status"] in TERMINAL else 202)
+
+    def get(self, request: Request) -> Response:
+        with tenant_scope(self.organization.id):
+            rows = filtered(Prediction.objects.of(self.organization), request)
+            return page(request, rows.defer("input", "output"), listed)
+
+
+class OnePredictionView(PredictionView):
+    required_scope = "predictions:read"
+
+    @extend_schema(responses={200: dict})
+    def get(self, request: Request, prediction: str) -> Response:
+        with tenant_scope(self.organization.id):
+            pk = self.find(prediction).pk
+        return Response(self.waited(pk, wait_of(request.headers.get("Prefer", ""))))
+
+
+class CancelPredictionView(PredictionView):
+    required_scope = "predictions:write"
+
+    @extend_schema(request=None, responses={200: dict})
+    def post(self, request: Request, prediction: str) -> Response:
+        """Cancel what waits or runs. What runs may end first; the answer says how it did, or that it still runs."""
+        with tenant_scope(self.organization.id):
+            found = self.find(prediction)
+            cancel_prediction(found)
+        return Response(self.waited(found.pk, CANCEL_WAIT))
+
+
+def filtered(rows: PredictionQuerySet, request: Request) -> PredictionQuerySet:
+    """`rows` narrowed by the query parameters status, model, created_after and created_before. Raises ValidationFailed."""
+    query = request.query_params
+    if status := query.get("status"):
+        if status not in Status.values:
+            raise ValidationFailed(errors=[{"field": "status", "detail": f"One of {', '.join(Status.values)}."}])
+        rows = rows.filter(status=status)
+    if model := query.get("model"):
+        rows = rows.filter(model_name=model) if "/" in model else rows.filter(model_name__endswith=f"/{model}")
+    if after := query.get("created_after"):
+        rows = rows.filter(created_at__gt=_moment("created_after", after))
+    if before := query.get("created_before"):
+        rows = rows.filter(created_at__lt=_moment("created_before", before))
+    return rows
+
+
+def _moment(name: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValidationFailed(errors=[{"field": name, "detail": "A time as 2026-11-21T09:00:00Z."}]) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def wait_of(prefer: str) -> float:
+    """Seconds that `Prefer: wait=N` asks for (RFC 7240, section 4.3), 0 if it does not; `wait` alone is the longest."""
+    match = WAIT.search(prefer)
+    if match is None:
+        return 0.0
+    seconds = float(match[1] or MAX_WAIT)
+    if not 1 <= seconds <= MAX_WAIT:
+        raise InvalidRequest(f"Prefer: wait=N takes 1 to {MAX_WAIT} seconds")
+    return seconds
+
+
+def route_for(key: KeyRecord, organization_id: UUID, name: str) -> ModelRoute:
+    """The model that the key calls `name`, by the gateway's rules. Raises NotFound, ModelNotAllowed; has transactions of its own."""
+    owner, _, short = name.rpartition("/")
+    route = registry.load_own_route(organization_id, short) if owner in ("", key.slug) else None
+    if route is None and owner != key.slug:
+        route = registry.load_public_route(owner or CATALOG_SLUG, short)
+    if route is None:
+        raise NotFound(f"There is no model {name}")
+    if not key.may_call(route.full_name, route.name):
+        raise ModelNotAllowed(f"The key may not call {route.full_name}; its allow-list names other models")
+    return route
+
+
+def _header(request: Request, name: str) -> bytes | None:
+    value = request.headers.get(name)
+    return None if value is None else value.encode("latin-1", "replace")
+
+
+def shown(row: Prediction) -> dict[str, Any]:  # Any: JSON
+    """The prediction object with its input and output. Inside a transaction of its organization."""
+    input_, output = (
+        orjson.loads(unseal_for(row.organization_id, sealed, context=("prediction", column, row.id.hex))) if sealed else None
+        for column, sealed in (("input", row.input), ("output", row.output))
+    )
+    return {**listed(row), "input": input_, "output": output}
+
+
+def listed(row: Prediction) -> dict[str, Any]:  # Any: JSON
+    """The same without its data, as in lists."""
+    url = f"{settings.CONFIG.base_url}/api/v1/predictions/{row.shown_id}"
+    error = {"code": row.error_code, "detail": row.error_detail} if row.error_code else None
+    total = (row.completed_at - row.created_at).total_seconds() if row.completed_at else None
+    return {
+        "id": row.shown_id,
+        "model": row.model_name,
+        "version": row.version_number,
+        "endpoint": row.endpoint,
+        "status": row.status,
+        "error": error,
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "completed_at": row.completed_at,
+        "expires_at": row.expires_at,
+        "data_removed": row.data_removed_at is not None,
+        "attempts": row.attempts,
+        "metrics": {"predict_time": row.compute_us / 1e6, "queue_time": row.queue_us / 1e6, "total_time": total},
+        "urls": {"get": url, "cancel": f"{url}/cancel"},
+    }
