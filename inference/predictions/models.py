@@ -82,9 +82,9 @@ class Prediction(TenantModel):
 
     class Meta:
         indexes: ClassVar[list[models.Index]] = [
-            models.Index("organization", "-id", name="prediction_newest"),
-            models.Index("next_try_at", name="prediction_due", condition=Q(status__in=["starting", "processing"])),
-            models.Index("expires_at", name="prediction_expiry", condition=Q(data_removed_at__isnull=True)),
+            models.Index(fields=["organization", "-id"], name="prediction_newest"),
+            models.Index(fields=["next_try_at"], name="prediction_due", condition=Q(status__in=["starting", "processing"])),
+            models.Index(fields=["expires_at"], name="prediction_expiry", condition=Q(data_removed_at__isnull=True)),
         ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.CheckConstraint(condition=Q(status__in=Status.values), name="prediction_status"),
@@ -116,7 +116,7 @@ class StoredAnswer(TenantModel):
     expires_at = models.DateTimeField()
 
     class Meta:
-        indexes: ClassVar[list[models.Index]] = [models.Index("expires_at", name="storedanswer_expiry")]
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["expires_at"], name="storedanswer_expiry")]
 
     def __str__(self) -> str:
         return self.id.hex
