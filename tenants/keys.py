@@ -43,7 +43,9 @@ LONGEST_OVERLAP = timedelta(days=7)
 def peppers() -> dict[int, bytes]:
     """The peppers of this process by version. Raises ImproperlyConfigured if KEY_PEPPERS is not usable."""
     try:
-        return {version: text.encode() for version, text in parse_versions(settings.CONFIG.key_peppers.get_secret_value()).items()}
+        return {
+            version: text.encode() for version, text in parse_versions(settings.CONFIG.key_peppers.get_secret_value()).items()
+        }
     except ValueError as error:
         raise ImproperlyConfigured(f"KEY_PEPPERS: {error}") from None
 
@@ -162,7 +164,9 @@ def issue(
     return key, presented
 
 
-def rotate(key: ApiKey, *, overlap: timedelta, expires_at: datetime | None, created_by: User | None, actor: Actor) -> tuple[ApiKey, str]:
+def rotate(
+    key: ApiKey, *, overlap: timedelta, expires_at: datetime | None, created_by: User | None, actor: Actor
+) -> tuple[ApiKey, str]:
     """A new key that may do what `key` may; `key` itself goes on for `overlap`, so that clients can be changed meanwhile.
 
     Raises StateConflict for a key that is not active, so also for the second of two rotations without overlap.
@@ -201,7 +205,9 @@ def revoke(key: ApiKey, *, actor: Actor) -> None:
 
 
 def change(key: ApiKey, *, actor: Actor, **values: Any) -> None:  # Any: columns of ApiKey
-    """Set columns that its owners may set: name, scopes, models, expires_at, limits."""
+    """Set columns that its owners may set: name, scopes, models, expires_at, limits. Raises StateConflict for a revoked key."""
+    if key.revoked_at is not None:
+        raise StateConflict("The key is revoked.")
     for column, value in values.items():
         setattr(key, column, value)
     key.save(update_fields=list(values))
@@ -237,4 +243,3 @@ def _checksum(text: str) -> str:
 
 def _hash(presented: str, pepper: bytes) -> bytes:
     return hmac.digest(pepper, presented.encode(), hashlib.sha256)
-

@@ -73,7 +73,9 @@ class User(AbstractBaseUser, PermissionsMixin):
 class LimitColumns(models.Model):
     """Columns of an organization's or a key's limits."""
 
-    monthly_calls = models.BigIntegerField(null=True, blank=True, validators=[MinValueValidator(0)], help_text="Calls a month at most; empty: no cap.")
+    monthly_calls = models.BigIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(0)], help_text="Calls a month at most; empty: no cap."
+    )
 
     class Meta:
         abstract = True
@@ -87,14 +89,20 @@ class Organization(LimitColumns):
     name = models.CharField(max_length=150)
     is_active = models.BooleanField(default=True, help_text="Off: its keys are refused at once and its members are locked out.")
     rate = models.FloatField(default=100.0, validators=[MinValueValidator(0.001)], help_text="Requests per second.")
-    burst = models.PositiveIntegerField(default=200, validators=[MinValueValidator(1)], help_text="Requests that may come at once.")
-    concurrency = models.PositiveIntegerField(default=64, validators=[MinValueValidator(1)], help_text="Requests under way at a time.")
+    burst = models.PositiveIntegerField(
+        default=200, validators=[MinValueValidator(1)], help_text="Requests that may come at once."
+    )
+    concurrency = models.PositiveIntegerField(
+        default=64, validators=[MinValueValidator(1)], help_text="Requests under way at a time."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(slug__regex=NAME_PATTERN), name="organization_slug_form"),
-            models.CheckConstraint(condition=Q(rate__gt=0, burst__gte=1, concurrency__gte=1), name="organization_limits_positive"),
+            models.CheckConstraint(
+                condition=Q(rate__gt=0, burst__gte=1, concurrency__gte=1), name="organization_limits_positive"
+            ),
             models.CheckConstraint(condition=Q(monthly_calls__gte=0), name="organization_monthly_calls_positive"),
         ]
 
@@ -120,7 +128,9 @@ class TenantModel(models.Model):
     """Base of every tenant table. Its migration adds `tenant_policy`, and composite references where it points at a tenant table."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, db_column="tenant_id", related_name="+", editable=False)
+    organization = models.ForeignKey(
+        Organization, on_delete=models.CASCADE, db_column="tenant_id", related_name="+", editable=False
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = TenantQuerySet.as_manager()
@@ -204,7 +214,12 @@ class ApiKey(LimitColumns, TenantModel):
     hash = models.BinaryField(max_length=32)
     pepper_version = models.PositiveIntegerField()
     scopes = ArrayField(models.CharField(max_length=40))
-    rate = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.001)], help_text="Requests per second; empty: its organization's.")
+    rate = models.FloatField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0.001)],
+        help_text="Requests per second; empty: its organization's.",
+    )
     burst = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
     concurrency = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
     created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
@@ -218,7 +233,9 @@ class ApiKey(LimitColumns, TenantModel):
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(mode__in=Mode.values), name="apikey_mode"),
-            models.CheckConstraint(condition=Q(rate__gt=0) & Q(burst__gte=1) & Q(concurrency__gte=1), name="apikey_limits_positive"),
+            models.CheckConstraint(
+                condition=Q(rate__gt=0) & Q(burst__gte=1) & Q(concurrency__gte=1), name="apikey_limits_positive"
+            ),
             models.CheckConstraint(condition=Q(monthly_calls__gte=0), name="apikey_monthly_calls_positive"),
         ]
 
@@ -252,7 +269,9 @@ class DataKey(TenantModel):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["organization", "purpose"], condition=Q(retired_at__isnull=True), name="datakey_one_current"),
+            models.UniqueConstraint(
+                fields=["organization", "purpose"], condition=Q(retired_at__isnull=True), name="datakey_one_current"
+            ),
         ]
 
     def __str__(self) -> str:

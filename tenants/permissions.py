@@ -31,11 +31,10 @@ SCOPES = (
 DEFAULT_SCOPES = ("models:read", "predictions:read", "predictions:write")
 
 NEVER_EXPIRE = "keys:never_expire"
-MANAGE_OWNERS = "members:owners"
 
 _READ = frozenset({"organization:read", "members:read", "models:read", "usage:read", "limits:read"})
 ROLES: dict[str, frozenset[str]] = {
-    Role.OWNER: frozenset({*SCOPES, NEVER_EXPIRE, MANAGE_OWNERS}),
+    Role.OWNER: frozenset({*SCOPES, NEVER_EXPIRE}),
     Role.ADMIN: frozenset(SCOPES),
     Role.DEVELOPER: _READ | {"keys:read", "keys:write", "models:write", "predictions:read", "predictions:write"},
     Role.BILLING: frozenset({"organization:read", "members:read", "usage:read", "limits:read"}),

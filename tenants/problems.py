@@ -84,7 +84,9 @@ def _fields(detail: Any, field: str = "") -> Iterator[dict[str, str]]:  # Any: D
     """Each message with the dotted name of its field."""
     if isinstance(detail, dict):
         for name, inner in detail.items():
-            yield from _fields(inner, f"{field}.{name}".lstrip(".").removesuffix(".non_field_errors").removeprefix("non_field_errors"))
+            yield from _fields(
+                inner, f"{field}.{name}".lstrip(".").removesuffix(".non_field_errors").removeprefix("non_field_errors")
+            )
     elif isinstance(detail, list):
         for inner in detail:
             yield from _fields(inner, field)

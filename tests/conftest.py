@@ -167,32 +167,25 @@ def join(embedded):
 
 
 @pytest.fixture
-def alice_org(make_organization, alice):
-    """The organization that Alice owns and Bob works in."""
-    return make_organization(f"alice-{secrets.token_hex(6)}", owner=alice)
+def alice(make_user, make_organization):
+    """Owns an organization, `alice.organization`."""
+    user = make_user("alice")
+    user.organization = make_organization(f"alice-{secrets.token_hex(6)}", owner=user)
+    return user
 
 
 @pytest.fixture
-def alice(make_user):
-    """Owns an organization (`alice_org`)."""
-    return make_user("alice")
-
-
-@pytest.fixture
-def bob(make_user, join, alice_org):
+def bob(make_user, join, alice):
     """A developer in Alice's organization."""
-    return join(make_user("bob"), alice_org)
+    return join(make_user("bob"), alice.organization)
 
 
 @pytest.fixture
-def charlie_org(make_organization, charlie):
-    return make_organization(f"charlie-{secrets.token_hex(6)}", owner=charlie)
-
-
-@pytest.fixture
-def charlie(make_user):
-    """A stranger to Alice, who owns another organization (`charlie_org`)."""
-    return make_user("charlie")
+def charlie(make_user, make_organization):
+    """A stranger to Alice, who owns another organization, `charlie.organization`."""
+    user = make_user("charlie")
+    user.organization = make_organization(f"charlie-{secrets.token_hex(6)}", owner=user)
+    return user
 
 
 @pytest.fixture

@@ -83,8 +83,14 @@ class KeyRing:
         head_bytes += wrapped[head_bytes - 1] if len(wrapped) >= head_bytes else 0
         if not wrapped.startswith(_WRAP_HEAD) or len(wrapped) < head_bytes + _NONCE_BYTES + KEY_BYTES + _TAG_BYTES:
             raise Tampered("not a wrapped data key")
-        head, nonce, body = wrapped[:head_bytes], wrapped[head_bytes : head_bytes + _NONCE_BYTES], wrapped[head_bytes + _NONCE_BYTES :]
-        if (tenant is not None and head[6:22].hex() != tenant) or (data_key_id is not None and head[22:38].hex() != data_key_id):
+        head, nonce, body = (
+            wrapped[:head_bytes],
+            wrapped[head_bytes : head_bytes + _NONCE_BYTES],
+            wrapped[head_bytes + _NONCE_BYTES :],
+        )
+        if (tenant is not None and head[6:22].hex() != tenant) or (
+            data_key_id is not None and head[22:38].hex() != data_key_id
+        ):
             raise Tampered("the data key belongs to another place")
         cipher = self._ciphers.get(kek_version(wrapped))
         if cipher is None:

@@ -1,0 +1,44 @@
+"""The base of every management view of a tenant's things."""
+
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from django.db.models import Q
+from django.utils import timezone
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from saas.lib.errors import NotFound
+from tenants.access import Access, Actor
+from tenants.models import ApiKey, Organization
+from tenants.scope import set_tenant
+
+
+class TenantView(APIView):
+    """Authenticates, checks `required_scope`, and then runs its transaction as the caller's organization.
+
+    Methods find `self.access`, `self.organization` and `self.actor`.
+    """
+
+    required_scope: ClassVar[str | dict[str, str]]
+    access: Access
+    organization: Organization
+    actor: Actor
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:  # Any: the URL's parts
+        super().initial(request, *args, **kwargs)
+        self.access = request.auth
+        if self.access.organization_id is None:
+            raise NotFound("You are in no organization.")
+        set_tenant(self.access.organization_id)
+        self.organization = Organization.objects.get(id=self.access.organization_id)
+        self.actor = self.access.actor
+        if self.access.key is not None:
+            _note_use(self.access.key.id, self.organization)
+
+
+def _note_use(key_hex: str, organization: Organization) -> None:
+    """Keep `last_used_at` right to a minute. Calls of models are noted by the ledger's drain."""
+    now = timezone.now()
+    stale = Q(last_used_at=None) | Q(last_used_at__lt=now - timedelta(minutes=1))
+    ApiKey.objects.of(organization).filter(stale, id=key_hex).update(last_used_at=now)
