@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import onnxruntime
 from redis import Redis
 from redis.exceptions import RedisError
 
 from inference.engine.children import Child, Children, ChildResident
 from inference.engine.errors import ModelUnavailable
-from inference.engine.model import CPU, Model, Providers
+from inference.engine.model import Model
 from inference.engine.residency import LocalResident, Residency, Resident
+from inference.engine.sessions import providers_for
 from inference.engine.source import ArtifactSource
 from inference.lanes import WORKERS, Reply, lane_key, lanes_key, pool_key, resident_key, worker_key
 from inference.pump import Counters, Pump, Taken, messages
@@ -40,7 +40,6 @@ MAX_LOADING = 4  # versions; while so many wait for a loader, the pool is left t
 MAX_CHILDREN = 8
 CHILD_IDLE_SECONDS = 300.0
 CHILD_MEMORY_BYTES = 4 << 30
-CUDA = "CUDAExecutionProvider"
 
 LoadSource = Callable[[str, str], ArtifactSource | None]
 """(version id, owner's organization id) → what is needed to load it; None if there is no such ready version."""
@@ -64,15 +63,6 @@ class Report(msgspec.Struct):
     models: list[ModelReport]
     loading: int
     counters: Counters
-
-
-def providers_for(hardware: str, memory_bytes: int) -> Providers:
-    """onnxruntime's execution providers, best first. Raises RuntimeError if the hardware's is not there."""
-    if hardware == "cpu":
-        return CPU
-    if CUDA not in onnxruntime.get_available_providers():
-        raise RuntimeError("ENGINE_HARDWARE is gpu, but this onnxruntime has no CUDAExecutionProvider: install onnxruntime-gpu")
-    return ((CUDA, {"gpu_mem_limit": str(memory_bytes), "arena_extend_strategy": "kSameAsRequested"}), *CPU)
 
 
 class Host:

@@ -31,7 +31,7 @@ sys.path.insert(0, sys.argv[1])
 from inference.engine.child import main
 main(int(sys.argv[2]), int(sys.argv[3]))
 """
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 LOAD_SECONDS = 30.0
 CODES = frozenset({"", "invalid_request", "invalid_tensor", "model_failed"})  # that a child may answer with
 
@@ -122,7 +122,7 @@ class Child:
         try:
             self.last_used = time.monotonic()
             return self._exchange(ask, until)
-        except (OSError, EngineError, msgspec.DecodeError) as error:
+        except (OSError, EngineError) as error:
             if self.is_ended:  # by another thread: evicted, or the worker is ending
                 failure: EngineError = ModelUnavailable("the model's process was stopped; try again")
             elif isinstance(error, EngineError):
@@ -145,7 +145,11 @@ class Child:
             self._connection.sendall(frame(pack(ask)))
         except TimeoutError:
             raise DeadlineExceeded("the model did not take the call in time") from None
-        answer = unpack_answer(receive(self._connection, until=until, limit=MAX_ANSWER))
+        message = receive(self._connection, until=until, limit=MAX_ANSWER)
+        try:
+            answer = unpack_answer(message)
+        except msgspec.DecodeError:
+            raise ModelFailed("the model's process answered nonsense") from None
         if answer.nonce != ask.nonce:
             raise ModelFailed("the model's process answered another question")
         return answer

@@ -11,14 +11,12 @@ import onnxruntime
 from inference.engine import steps
 from inference.engine.errors import InvalidRequest, InvalidTensor, ModelFailed
 from inference.engine.manifest import parse_manifest
-from inference.engine.sessions import open_session
+from inference.engine.sessions import CPU, Providers, open_session
 from inference.engine.source import ArtifactSource
 from inference.engine.tensors import DTYPES, FLOATS, ORT_DATATYPES, Array, check_length
 from inference.lanes import Work
 from inference.routes import TensorSpec
 
-Providers = tuple[str | tuple[str, dict[str, Any]], ...]
-CPU: Providers = ("CPUExecutionProvider",)
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 SLOW_MS = 2.0  # per row; from here several threads inside one operator are worth their wake-ups
 KNOWN_SHAPES = 1000  # of calls that were checked before

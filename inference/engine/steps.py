@@ -174,9 +174,8 @@ def best_labels(labels: list[str], scores: npt.NDArray[Any], top: int) -> list[l
     Without labels a column's number is its label. Raises ModelFailed if there is not one label per column.
     """
     if scores.ndim != 2 or (labels and scores.shape[1] != len(labels)):
-        raise ModelFailed(
-            f"the model's scores have shape {list(scores.shape)}; one column per label is expected: {len(labels)}"
-        )
+        columns = f"one column for each of {len(labels)} labels" if labels else "(n, k)"
+        raise ModelFailed(f"the model's scores have shape {list(scores.shape)}; {columns} is expected")
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     confidences = np.take_along_axis(scores, best, axis=1).tolist()
     return [

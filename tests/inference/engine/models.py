@@ -56,7 +56,9 @@ def gather(**facts) -> ArtifactSource:
 
 
 def identity(element: int, shape: list, **facts) -> ArtifactSource:
-    return source(graph([("x", element, shape)], [("y", element, shape)], [helper.make_node("Identity", ["x"], ["y"])]), **facts)
+    return source(
+        graph([("x", element, shape)], [("y", element, shape)], [helper.make_node("Identity", ["x"], ["y"])]), **facts
+    )
 
 
 def slow(trips: int, **facts) -> ArtifactSource:

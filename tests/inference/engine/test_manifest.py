@@ -2,6 +2,8 @@ import pytest
 
 from inference.engine.manifest import Layout, ManifestError, Resize, manifest_dict, parse_manifest
 
+pytestmark = pytest.mark.no_servers
+
 DIGITS = {
     "task": "image-classification",
     "version": "1.0.0",
