@@ -8,10 +8,10 @@ from uuid import UUID
 from billing.models import NIL, UsageEvent
 from billing.usage import money
 from saas.lib.errors import ValidationFailed
-from saas.lib.ids import parse_id, shown
+from saas.lib.ids import shown
 from tenants.models import ApiKey, Organization
 
-PAGE, MOST = 50, 500
+PAGE, MOST = 50, 100
 NOBODYS = UUID(int=1)
 
 
@@ -35,29 +35,31 @@ class Filters:
             day = date.fromisoformat(query.get("day") or today.isoformat())
         except ValueError:
             errors.append({"field": "day", "detail": "A date, as 2026-11-21."})
-        if cursor := query.get("cursor"):
-            before = parse_id("call", cursor)
-            if before is None:
-                errors.append({"field": "cursor", "detail": "Not the `next` of a page."})
-        text = query.get("limit") or str(PAGE)
-        if text.isascii() and text.isdigit() and 1 <= int(text) <= MOST:
+        try:
+            before = UUID(hex=query["cursor"]) if "cursor" in query else None
+        except ValueError:
+            errors.append({"field": "cursor", "detail": "Not a cursor that this list gave."})
+        text = query.get("limit", str(PAGE))
+        if text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MOST:
             limit = int(text)
         else:
-            errors.append({"field": "limit", "detail": f"A whole number from 1 to {MOST}."})
+            errors.append({"field": "limit", "detail": f"A number from 1 to {MOST}."})
+        texts = {name: query.get(name) or None for name in ("model", "key", "request_id")}
+        errors += [{"field": name, "detail": "No such text."} for name, text in texts.items() if text and "\x00" in text]
         if errors:
             raise ValidationFailed("The question is not acceptable", errors=errors)
-        return cls(day, query.get("model"), _key(organization, query.get("key")), query.get("request_id"), before, limit)
+        return cls(day, texts["model"], _key(organization, texts["key"]), texts["request_id"], before, limit)
 
 
 def _key(organization: Organization, public_id: str | None) -> UUID | None:
-    if not public_id:
+    if public_id is None:
         return None
     found: UUID | None = ApiKey.objects.of(organization).filter(public_id=public_id).values_list("id", flat=True).first()
     return found or NOBODYS
 
 
-def page(organization: Organization, filters: Filters) -> tuple[list[dict[str, Any]], str | None]:
-    """A page, newest first, and the cursor of the next one (None: this is the last)."""
+def page(organization: Organization, filters: Filters) -> tuple[list[dict[str, Any]], UUID | None]:  # Any: JSON
+    """A page, newest first, and its last call if more follow."""
     found = UsageEvent.objects.filter(tenant_id=organization.id, day=filters.day)
     if filters.model:
         found = found.filter(model_name=filters.model)
@@ -69,8 +71,8 @@ def page(organization: Organization, filters: Filters) -> tuple[list[dict[str, A
         found = found.filter(call_id__lt=filters.before)
     rows = list(found.order_by("-call_id")[: filters.limit + 1])
     names = dict(ApiKey.objects.of(organization).filter(id__in={row.api_key_id for row in rows}).values_list("id", "public_id"))
-    cursor = shown("call", rows[filters.limit - 1].call_id) if len(rows) > filters.limit else None
-    return [_row(row, names.get(row.api_key_id)) for row in rows[: filters.limit]], cursor
+    last = rows[filters.limit - 1].call_id if len(rows) > filters.limit else None
+    return [_row(row, names.get(row.api_key_id)) for row in rows[: filters.limit]], last
 
 
 def _row(event: UsageEvent, key: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import redis
 
@@ -10,34 +11,27 @@ from billing import stores
 from inference.books import accounts
 from saas.lib.errors import Unavailable
 from tenants.models import ApiKey, Organization
-from tenants.principal import Limits
+from tenants.principal import KeyRecord, Limits
 
 
-def limits_of(organization: Organization, key: ApiKey | None, *, now: datetime) -> dict[str, Any]:
-    """Both levels, each with its limits and what is left. Raises Unavailable if a Valkey cannot be asked.
+def limits_of(organization: Organization, key: KeyRecord | None, *, now: datetime) -> dict[str, Any]:  # Any: JSON
+    """Both levels, each with its limits and what is left; without a key only the organization's.
 
-    An account that is not known (yet) has used what nobody can tell: its calls are None.
+    Raises Unavailable if a Valkey cannot be asked. Of an account that is not known (yet) nobody can tell the calls: None.
     """
     try:
         account = accounts.read(organization.id.hex)
         own = _level(organization.id.hex, organization.limits, now)
-        shown = {"organization": own | _quota(account, accounts.ORGANIZATION, organization.monthly_calls, now), "key": None}
-        if key is not None:
-            level = _level(key.id.hex, effective_limits(key, organization), now)
-            shown["key"] = {"id": key.shown_id, "mode": key.mode} | level | _quota(account, key.id.hex, key.monthly_calls, now)
+        own |= _quota(account, accounts.ORGANIZATION, organization.monthly_calls, now)
+        return {"organization": own, "key": _key_level(key, account, now) if key else None}
     except redis.RedisError as error:
         raise Unavailable("What is left of the limits cannot be told right now") from error
-    return shown
 
 
-def effective_limits(key: ApiKey, organization: Organization) -> Limits:
-    """A key's own limits where it has them, never above its organization's."""
-    own, above = (key.rate, key.burst, key.concurrency), organization.limits
-    rate, burst, concurrency = (
-        theirs if mine is None else min(mine, theirs)
-        for mine, theirs in zip(own, (above.rate, above.burst, above.concurrency), strict=True)
-    )
-    return Limits(rate, int(burst), int(concurrency))
+def _key_level(key: KeyRecord, account: accounts.Account | None, now: datetime) -> dict[str, Any]:  # Any: JSON
+    row = ApiKey.objects.of(UUID(hex=key.organization)).get(id=UUID(hex=key.id))
+    level = {"id": row.shown_id, "mode": row.mode, **_level(key.id, key.limits, now)}
+    return level | _quota(account, key.id, row.monthly_calls, now)
 
 
 def _level(holder: str, limits: Limits, now: datetime) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Question:
         if unknown := [name for name in groups if name not in GROUPS]:
             errors.append({"field": "group_by", "detail": f"{unknown[0]!r} is not one of {', '.join(GROUPS)}."})
         end = _moment(query.get("to"), "to", errors, is_end=True) or now
-        start = _moment(query.get("from"), "from", errors) or _floor(end - DEFAULT)
+        start = _moment(query.get("from"), "from", errors) or _floor(end - DEFAULT).replace(hour=0)
         end = _floor(end + timedelta(hours=1, microseconds=-1))
         if not errors and start >= end:
             errors.append({"field": "from", "detail": "It must be before `to`."})
@@ -70,10 +70,12 @@ def _moment(text: str | None, field: str, errors: list[dict[str, str]], *, is_en
         return None
     try:
         if len(text) == len("2026-11-21"):
-            day = datetime.combine(date.fromisoformat(text), time(), UTC)
-            return day + timedelta(days=1) if is_end else day
-        moment = datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped + of a zone arrives as a space
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            moment = datetime.combine(date.fromisoformat(text), time(), UTC) + timedelta(days=int(is_end))
+        else:
+            moment = datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped + of a zone arrives as a space
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        if not 2000 <= moment.year < 3000:
+            raise ValueError(text)
     except (ValueError, OverflowError):
         errors.append({"field": field, "detail": "A date (2026-11-21) or a time (2026-11-21T10:00:00Z)."})
         return None

@@ -13,10 +13,9 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from tenants.views import TenantView
 
 from billing import calls, limits, usage
-from tenants.models import ApiKey
+from tenants.views import TenantView
 
 
 class CsvRenderer(BaseRenderer):
@@ -97,15 +96,15 @@ class CallsView(TenantView):
             _query("model", "Model's name as organization/name."),
             _query("key", "Public id of an API key."),
             _query("request_id", "The X-Request-Id of the call."),
-            _query("cursor", "`next` of the page before."),
-            OpenApiParameter("limit", OpenApiTypes.INT, description="1 to 500, default 50."),
+            _query("cursor", "As in `next` of the page before."),
+            OpenApiParameter("limit", OpenApiTypes.INT, description="1 to 100, default 50."),
         ],
         responses=OpenApiTypes.OBJECT,
     )
     def get(self, request: Request) -> Response:
         filters = calls.Filters.parse(request.query_params, self.organization, today=timezone.now().date())
-        rows, cursor = calls.page(self.organization, filters)
-        return Response({"results": rows, "next": cursor})
+        rows, last = calls.page(self.organization, filters)
+        return Response({"results": rows, "next": _next(request, last) if last else None})
 
 
 class LimitsView(TenantView):
@@ -117,9 +116,13 @@ class LimitsView(TenantView):
         responses=OpenApiTypes.OBJECT,
     )
     def get(self, request: Request) -> Response:
-        record = request.auth.key
-        key = ApiKey.objects.of(self.organization).get(id=UUID(hex=record.id)) if record else None
-        return Response(limits.limits_of(self.organization, key, now=datetime.now(UTC)))
+        return Response(limits.limits_of(self.organization, self.access.key, now=timezone.now()))
+
+
+def _next(request: Request, last: UUID) -> str:
+    query = request.query_params.copy()
+    query["cursor"] = last.hex
+    return request.build_absolute_uri(f"{request.path}?{query.urlencode()}")
 
 
 def _time(moment: datetime | None) -> str | None:

@@ -9,6 +9,7 @@ from billing import ledger as ledger_module
 from billing import quotas, rebuild
 from inference.books import accounts
 from saas.lib.errors import Unavailable
+from saas.lib.valkey import sync_client
 from tenants.models import ApiKey
 from tenants.scope import tenant_scope
 
@@ -22,7 +23,7 @@ def connection(embedded):
 @pytest.fixture
 def broken_state(monkeypatch):
     """The state server cannot be reached."""
-    monkeypatch.setattr(accounts, "shared_client", lambda: redis.Redis(unix_socket_path="/nowhere.sock"))
+    monkeypatch.setattr(accounts, "shared_client", lambda: sync_client("unix:///nowhere.sock"))
 
 
 def set_quota(organization, calls, as_role) -> None:
@@ -64,7 +65,7 @@ def test_a_quota_that_cannot_hold_yet_is_not_confirmed_and_comes_later(make_orga
     organization = make_organization()
     set_quota(organization, 5, as_role)
     with monkeypatch.context() as patched:
-        patched.setattr(accounts, "shared_client", lambda: redis.Redis(unix_socket_path="/nowhere.sock"))
+        patched.setattr(accounts, "shared_client", lambda: sync_client("unix:///nowhere.sock"))
         with pytest.raises(Unavailable):
             quotas.project_now(organization.id)
         with pytest.raises(redis.RedisError):

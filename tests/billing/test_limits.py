@@ -1,0 +1,83 @@
+"""GET /api/v1/limits"""
+
+import time
+
+import pytest
+
+from billing import stores
+from inference.books import accounts
+from saas.lib.ids import uuid7
+from saas.lib.valkey import sync_client
+
+URL = "/api/v1/limits"
+
+
+@pytest.fixture
+def organization(make_organization):
+    return make_organization()
+
+
+@pytest.fixture
+def key(organization, make_key):
+    """(key, text): 2 requests per second in a bucket of 10, 5 at once, 50 a month."""
+    return make_key(organization, scopes=["limits:read"], rate=2.0, burst=10, concurrency=5, monthly_calls=50)
+
+
+def test_what_was_not_used_is_all_left(organization, key, client_of):
+    body = client_of(key[1]).get(URL).json()
+
+    assert body["organization"]["rate"]["per_second"] == organization.rate
+    assert body["organization"]["rate"]["left"] == organization.burst
+    assert body["organization"]["monthly_calls"]["limit"] is None
+    assert body["organization"]["monthly_calls"]["used"] == 0
+    assert body["key"]["id"] == key[0].shown_id
+    assert body["key"]["rate"] == {"per_second": 2.0, "burst": 10, "left": 10, "full_in_seconds": 0.0}
+    assert body["key"]["concurrency"] == {"limit": 5, "left": 5}
+    quota = body["key"]["monthly_calls"]
+    assert (quota["limit"], quota["used"], quota["left"]) == (50, 0, 50)
+    assert quota["resets_at"] > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    assert quota["resets_at"].endswith("-01T00:00:00Z")
+
+
+def test_what_was_used_is_told(organization, key, client_of, lanes, state):
+    holder, month = key[0].id.hex, time.strftime("%Y-%m", time.gmtime())
+    lanes.hset(f"bucket:{holder}", mapping={"tokens": "0.5", "at": f"{time.time():.6f}"})
+    lanes.zadd(f"places:{holder}", {uuid7().hex: time.time() + 60, uuid7().hex: time.time() + 60, uuid7().hex: time.time() - 1})
+    state.hset(f"account:{organization.id.hex}", mapping={f"calls:{month}:": 9, f"calls:{month}:{holder}": 7})
+
+    body = client_of(key[1]).get(URL).json()
+
+    assert body["key"]["rate"]["left"] < 10
+    assert 0 < body["key"]["rate"]["full_in_seconds"] <= 4.75
+    assert body["key"]["concurrency"]["left"] == 3
+    assert body["key"]["monthly_calls"]["left"] == 43
+    assert body["organization"]["monthly_calls"]["used"] == 9
+
+
+def test_a_key_is_never_shown_more_than_its_organization_has(organization, make_key, client_of):
+    _, text = make_key(organization, scopes=["limits:read"], rate=organization.rate * 10, burst=1)
+
+    assert client_of(text).get(URL).json()["key"]["rate"]["per_second"] == organization.rate
+
+
+def test_calls_of_an_unknown_account_are_unknown(organization, key, client_of, state):
+    state.delete(f"account:{organization.id.hex}")
+
+    assert client_of(key[1]).get(URL).json()["key"]["monthly_calls"]["left"] is None
+
+
+def test_without_a_valkey_it_is_503(key, client_of, monkeypatch):
+    monkeypatch.setattr(stores, "lanes", lambda: sync_client("unix:///nowhere.sock"))
+    response = client_of(key[1]).get(URL)
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+    monkeypatch.undo()
+
+    monkeypatch.setattr(accounts, "shared_client", lambda: sync_client("unix:///nowhere.sock"))
+    assert client_of(key[1]).get(URL).status_code == 503
+
+
+def test_who_may_not(client_of, organization, make_key):
+    from rest_framework.test import APIClient
+
+    assert APIClient().get(URL).status_code == 401
+    assert client_of(make_key(organization, scopes=["usage:read"])[1]).get(URL).status_code == 403
