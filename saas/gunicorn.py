@@ -1,11 +1,14 @@
 """gunicorn's configuration: `gunicorn -c saas/gunicorn.py saas.asgi:application`. SIGHUP replaces processes without a gap."""
 
+import sys
 from typing import Any
 
 from saas import server
 from saas.settings import load_config
 
 _config = load_config()
+for _name in ("saas.settings", "saas.config"):
+    del sys.modules[_name]  # this is gunicorn's master: what it has imported, new processes would not import anew
 
 bind = f"127.0.0.1:{_config.port}"
 workers = _config.gateway_processes
@@ -13,7 +16,7 @@ worker_class = "saas.server.Worker"
 proc_name = "gateway"
 keepalive = 75  # seconds that an idle connection stays; longer than the 60 of usual proxies, so that they close first
 timeout = 30  # seconds without a sign of life until a process is replaced
-graceful_timeout = server.STOP_SECONDS + 2
+graceful_timeout = int(server.STOP_SECONDS) + 2
 backlog = 2048
 accesslog = None  # the gateway and Django write one line per request themselves
 errorlog = "-"

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import ValidationError
 
 from saas.config import ROOT, Config, describe
+from saas.lib.logs import logging_config
 
 
 def load_config() -> Config:
@@ -43,6 +44,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "tenants.middleware.request_id",
+    "saas.lib.logs.request_line",
     "tenants.middleware.operators_in_admin",
     "tenants.middleware.AppErrors",
     "django.middleware.security.SecurityMiddleware",
@@ -146,11 +148,13 @@ if config.email_url:
     EMAIL_HOST, EMAIL_PORT, EMAIL_HOST_USER, EMAIL_HOST_PASSWORD, EMAIL_USE_TLS, EMAIL_USE_SSL = mail_server(config.email_url)
     EMAIL_TIMEOUT = 10
 
+LOGGING = logging_config(config.log_format)
+
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"
-STATIC_ROOT = ROOT / "static"
+STATIC_ROOT = None  # whitenoise serves the packages' own files; nothing is collected
 WHITENOISE_USE_FINDERS = True
 
 REST_FRAMEWORK = {
@@ -173,6 +177,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],
     "SWAGGER_UI_DIST": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "saas.pages.with_gateway_routes"],
 }
 
 # kombu names a Unix socket otherwise than redis-py does.

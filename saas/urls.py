@@ -12,3 +12,8 @@ urlpatterns = [
     path("api/v1/", include("billing.urls")),
     path("", include("saas.pages")),  # /docs/, /livez, /readyz, /metrics
 ]
+
+handler400 = "saas.pages.bad_request"
+handler403 = "saas.pages.forbidden"
+handler404 = "saas.pages.not_found"
+handler500 = "saas.pages.server_error"
