@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
-from saas.config import ROOT, Config, describe
+from saas.config import Config, describe
 from saas.lib.logs import logging_config
 
 
