@@ -144,7 +144,7 @@ def make_key(embedded):
 
 @pytest.fixture
 def make_user(embedded):
-    """`make_user(name)`: a person with a random address."""
+    """`make_user(name)`: a person with a random address and no password."""
     from tenants.models import User
 
     return lambda name: User.objects.create_user(
