@@ -20,6 +20,7 @@ from billing.drain import BATCH_RECORDS, Drain
 from billing.last_used import LastUsed
 from billing.quotas import project_pending
 from billing.rebuild import rebuild_wanted
+from billing.refused import move_refused
 from inference.books.reaper import Reaper
 from saas.lib.valkey import sync_client
 
@@ -56,7 +57,7 @@ class Bookkeeper:
             Job("report", self._report, 1.0),
             _reaper_job(state_url),
             _rebuild_job(),
-            _housekeeping_job(self.last_used),
+            _housekeeping_job(state_url, self.last_used),
         ]
 
     def run(self) -> int:
@@ -131,8 +132,8 @@ def _rebuild_job() -> Job:
     return Job("rebuild", step, REBUILD_EVERY, link.close)
 
 
-def _housekeeping_job(last_used: LastUsed) -> Job:
-    link = ledger.Link()
+def _housekeeping_job(state_url: str, last_used: LastUsed) -> Job:
+    link, state = ledger.Link(), sync_client(state_url)
     due = {"days": 0.0, "touch": time.monotonic() + TOUCH_EVERY}
 
     def is_due(name: str, every: float) -> bool:
@@ -149,6 +150,7 @@ def _housekeeping_job(last_used: LastUsed) -> Job:
         if is_due("touch", TOUCH_EVERY):
             last_used.flush(link())
         project_pending(link())
+        move_refused(link(), state)
         return False
 
     return Job("housekeeping", step, 1.0, link.close)

@@ -100,14 +100,14 @@ class Writer:
         returned. Raises PositionTaken, or psycopg2's error: the transaction is then rolled back.
         """
         with self.connection, self.connection.cursor() as cursor:
-            _move_position(cursor, stream, old, new)
+            move_position(cursor, stream, old, new)
             unpriced = self._unpriced(cursor, records)
             taken, untaken = self._insert(
                 cursor, [record for record in records if record.usage.price_version in self.currencies]
             )
             bad = refused + unpriced + untaken
             if bad:
-                _quarantine(cursor, stream, bad)
+                quarantine(cursor, stream, bad)
             write_rollup(cursor, roll_up(taken, self.currencies))
         return bad
 
@@ -174,7 +174,7 @@ def _time(at_ms: int) -> str:
     return datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC).isoformat()
 
 
-def _move_position(cursor: Cursor, stream: str, old: str, new: str) -> None:
+def move_position(cursor: Cursor, stream: str, old: str, new: str) -> None:
     """Compare-and-set. A drain that is slower waits here for the other's commit, and then finds the position moved."""
     cursor.execute(
         "UPDATE journal_position SET position = %s, updated_at = now() WHERE stream = %s AND position = %s", [new, stream, old]
@@ -183,7 +183,7 @@ def _move_position(cursor: Cursor, stream: str, old: str, new: str) -> None:
         raise PositionTaken(f"{stream} is not at {old} any more")
 
 
-def _quarantine(cursor: Cursor, stream: str, bad: list[RefusedRecord]) -> None:
+def quarantine(cursor: Cursor, stream: str, bad: list[RefusedRecord]) -> None:
     cursor.executemany(
         "INSERT INTO journal_quarantine (stream, stream_id, number, raw, error, created_at) VALUES (%s, %s, %s, %s, %s, now())",
         [(stream, record.stream_id, record.number, record.raw, error[:2000]) for record, error in bad],

@@ -68,7 +68,7 @@ def test_a_drain_that_died_before_its_commit_left_nothing(state, journal, tenant
     dead.writer = ledger_module.Writer(ledger_module.connect())
     dead.position = ledger_module.read_position(dead.writer.connection, journal.name)
     cursor = dead.writer.connection.cursor()
-    ledger_module._move_position(cursor, journal.name, dead.position, "9-9")
+    ledger_module.move_position(cursor, journal.name, dead.position, "9-9")
     dead.writer.connection.close()
 
     drain_all(Drain(state, stream=journal.name))

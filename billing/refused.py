@@ -1,0 +1,47 @@
+"""Records that the books themselves refused at a close (books.lua): moved to where an operator sees them."""
+
+import logging
+
+import redis
+from psycopg2.extensions import connection as Connection
+
+from billing import ledger
+from billing.records import UNREAD, JournalRecord
+
+log = logging.getLogger(__name__)
+
+STREAM = "journal:quarantine"
+"""Each entry has the fields `call`, `reason` and `r`, the record or, where there was none, the open entry."""
+BATCH = 500
+
+
+def move_refused(connection: Connection, state: redis.Redis) -> int:
+    """Move what lies in STREAM to the quarantine table, each once; how many. As the drain does: position, commit, trim."""
+    position = ledger.read_position(connection, STREAM)
+    entries = state.xrange(STREAM, min=f"({position}", count=BATCH)
+    if not entries:
+        return 0
+    bad = [
+        (
+            JournalRecord(stream_id.decode(), 0, fields.get(b"r", b""), UNREAD),
+            f"{fields.get(b'call')!r}: {fields.get(b'reason')!r}",
+        )
+        for stream_id, fields in entries
+    ]
+    last = bad[-1][0].stream_id
+    try:
+        with connection, connection.cursor() as cursor:
+            ledger.move_position(cursor, STREAM, position, last)
+            ledger.quarantine(cursor, STREAM, bad)
+    except ledger.PositionTaken:
+        return 0
+    for record, reason in bad:
+        log.error("the books refused a record", extra={"stream_id": record.stream_id, "reason": reason})
+    milliseconds, _, sequence = last.partition("-")
+    state.xtrim(STREAM, minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
+    return len(bad)
+
+
+def _refused(stream_id: str, fields: dict[bytes, bytes]) -> ledger.RefusedRecord:
+    call, reason = (fields.get(name, b"").decode(errors="replace") for name in (b"call", b"reason"))
+    return JournalRecord(stream_id, 0, fields.get(b"r", b""), UNREAD), f"{call}: {reason}".replace("\x00", "")
