@@ -101,11 +101,20 @@ class Postgres:
 
     def is_ready(self) -> bool:
         """Whether sessions are taken; false while it starts or recovers from a crash."""
+        if not self._says_ready():
+            return False
         try:
             self.connect("postgres").close()
         except psycopg2.OperationalError:
             return False
         return True
+
+    def _says_ready(self) -> bool:
+        """Whether the server's own status file says so: asking earlier would fill its log with refusals."""
+        try:
+            return (self.directory / "postmaster.pid").read_text().splitlines()[7:8] == ["ready   "]
+        except FileNotFoundError:
+            return False
 
     def connect(self, database: str = DATABASE, role: str = SUPERUSER) -> psycopg2.extensions.connection:
         """An autocommit session. Raises psycopg2.OperationalError."""

@@ -35,6 +35,7 @@ READY_SECONDS = 120.0
 DRAIN_SECONDS = 75.0  # a worker or gateway that is replaced may finish its calls: the longest deadline and some more
 WORKERS = "workers"  # inference/lanes.py: sorted set of the workers' names, scored with the second until which they are alive
 
+_AS_ROOT = "ignore:You're running the worker with superuser privileges"  # Celery means pickled messages; ours are JSON ids
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the caller's proxy has no part in 127.0.0.1
 
 
@@ -162,7 +163,8 @@ class Supervisor:
         return part
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, **self.variables, MARK: str(self.data_dir), "PYTHONUNBUFFERED": "1"}
+        own = {MARK: str(self.data_dir), "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": _AS_ROOT}
+        return {**os.environ, **self.variables, **own}
 
     async def _bootstrap(self) -> None:
         """Tables, catalogue, demo organization: saas.local.bootstrap in a process of its own, which needs Django."""
@@ -359,4 +361,4 @@ def ready_text(demo: Mapping[str, str], file: Path) -> str:
 
 def _celery(*arguments: str) -> list[str]:
     quiet = ["--without-gossip", "--without-mingle"] if arguments[0] == "worker" else []
-    return [sys.executable, "-m", "celery", "-A", "saas", *arguments, *quiet, "--loglevel", "INFO"]
+    return [sys.executable, "-m", "celery", "--quiet", "-A", "saas", *arguments, *quiet, "--loglevel", "WARNING"]
