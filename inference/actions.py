@@ -2,22 +2,25 @@
 or a request's) and locks the model first, so that two of them on one model follow one another.
 """
 
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from inference import artifacts
 from inference.engine.manifest import ManifestError, manifest_dict, parse_manifest
-from inference.models import PRODUCTION, Alias, AliasChange, MLModel, ModelVersion, State, Task, Visibility
+from inference.models import PRODUCTION, Alias, AliasChange, MLModel, ModelVersion, State, Task, Visibility, artifact_key
 from inference.registry import model_changed, parse_number, resolve_version
-from saas.lib.errors import NotFound, ScopeMissing, StateConflict, ValidationFailed
+from saas.lib.errors import NotFound, ScopeMissing, StateConflict, Unavailable, ValidationFailed
 from saas.lib.ids import uuid7
 from saas.lib.names import is_name
 from tenants.access import Actor
 from tenants.audit import note
 from tenants.databases import current_alias
 from tenants.models import CATALOG_ID, Organization
+from tenants.scope import tenant_scope
 
 
 class Refused(ValidationFailed):
@@ -94,6 +97,46 @@ def read_manifest(model: MLModel, given: Any) -> dict[str, Any]:  # Any: decoded
     return {"task": manifest.task, **manifest_dict(manifest)}
 
 
+def upload_version(
+    *,
+    model: MLModel,
+    actor: Actor,
+    path: Path,
+    digest: str,
+    size: int,
+    manifest: Any,  # Any: decoded JSON of the uploader's
+    number: str | None = None,
+) -> ModelVersion:
+    """Store the file at `path`, `size` bytes with the SHA-256 `digest`, and begin its intake. Outside of any transaction.
+
+    The file is taken away. Raises what read_manifest and add_version raise, and Unavailable; then nothing is left behind.
+    """
+    version_id = uuid7()
+    key = artifact_key(model.organization_id, version_id)
+    with tenant_scope(model.organization_id):  # all complaints before the transfer; the second time they decide
+        kept = read_manifest(model, manifest)
+        next_number(lock_model(model), number or kept.get("version"))
+    try:
+        artifacts.put(key, path)
+        with tenant_scope(model.organization_id):
+            return add_version(
+                model=model, actor=actor, version_id=version_id, manifest=kept, number=number, digest=digest, size=size
+            )
+    except artifacts.ArtifactError as error:
+        raise Unavailable("The artifact cannot be stored right now; try again", retry_after=5) from error
+    except BaseException:
+        _remove_unless_kept(model.organization_id, version_id)
+        raise
+
+
+def _remove_unless_kept(organization_id: UUID, version_id: UUID) -> None:
+    """Remove an artifact whose version was not committed; what fails after the commit leaves it."""
+    with tenant_scope(organization_id):
+        is_kept = ModelVersion.objects.of(organization_id).filter(id=version_id).exists()
+    if not is_kept:
+        artifacts.delete(artifact_key(organization_id, version_id))
+
+
 def add_version(
     *,
     model: MLModel,
@@ -111,7 +154,7 @@ def add_version(
     from inference.intake.tasks import send  # the task imports this module
 
     model = lock_model(model)
-    major, minor, patch = _number(model, number or manifest.get("version"))
+    major, minor, patch = next_number(model, number or manifest.get("version"))
     version = ModelVersion(
         id=version_id,
         organization_id=model.organization_id,
@@ -131,7 +174,7 @@ def add_version(
     noted = {"model": model.name, "version": version.number, "digest": digest}
     note(model.organization_id, actor, "version.created", version.shown_id, **noted)
     model_changed(model)
-    transaction.on_commit(lambda: send(version.organization_id, version.id), using=current_alias())
+    transaction.on_commit(lambda: send(version.organization_id, version.id), using=current_alias(), robust=True)
     return version
 
 
@@ -231,11 +274,6 @@ def check_visibility(organization: Organization, visibility: str) -> None:
         raise ScopeMissing("Only the operators' catalogue is public; models of an organization are private")
 
 
-def new_version_id() -> UUID:
-    """The id of a version before its row: the artifact is stored under it first."""
-    return uuid7()
-
-
 def _judge(version: ModelVersion, **columns: Any) -> bool:  # Any: columns of ModelVersion
     """Write the verdict once; False if somebody did before or the version is deleted."""
     waiting = ModelVersion.objects.of(version.organization_id).live().filter(id=version.id, state=State.VALIDATING)
@@ -250,7 +288,7 @@ def _move(model: MLModel, actor: Actor, alias: Alias, target: ModelVersion, acti
     return alias
 
 
-def _number(model: MLModel, given: str | None) -> tuple[int, int, int]:
+def next_number(model: MLModel, given: str | None) -> tuple[int, int, int]:
     """The number asked for, or the next patch number. Deleted versions keep theirs."""
     if given is None:
         newest = model.versions.in_order().first()

@@ -149,8 +149,12 @@ class ModelVersion(TenantModel):
 
     @property
     def artifact_key(self) -> str:
-        """Its name in the artifact store: no two versions share one."""
-        return f"{self.organization_id.hex}/{self.id.hex}.onnx"
+        return artifact_key(self.organization_id, self.id)
+
+
+def artifact_key(organization_id: UUID, version_id: UUID) -> str:
+    """Name of a version's artifact in the store: no two versions share one."""
+    return f"{organization_id.hex}/{version_id.hex}.onnx"
 
 
 class Alias(TenantModel):

@@ -1,5 +1,26 @@
 """Management endpoints of models, versions and aliases, under /api/v1/."""
 
-from django.urls import URLPattern
+from django.db.transaction import non_atomic_requests
+from django.urls import path, register_converter
+from django.urls.converters import StringConverter
 
-urlpatterns: list[URLPattern] = []
+from inference.api.views import AliasesView, AliasView, ModelsView, ModelView, RollbackView, VersionsView, VersionView
+
+
+class ModelConverter(StringConverter):
+    """`name` or `organization/name`. No name is a word of the route grammar (saas.lib.names), so no path is ambiguous."""
+
+    regex = r"[^/]+(?:/[^/]+)?"
+
+
+register_converter(ModelConverter, "model")
+
+urlpatterns = [
+    path("models", ModelsView.as_view(), name="models"),
+    path("models/<model:model>/versions", non_atomic_requests(VersionsView.as_view()), name="versions"),
+    path("models/<model:model>/versions/<str:version>", VersionView.as_view(), name="version"),
+    path("models/<model:model>/aliases", AliasesView.as_view(), name="aliases"),
+    path("models/<model:model>/aliases/<str:alias>", AliasView.as_view(), name="alias"),
+    path("models/<model:model>/aliases/<str:alias>/rollback", RollbackView.as_view(), name="alias-rollback"),
+    path("models/<model:model>", ModelView.as_view(), name="model"),
+]

@@ -150,6 +150,8 @@ if config.email_url:
 
 LOGGING = logging_config(config.log_format)
 
+DATA_UPLOAD_MAX_MEMORY_SIZE = 8 << 20  # of a form without its files: a manifest may carry a tokenizer
+
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
@@ -194,6 +196,7 @@ CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULE: dict[str, Any] = {
     "sweep-predictions": {"task": "inference.sweep_predictions", "schedule": 5.0, "options": {"expires": 5}},
+    "sweep-intake": {"task": "inference.intake.sweep", "schedule": 10.0, "options": {"expires": 10}},
     "relay-records": {"task": "tenants.tasks.relay_records", "schedule": 2.0, "options": {"expires": 2}},
     "rotate-data-keys": {"task": "tenants.tasks.rotate_data_keys", "schedule": 3600.0, "options": {"expires": 3600}},
 }

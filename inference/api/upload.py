@@ -1,0 +1,109 @@
+"""The upload of an artifact: streamed from the request into quarantine and hashed on the way, never whole in memory."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
+from django.core.files.uploadedfile import UploadedFile
+from django.core.files.uploadhandler import FileUploadHandler
+from rest_framework.request import Request
+
+from inference import artifacts
+from saas.lib.errors import InvalidRequest, PayloadTooLarge, Unavailable
+
+CHUNK = 1 << 18
+MAX_MANIFEST = 8 << 20  # bytes
+FORM_BYTES = MAX_MANIFEST + (1 << 20)  # what a form may have beside the artifact
+FIELDS = frozenset({"artifact", "manifest", "version"})
+
+
+class Part(UploadedFile):
+    """A file part that was received whole: the artifact in quarantine at `path`, or a manifest's text."""
+
+    def __init__(self, name: str, size: int, *, path: Path | None = None, digest: str = "", text: bytes = b"") -> None:
+        super().__init__(None, name, "application/octet-stream", size)
+        self.path, self.digest, self.text = path, digest, text
+
+
+class Parts(FileUploadHandler):
+    """Takes one part `artifact` of at most `max_bytes`, and a `manifest` that is sent as a file. Raises PayloadTooLarge."""
+
+    chunk_size = CHUNK
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__()
+        self.max_bytes = max_bytes
+        self.path: Path | None = None
+
+    def new_file(self, *args: Any, **kwargs: Any) -> None:  # Any: as Django calls it
+        super().new_file(*args, **kwargs)
+        if self.field_name == "artifact" and self.path is None:
+            self._file = tempfile.NamedTemporaryFile(dir=artifacts.quarantine(), delete=False)  # noqa: SIM115  # kept
+            self.path = Path(self._file.name)
+            self._digest, self._text, self._limit = hashlib.sha256(), None, self.max_bytes
+        elif self.field_name == "manifest":
+            self._text, self._limit = bytearray(), MAX_MANIFEST
+        else:
+            raise InvalidRequest("The form takes one file `artifact`, and `manifest` and `version`")
+
+    def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
+        if start + len(raw_data) > self._limit:
+            raise PayloadTooLarge(f"{self.field_name} may have at most {self._limit} bytes")
+        if self._text is not None:
+            self._text += raw_data
+        else:
+            self._digest.update(raw_data)
+            self._file.write(raw_data)
+
+    def file_complete(self, file_size: int) -> Part:
+        if self._text is not None:
+            return Part("manifest", file_size, text=bytes(self._text))
+        self._file.close()
+        return Part("artifact", file_size, path=self.path, digest=self._digest.hexdigest())
+
+    def upload_interrupted(self) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what is in quarantine, if it still is."""
+        if self.path is not None:
+            self._file.close()
+            self.path.unlink(missing_ok=True)
+
+
+def expect(request: Request, max_bytes: int) -> Parts:
+    """Have the request's body go through `Parts` when it is read. Raises PayloadTooLarge, Unavailable before a byte is."""
+    if int(request.META.get("CONTENT_LENGTH") or 0) > max_bytes + FORM_BYTES:
+        raise PayloadTooLarge(f"artifact may have at most {max_bytes} bytes")
+    if not artifacts.has_room():
+        raise Unavailable("There is no room for uploads right now", retry_after=60)
+    parts = Parts(max_bytes)
+    request._request.upload_handlers = [parts]  # DRF hands it down only for reading
+    return parts
+
+
+def receive(request: Request) -> tuple[Part, Any, str | None]:  # Any: the decoded manifest
+    """(artifact, manifest, version) of the form. Raises InvalidRequest, PayloadTooLarge."""
+    try:
+        form = request.data
+    except RequestDataTooBig:
+        raise PayloadTooLarge(f"manifest may have at most {MAX_MANIFEST} bytes") from None
+    except SuspiciousOperation as error:  # too many fields or files
+        raise InvalidRequest(str(error)) from None
+    unknown = sorted(set(form) - FIELDS)
+    artifact = form.get("artifact")
+    if unknown or not isinstance(artifact, Part):
+        raise InvalidRequest("The form takes one file `artifact`, and `manifest` and `version`")
+    manifest = form.get("manifest", b"{}")
+    if isinstance(manifest, Part):
+        manifest = manifest.text
+    version = form.get("version")
+    if not isinstance(version, str | None):
+        raise InvalidRequest("version is a text")
+    try:
+        return artifact, msgspec.json.decode(manifest), version
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise InvalidRequest(f"manifest is not JSON: {error}") from None

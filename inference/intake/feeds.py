@@ -1,0 +1,96 @@
+"""Inputs that intake makes up, to see what a model does. Always the same ones: the generator's seed is fixed."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from inference.engine.manifest import Manifest, Resize, Tokenize
+from inference.engine.tensors import DTYPES, FLOATS, Array
+from inference.routes import TensorSpec
+
+SIZES = (1, 4, 8, 16, 32, 64, 224, 2, 3)  # tried for free dimensions that are not rows
+KINDS = ("declared", "spread", "unit", "binary", "zeros")  # of values, tried in this order
+WORDS = ("alpha", "the quick brown fox", "12", "", "Ünïcode ✓", "a" * 40)
+MAX_VALUES = 1 << 22  # in one made-up tensor; a larger one says nothing more
+EDGES = (float("nan"), float("inf"), 1e4, -1e4)
+SEED = 7
+
+Feed = dict[str, Array]
+
+
+class Inputs:
+    """Makes feeds of `rows` rows for a signature; inputs in `rowed` have rows in their leading dimension."""
+
+    def __init__(self, specs: list[TensorSpec], rowed: set[str], manifest: Manifest) -> None:
+        self.specs, self.rowed, self.manifest = specs, rowed, manifest
+
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes to try for the free inner dimensions; what the manifest says comes first."""
+        if not any(-1 in self._inner(spec) for spec in self.specs):
+            return (1,)
+        steps = self.manifest.preprocessing
+        declared = [step.max_length for step in steps if isinstance(step, Tokenize)]
+        declared += [step.width for step in steps if isinstance(step, Resize)]
+        declared += [len(self.manifest.features)] if self.manifest.features else []
+        return (*declared, *SIZES)
+
+    def make(self, rows: int, size: int, kind: str, seed: int = SEED) -> Feed | None:
+        """A feed of this kind of values; None if it would be too large."""
+        random = np.random.default_rng(seed)
+        feed = {}
+        for spec in self.specs:
+            shape = self.shape(spec, rows, size)
+            if math.prod(shape) > MAX_VALUES:
+                return None
+            feed[spec.name] = values(spec.datatype, shape, kind, random)
+        return feed
+
+    def shape(self, spec: TensorSpec, rows: int, size: int) -> list[int]:
+        inner = [size if dim == -1 else dim for dim in self._inner(spec)]
+        return [rows, *inner] if spec.name in self.rowed else inner
+
+    def _inner(self, spec: TensorSpec) -> list[int]:
+        return spec.shape[1:] if spec.name in self.rowed else spec.shape
+
+
+def values(datatype: str, shape: list[int], kind: str, random: np.random.Generator) -> Array:
+    """An array of a datatype of the protocol; BF16 as its raw bits."""
+    if datatype == "BYTES":
+        return _texts(shape, kind, random)
+    if kind == "zeros":
+        return np.zeros(shape, np.bool_ if datatype == "BOOL" else DTYPES[datatype])
+    if datatype == "BOOL" or kind == "binary":
+        return cast(datatype, random.integers(0, 2, shape).astype(np.float64))
+    if datatype in FLOATS:
+        return cast(datatype, random.uniform(0 if kind == "unit" else -2, 1 if kind == "unit" else 2, shape))
+    return cast(datatype, random.integers(0, 2 if kind == "unit" else 10, shape).astype(np.float64))
+
+
+def cast(datatype: str, array: np.ndarray[Any, Any]) -> Array:
+    """float64 values in a datatype of the protocol."""
+    if datatype == "BOOL":
+        return array.astype(np.bool_)
+    if datatype == "BF16":
+        return (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return array.astype(DTYPES[datatype])
+
+
+def _texts(shape: list[int], kind: str, random: np.random.Generator) -> Array:
+    words = ["0", "1"] if kind == "binary" else [""] if kind == "zeros" else list(WORDS)
+    array = np.empty(math.prod(shape), np.object_)
+    array[:] = [words[place] for place in random.integers(0, len(words), math.prod(shape))]
+    return array.reshape(shape)
+
+
+def edge_rows(feed: Feed, rowed: set[str], datatypes: dict[str, str]) -> Iterator[Feed]:
+    """One row each, all of whose numbers are not a number, infinite, or large: what spoils others if rows are mixed."""
+    for edge in EDGES:
+        row = {name: array[:1].copy() for name, array in feed.items() if name in rowed}
+        spoilt = [name for name in row if datatypes[name] in FLOATS]
+        if not spoilt:
+            return
+        for name in spoilt:
+            row[name] = cast(datatypes[name], np.full(row[name].shape, edge))
+        yield row

@@ -1,0 +1,94 @@
+"""One attempt at intake: claim the version, examine its artifact in subprocesses, write the verdict down."""
+
+import logging
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.utils import timezone
+
+from inference import artifacts
+from inference.actions import accept, reject
+from inference.intake import sandbox
+from inference.intake.rules import Rejected, rejection
+from inference.models import INTAKE_ATTEMPTS, ModelVersion, State
+from saas.lib.errors import NotFound
+from tenants.scope import tenant_scope
+
+log = logging.getLogger(__name__)
+
+RETRY = timedelta(seconds=10)
+
+
+def run(organization_id: UUID, version_id: UUID) -> bool:
+    """Judge the version if it waits for it and is in nobody's hands; False if it is not. Outside of any transaction.
+
+    A process that dies in here leaves the claim to run out; after INTAKE_ATTEMPTS such attempts the version is rejected.
+    """
+    with tenant_scope(organization_id):
+        version = ModelVersion.objects.of(organization_id).claim(version_id)
+    if version is None:
+        return False
+    try:
+        facts = examine(version)
+    except Rejected as rejected:
+        give_up(version, rejected.verdict())
+    except (sandbox.Unfinished, artifacts.ArtifactError) as error:
+        log.warning("intake did not finish: %s", error, extra={"version": version.shown_id, "attempt": version.attempts})
+        _try_later(version, str(error))
+    else:
+        _accept(version, facts)
+    return True
+
+
+def examine(version: ModelVersion) -> dict[str, Any]:  # Any: JSON
+    """What both subprocesses found. Raises Rejected, Unfinished, ArtifactError."""
+    with artifacts.opened(version.artifact_key, version.digest) as artifact:
+        static = sandbox.examine("static", artifact, version.manifest)
+        artifact.seek(0)
+        try:
+            probed = sandbox.examine("probe", artifact, version.manifest)
+        except Rejected as rejected:
+            rejected.measured = {**static, **rejected.measured}
+            raise
+    probed["measured"] = {"artifact_bytes": version.size, **static, **probed["measured"]}
+    return probed
+
+
+def _accept(version: ModelVersion, facts: dict[str, Any]) -> None:  # Any: JSON
+    batching, measured = facts["batching"], facts["measured"]
+    named = {
+        kind: [{"name": name, "datatype": datatype, "shape": shape} for name, datatype, shape in facts[kind]]
+        for kind in ("inputs", "outputs")
+    }
+    verdict = {"result": "ready", "signature": named, "batching": batching, "measured": measured}
+    with tenant_scope(version.organization_id):
+        accept(
+            version,
+            verdict=verdict,
+            inputs=facts["inputs"],
+            outputs=facts["outputs"],
+            has_batch=batching["has_batch"],
+            is_batchable=batching["is_batchable"],
+            load_bytes=measured["load_bytes"],
+            ms_per_row=measured["ms_per_row"],
+        )
+
+
+def _try_later(version: ModelVersion, reason: str) -> None:
+    """Leave it to the sweeper, or give up after the last attempt."""
+    if version.attempts >= INTAKE_ATTEMPTS:
+        code = "deadline" if "too long" in reason else "intake_failed"
+        give_up(version, rejection(code, f"{INTAKE_ATTEMPTS} attempts failed, the last with: {reason}"))
+        return
+    with tenant_scope(version.organization_id):
+        waiting = ModelVersion.objects.of(version.organization_id).filter(id=version.id, state=State.VALIDATING)
+        waiting.update(next_try_at=timezone.now() + RETRY * version.attempts)
+
+
+def give_up(version: ModelVersion, verdict: dict[str, Any]) -> None:  # Any: JSON
+    try:
+        with tenant_scope(version.organization_id):
+            reject(version, verdict=verdict)
+    except NotFound:
+        log.info("the model was deleted during intake", extra={"version": version.shown_id})
