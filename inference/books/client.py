@@ -150,7 +150,7 @@ def boot_seconds() -> float:
 
 
 class Books:
-    """One gateway's books; one per event loop. `dial`, `loop` and `clock` are for simulations."""
+    """One gateway's books; one per event loop. The arguments after the URL are for simulations."""
 
     def __init__(
         self,
@@ -159,8 +159,9 @@ class Books:
         dial: Dialer | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         clock: Callable[[], float] = boot_seconds,
+        new_session: Callable[[], str] = secrets.token_hex,
     ) -> None:
-        self._url, self._clock = state_url, clock
+        self._url, self._clock, self._new_session = state_url, clock, new_session
         self._dial = dial or self._dial_valkey
         self._loop: asyncio.AbstractEventLoop = loop  # type: ignore[assignment]  # without one, begin() sets the running one
         self._opens: dict[OpenCall, None] = {}  # in order; a dict, so that a call can leave it
@@ -465,7 +466,7 @@ class Books:
         """Begin a new session with all that an earlier one of ours left."""
         if self._wire is None:
             return
-        session = secrets.token_hex(16)
+        session = self._new_session()
         old = [*self._candidates]
         self._candidates.append(session)
         keys = [open_key(name) for name in (session, *old)]

@@ -70,7 +70,7 @@ class Reaper:
             for session, before in seen.items()
         }
         dead = [(name.decode(), seen.beat) for name, seen in self._seen.items() if sent - seen.at >= STILL_SECONDS]
-        return dead, [session.decode() for session in reaping]
+        return sorted(dead), sorted(session.decode() for session in reaping)
 
     def take(self, session: str, beat: bytes) -> bool:
         """Fence the session's gateway, unless it has beaten since."""
