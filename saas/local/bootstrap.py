@@ -53,8 +53,8 @@ def publish_catalogue() -> None:
         if _is_published(name, hashlib.sha256(artifact.read_bytes()).hexdigest()):
             continue
         print(f"publishing {name}", flush=True)
-        options = {"manifest": str(manifest)} if manifest.exists() else {}
-        call_command("publish", str(artifact), name=name, **options)
+        options = ["--manifest", str(manifest)] if manifest.exists() else []
+        call_command("publish", str(artifact), "--name", name, *options)
 
 
 def _is_published(name: str, digest: str) -> bool:
