@@ -32,7 +32,7 @@ TOUCH_EVERY = 60.0
 DAYS_EVERY = 600.0
 DAYS_AHEAD = 3
 LONGEST_WAIT = 2.0  # seconds between attempts while a server is away
-STOP_WITHIN = 2.0
+STOP_WITHIN = 1.0
 
 
 @dataclass

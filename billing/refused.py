@@ -21,13 +21,7 @@ def move_refused(connection: Connection, state: redis.Redis) -> int:
     entries = state.xrange(STREAM, min=f"({position}", count=BATCH)
     if not entries:
         return 0
-    bad = [
-        (
-            JournalRecord(stream_id.decode(), 0, fields.get(b"r", b""), UNREAD),
-            f"{fields.get(b'call')!r}: {fields.get(b'reason')!r}",
-        )
-        for stream_id, fields in entries
-    ]
+    bad = [_refused(stream_id.decode(), fields) for stream_id, fields in entries]
     last = bad[-1][0].stream_id
     try:
         with connection, connection.cursor() as cursor:
