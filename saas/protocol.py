@@ -55,6 +55,27 @@ class HotExchange(Exchange):
         self.protocol.answer(self, status, head, body)
 
 
+class _Ending:
+    """A transport as uvicorn's cycle uses it, which lingers if the cycle ends before its request's end."""
+
+    __slots__ = ("_cycle", "_protocol")
+
+    def __init__(self, protocol: "FrontProtocol", cycle: RequestResponseCycle) -> None:
+        self._protocol, self._cycle = protocol, cycle
+
+    def write(self, data: bytes) -> None:
+        self._protocol.transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._protocol.transport.is_closing()
+
+    def close(self) -> None:
+        if self._cycle.more_body and self._protocol.cycle is self._cycle:
+            self._protocol.linger()
+        else:
+            self._protocol.transport.close()
+
+
 class FrontProtocol(HttpToolsProtocol):
     cycle: HotExchange | RequestResponseCycle | None  # type: ignore[assignment]  # uvicorn knows only its own
     server_state: State
@@ -64,7 +85,7 @@ class FrontProtocol(HttpToolsProtocol):
         self.front: Front = self.app_state["front"]
         self.hot: HotExchange | None = None  # the hot exchange under way; self.cycle may be one behind it
         self.is_deaf = False  # what still comes is not read
-        self.is_in_head = False
+        self.is_in_head = self.is_declining = False
         self.reading_since = 0.0  # loop time at which a message began that is not complete; 0: none
         self.received = 0  # bytes of its head, then of its body
         self.idle_since = self.stalled_since = 0.0
@@ -102,13 +123,28 @@ class FrontProtocol(HttpToolsProtocol):
                 return
         try:
             self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline_upgrade(data[offer.args[0] :])
         except httptools.HttpParserCallbackError as error:
             log.error("a request could not be taken", exc_info=error)
             self._refuse_message(errors.InternalError())
-        except httptools.HttpParserUpgrade:
-            self.is_deaf = True  # no upgrade is supported: the request is answered, then the connection ends
         except httptools.HttpParserError as error:
-            self._refuse_message(errors.InvalidRequest(f"This is not valid HTTP: {error}"))
+            if not self.is_deaf:
+                self._refuse_message(errors.InvalidRequest(f"This is not valid HTTP: {error}"))
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the message again without its offer of another protocol: the parser reads no body behind such an offer."""
+        method, sent = self.parser.get_method(), self.headers
+        if method == b"CONNECT":
+            self._refuse_message(errors.MethodNotAllowed("CONNECT is not supported"))
+            return
+        head = [b"%b %b HTTP/1.1\r\n" % (method, self.url)]
+        head += [b"%b: %b\r\n" % header for header in sent if header[0] not in (b"connection", b"upgrade", b"http2-settings")]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in sent):
+            head.append(b"connection: close\r\n")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.data_received(b"".join((*head, b"\r\n", rest)))
 
     def pause_writing(self) -> None:
         """The client reads slowly: its next requests wait in its own socket."""
@@ -170,6 +206,10 @@ class FrontProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.is_in_head, self.received = False, 0
+        if self.parser.should_upgrade():
+            self.is_declining = True
+            return
+        self.is_declining = False
         if self.is_deaf or self.transport.is_closing():
             return
         if self.url.startswith(HOT) and (self.cycle is None or self.cycle.response_complete):
@@ -193,6 +233,8 @@ class FrontProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.reading_since = 0.0
+        if self.is_declining:
+            return
         hot = self.cycle
         if type(hot) is not HotExchange:
             if hot is not None and not self.is_deaf:
@@ -218,7 +260,7 @@ class FrontProtocol(HttpToolsProtocol):
     # --- hot requests
 
     def _begin_hot(self, target: Target) -> None:
-        keep_alive = self.parser.should_keep_alive() and not self.parser.should_upgrade()
+        keep_alive = self.parser.should_keep_alive()
         self.hot = self.cycle = hot = HotExchange(self, self.parser.get_method(), self.url, target, keep_alive=keep_alive)
         length = self.content_length
         if length > self.front.body_max:
@@ -264,12 +306,12 @@ class FrontProtocol(HttpToolsProtocol):
         else:
             transport.write(b"".join((STATUS_LINE[status], state.date_line, head, length, last, shown)))
         if not hot.is_received:
-            self._linger()
+            self.linger()
         elif closes:
             transport.close()
         self.on_response_complete()
 
-    def _linger(self) -> None:
+    def linger(self) -> None:
         """End after an answer that came before the request's end: no more is written, what comes is thrown away for a while."""
         self.is_deaf, self.reading_since = True, 0.0
         self.closes_at = self.loop.time() + LINGER_SECONDS
@@ -284,8 +326,9 @@ class FrontProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue, self.content_length = url, expect, length
         self.headers.extend(sent)
         super().on_headers_complete()
-        if self.server_state.is_draining or self.parser.should_upgrade():
-            assert self.cycle is not None
+        assert isinstance(self.cycle, RequestResponseCycle)
+        self.cycle.transport = _Ending(self, self.cycle)  # type: ignore[assignment]  # all that a cycle uses of a transport
+        if self.server_state.is_draining:
             self.cycle.keep_alive = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # uvicorn's ASGI3Application

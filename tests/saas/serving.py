@@ -1,4 +1,4 @@
-"""The real server, protocol and dialects on a real socket, with a small gateway behind them that behaves like the real one."""
+"""Not a test: the real server, protocol and dialects on a real socket, with a small gateway behind them that behaves like the real one."""
 
 import asyncio
 import http.client
@@ -335,7 +335,9 @@ class Raw:
         return True
 
 
-def request_bytes(path: str, body: bytes = b"", *extra: str, method: str = "POST", key: str = KEY, length: int | None = None) -> bytes:
+def request_bytes(
+    path: str, body: bytes = b"", *extra: str, method: str = "POST", key: str = KEY, length: int | None = None
+) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: test", f"Authorization: Bearer {key}", *extra]
     if length != -1:
         lines.append(f"Content-Length: {len(body) if length is None else length}")
