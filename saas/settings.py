@@ -4,6 +4,7 @@ import sys
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from celery.schedules import crontab
 from pydantic import ValidationError
 
 from saas.config import Config, describe
@@ -199,4 +200,5 @@ CELERY_BEAT_SCHEDULE: dict[str, Any] = {
     "sweep-intake": {"task": "inference.intake.sweep", "schedule": 10.0, "options": {"expires": 10}},
     "relay-records": {"task": "tenants.tasks.relay_records", "schedule": 2.0, "options": {"expires": 2}},
     "rotate-data-keys": {"task": "tenants.tasks.rotate_data_keys", "schedule": 3600.0, "options": {"expires": 3600}},
+    "verify-books": {"task": "billing.tasks.verify_books", "schedule": crontab(hour=3, minute=17), "options": {"expires": 600}},
 }
