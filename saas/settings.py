@@ -202,3 +202,5 @@ CELERY_BEAT_SCHEDULE: dict[str, Any] = {
     "rotate-data-keys": {"task": "tenants.tasks.rotate_data_keys", "schedule": 3600.0, "options": {"expires": 3600}},
     "verify-books": {"task": "billing.tasks.verify_books", "schedule": crontab(hour=3, minute=17), "options": {"expires": 600}},
 }
+
+import saas.celery  # noqa: E402, F401  # in every process, so that tasks go to our broker
