@@ -41,9 +41,9 @@ class Command(BaseCommand):
         """Django's own --version gives way to the model's."""
         return super().create_parser(prog_name, subcommand, conflict_handler="resolve", **options)
 
-    def handle(self, *, file: Path, name: str, manifest: Path | None, number: str | None, **options: Any) -> None:
+    def handle(self, *, file: Path, name: str, manifest: Path | str | None, number: str | None, **options: Any) -> None:
         try:
-            given = json.loads(manifest.read_bytes()) if manifest else {}
+            given = json.loads(Path(manifest).read_bytes()) if manifest else {}
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
         except (OSError, ValueError) as error:
