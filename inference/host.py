@@ -33,6 +33,7 @@ SWEEP = Script(Path(__file__).with_name("sweep.lua"))
 TICK_SECONDS = 1.0
 BELIEVED_SECONDS = 3  # a worker, and a version it has loaded, without a sign of life
 REPORT_SECONDS = 5
+WAKE_SECONDS = 60  # a pump that is gone does not read its wake-up
 FORGOTTEN_SECONDS = 60  # a dead worker's name stays so long, so that every gateway sees that it died
 FAILURE_SECONDS = 5.0  # a version that could not be loaded is refused at once for so long
 LOADERS = 2
@@ -223,9 +224,10 @@ class Host:
                 self._push(version, to_lane=False)
                 return
             self._pump_of(resident).add(resident)
-            self._client.pipeline(transaction=False).sadd(lanes_key(self.hardware), version).set(
-                resident_key(version), self.name, ex=BELIEVED_SECONDS
-            ).execute()
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.sadd(lanes_key(self.hardware), version)
+            pipeline.set(resident_key(version), self.name, ex=BELIEVED_SECONDS)
+            pipeline.execute()
         self._push(version, to_lane=True)
         self._wake(self._pump_of(resident))
 
@@ -291,7 +293,10 @@ class Host:
 
     def _wake(self, pump: Pump) -> None:
         """Interrupt the pump's pop, so that it sees what has changed."""
-        self._client.pipeline(transaction=False).lpush(pump.wake_key, b"").expire(pump.wake_key, 60).execute()
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.lpush(pump.wake_key, b"")
+        pipeline.expire(pump.wake_key, WAKE_SECONDS)
+        pipeline.execute()
 
     def _all_pumps(self) -> list[Pump]:
         with self._lock:
@@ -383,11 +388,13 @@ class Host:
         """Tell that this worker is going: no marks, no name, and all pops interrupted."""
         pipeline = self._client.pipeline(transaction=False)
         for pump in pumps:
-            pipeline.lpush(pump.wake_key, *[b""] * len(pump.counters)).expire(pump.wake_key, 60)
+            pipeline.lpush(pump.wake_key, b"")
+            pipeline.expire(pump.wake_key, WAKE_SECONDS)
         with self._marks:
             for resident in self._residency.all():
                 pipeline.delete(resident_key(resident.source.version))
-            pipeline.zrem(WORKERS, self.name).delete(worker_key(self.name))
+            pipeline.zrem(WORKERS, self.name)
+            pipeline.delete(worker_key(self.name))
             pipeline.execute()
         self._sweep([])
 

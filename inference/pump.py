@@ -30,6 +30,10 @@ RECONNECT_SECONDS = 0.2
 BUCKETS = 12  # of the histogram: 1, 2, 4, … 2048 rows and more
 
 
+def _pack(command: tuple[str | bytes, ...]) -> bytes:
+    return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub takes tuples of one element only
+
+
 class Taken(NamedTuple):
     """A call as it was popped: `frame` is what lay in list `key`."""
 
@@ -60,13 +64,13 @@ class LaneConnection:
 
     def __init__(self, url: str) -> None:
         """Raises OSError or ConnectionError if there is none."""
-        options = parse_url(url)
+        options = parse_url(url)  # type: ignore[no-untyped-call]
         self._reader = hiredis.Reader()
         self._socket = _connect(options)
         if password := options.get("password"):
-            self.ask([hiredis.pack_command(("AUTH", options.get("username") or "default", password))])
+            self.ask([_pack(("AUTH", options.get("username") or "default", password))])
         if database := options.get("db"):
-            self.ask([hiredis.pack_command(("SELECT", str(database)))])
+            self.ask([_pack(("SELECT", str(database)))])
 
     def ask(self, commands: list[bytes], timeout: float = REPLY_SECONDS) -> Any:
         """Send packed commands in one write; the last one's reply. `timeout` seconds for each read. Raises OSError."""
@@ -199,7 +203,7 @@ class Pump:
             if popped is None or popped[0] == self.wake_key.encode():
                 continue
             if self._stopping.is_set():  # it came while the pump was told to stop: let others have it
-                connection.ask([hiredis.pack_command(("LPUSH", popped[0], *reversed(popped[1])))])
+                connection.ask([_pack(("LPUSH", popped[0], *reversed(popped[1])))])
                 break
             batch = self._sort(popped[0].decode(), popped[1], counters, unsent)
             if sum(self._expected_us(taken) for taken in batch.values()) > HAND_OVER_US:
@@ -220,7 +224,7 @@ class Pump:
             keys += [lane_key(version, low=True) for version in turned]
             keys += pools[1:]
             count = str(len(keys))
-            command = hiredis.pack_command(("BLMPOP", str(POP_SECONDS), count, *keys, "LEFT", "COUNT", str(self.max_calls)))
+            command = _pack(("BLMPOP", str(POP_SECONDS), count, *keys, "LEFT", "COUNT", str(self.max_calls)))
             commands[turn, is_open] = command
         return command
 
@@ -298,4 +302,4 @@ def messages(answers: Iterable[tuple[str, Reply]]) -> list[tuple[str, bytes]]:
 
 def publish(answers: Iterable[tuple[str, Reply]]) -> list[bytes]:
     """The same as packed commands."""
-    return [hiredis.pack_command(("PUBLISH", channel, message)) for channel, message in messages(answers)]
+    return [_pack(("PUBLISH", channel, message)) for channel, message in messages(answers)]

@@ -20,7 +20,7 @@ TASKS_SECONDS = 5.0  # that tasks under way, which wait for this engine, are giv
 DRAIN_SECONDS = 8.0
 
 
-class EngineStep(bootsteps.StartStopStep):
+class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """Owns the worker's Host. Imports are inside: Celery's clients load this module for its inspect command only."""
 
     requires = ("celery.worker.components:Pool",)
@@ -62,6 +62,7 @@ class EngineStep(bootsteps.StartStopStep):
     terminate = stop
 
     def info(self, worker: Any) -> dict[str, Any]:
+        """For `inspect stats`."""
         return {"engine": _report(worker)}
 
 
@@ -85,10 +86,12 @@ def _report(worker: Any) -> dict[str, Any]:
     if host is None:
         return {}
     report: dict[str, Any] = msgspec.to_builtins(host.report())
-    return report | {"waiting": host.waiting()}
+    return report
 
 
-@inspect_command()
+@inspect_command()  # type: ignore[untyped-decorator]  # Celery has no types
 def engine(state: Any) -> dict[str, Any]:
     """Models, batches and queues of the worker's engine."""
-    return _report(state.consumer.controller)
+    worker = state.consumer.controller
+    host = getattr(worker, "engine_host", None)
+    return _report(worker) | ({"waiting": host.waiting()} if host else {})

@@ -8,10 +8,12 @@ import os
 
 from celery import Celery
 
+from inference.worker import EngineStep  # its `inspect engine` must be known to Celery's clients too
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "saas.settings")
 
 app = Celery("saas")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.autodiscover_tasks(["inference.predictions"])
-app.steps["worker"].add("inference.worker:EngineStep")
+app.steps["worker"].add(EngineStep)

@@ -192,7 +192,9 @@ def _labelled(model: Model, works: list[Work], scores: Array, counts: list[int])
     numbers = (
         scores.astype(np.float64).reshape(1, -1) if scores.ndim == 1 and not model.has_batch else scores.astype(np.float64)
     )
-    finite = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)  # of the model's scores; softmax would hide an infinity
+    finite = np.asarray(
+        np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
+    )  # of the model's scores; softmax would hide an infinity
     if model.manifest.postprocessing:
         numbers = steps.softmax(numbers)
     top = max(work.top for work in works) or 1

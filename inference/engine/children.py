@@ -63,7 +63,7 @@ class Child:
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-c", START, str(ROOT), str(os.getpid()), str(memory_bytes)],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=folder,

@@ -22,7 +22,9 @@ class Resident(Protocol):
     source: ArtifactSource  # without the artifact's bytes
     bytes: int
     last_used: float
-    is_busy: bool
+
+    @property
+    def is_busy(self) -> bool: ...
 
     @property
     def us_per_row(self) -> float: ...

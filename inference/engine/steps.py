@@ -152,7 +152,8 @@ def image_array(manifest: Manifest, image: Image.Image) -> Floats:
 def _normalize(array: Floats, step: Normalize) -> Floats:
     if len(step.mean) not in (1, array.shape[2]):
         raise InvalidRequest(f"has {array.shape[2]} channels, but the model's step normalize is declared for {len(step.mean)}")
-    return (array - np.array(step.mean, np.float32)) / np.array(step.std, np.float32)
+    mean, std = (np.array(values, np.float32) for values in (step.mean, step.std))
+    return np.asarray((array - mean) / std, np.float32)
 
 
 def _lay_out(array: Floats, step: Layout) -> Floats:
