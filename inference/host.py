@@ -266,10 +266,13 @@ class Host:
         """Put what waits for a version in front of its lane, or back into the pool, in the order in which it came."""
         with self._lock:
             waiting = self._pending.pop(version, [])
-        pipeline = self._client.pipeline(transaction=False)
-        for taken in reversed(waiting):
+        frames: dict[str, list[bytes]] = {}
+        for taken in waiting:
             is_low = taken.key.endswith(":low")
-            pipeline.lpush(lane_key(version, low=is_low) if to_lane else self._pools[is_low], taken.frame)
+            frames.setdefault(lane_key(version, low=is_low) if to_lane else self._pools[is_low], []).append(taken.frame)
+        pipeline = self._client.pipeline(transaction=True)  # at once: a pump may be waiting at these lists
+        for key, mine in frames.items():
+            pipeline.lpush(key, *reversed(mine))
         pipeline.execute()
 
     # --- pumps

@@ -31,7 +31,8 @@ BUCKETS = 12  # of the histogram: 1, 2, 4, … 2048 rows and more
 
 
 def _pack(command: tuple[str | bytes, ...]) -> bytes:
-    return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub takes tuples of one element only
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub takes tuples of one element only
+    return packed
 
 
 class Taken(NamedTuple):

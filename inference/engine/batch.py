@@ -189,12 +189,11 @@ def _mark(replies: list[Reply], columns: list[tuple[str, Array]], counts: list[i
 
 
 def _labelled(model: Model, works: list[Work], scores: Array, counts: list[int]) -> list[Reply]:
-    numbers = (
-        scores.astype(np.float64).reshape(1, -1) if scores.ndim == 1 and not model.has_batch else scores.astype(np.float64)
-    )
-    finite = np.asarray(
-        np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
-    )  # of the model's scores; softmax would hide an infinity
+    numbers = scores.astype(np.float64)
+    if numbers.ndim == 1 and not model.has_batch:
+        numbers = numbers.reshape(1, -1)
+    # Of the model's scores: softmax would hide an infinity.
+    finite = np.asarray(np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1))
     if model.manifest.postprocessing:
         numbers = steps.softmax(numbers)
     top = max(work.top for work in works) or 1
