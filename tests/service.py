@@ -49,7 +49,7 @@ class Service:
         self.output = self.data_dir.with_name(f"{self.data_dir.name}.out")
         self.supervisor: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, seconds: float = 120.0) -> "Service":
+    def start(self, *, seconds: float = 240.0) -> "Service":
         self.launch()
         until(lambda: "▸ ready after" in self.text() or not self.is_alive, seconds=seconds, what=f"the service ({self.output})")
         assert self.is_alive, self.text()

@@ -21,13 +21,17 @@ STEADY_SECONDS = 30.0  # a part that lived this long has earned a short pause ag
 
 @dataclass
 class Recipe:
-    """How a part is started and stopped. `grace` is the time in seconds it may take to end when all is stopped."""
+    """How a part is started and stopped. `grace` is the time in seconds it may take to end when all is stopped.
+
+    What does not end in time gets `last_signal`, and SIGKILL a second later.
+    """
 
     name: str
     command: list[str]
     environment: Mapping[str, str]
     grace: float
     stop_signal: signal.Signals = signal.SIGTERM
+    last_signal: signal.Signals = signal.SIGKILL
     prepare: Callable[[], None] | None = None  # run in a thread before each start
     process_options: dict[str, Any] = field(default_factory=dict)  # cwd, user, … of subprocess.Popen
 
@@ -113,25 +117,31 @@ class Part:
         self._keeper = asyncio.create_task(self._keep())
 
     async def stop(self, *, grace: float | None = None) -> None:
-        """End the process and its children: `stop_signal`, and SIGKILL after `grace` seconds (default: the recipe's)."""
+        """End the process and its children, within `grace` seconds (default: the recipe's) and one more."""
         self._is_stopping = True
         self._stopped.set()
         async with self._lock:
             process = self.process
         if process is not None:
-            self.signal(self.recipe.stop_signal)
-            try:
-                await asyncio.wait_for(process.wait(), self.recipe.grace if grace is None else grace)
-            except TimeoutError:
-                self.log.say(f"{self.name} did not end in time: killed")
-                self.signal(signal.SIGKILL)
-                await process.wait()
+            await self._end(process, self.recipe.grace if grace is None else grace)
             end_groups([process.pid])
         if self._keeper is not None:
             await self._keeper
         if self._reader is not None:
             await asyncio.wait({self._reader}, timeout=0.5)  # somebody who left the session may still hold the pipe
             self._reader.cancel()
+
+    async def _end(self, process: Process, grace: float) -> None:
+        for number, seconds in ((self.recipe.stop_signal, grace), (self.recipe.last_signal, 1.0)):
+            self.signal(number)
+            try:
+                await asyncio.wait_for(process.wait(), seconds)
+            except TimeoutError:
+                self.log.say(f"{self.name} did not end within {seconds:g} s")
+            else:
+                return
+        self.signal(signal.SIGKILL)
+        await process.wait()
 
     def signal(self, number: signal.Signals) -> None:
         if self.pid is not None:

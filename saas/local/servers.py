@@ -48,6 +48,7 @@ class Server(Protocol):
     name: str
     home: Home
     stop_signal: signal.Signals
+    last_signal: signal.Signals
 
     @property
     def directory(self) -> Path: ...
@@ -62,6 +63,7 @@ class Postgres:
 
     name = "postgres"
     stop_signal = signal.SIGINT  # fast shutdown: sessions are ended, data is written
+    last_signal = signal.SIGQUIT  # immediate shutdown: the next start recovers
 
     def __init__(self, home: Home, passwords: Mapping[str, str], *, is_durable: bool = True) -> None:
         self.home, self.passwords, self.is_durable = home, passwords, is_durable
@@ -191,6 +193,7 @@ class Valkey:
     """
 
     stop_signal = signal.SIGTERM
+    last_signal = signal.SIGKILL
 
     def __init__(self, home: Home, name: str, *, is_durable: bool, memory: int) -> None:
         self.home, self.name, self.is_durable, self.memory = home, name, is_durable, memory

@@ -1,7 +1,7 @@
 """The owner of all processes of a local service: `make run` starts it, and everything ends with it.
 
 Start: end what an earlier one left, servers, bootstrap (tables, catalogue, demo organization), then the parts. Stop, within
-10 s: gateway, beat and ops first (calls under way are answered while workers still run), then workers, the bookkeeper, the
+10 s: gateway, beat and ops first (calls under way are answered while workers still run), then workers and bookkeeper, then the
 servers. A kill -9 of this process is answered by its guard (saas.local.processes), which ends the rest.
 """
 
@@ -31,7 +31,7 @@ from saas.local.parts import Part, PartFailed, Recipe
 from saas.local.processes import MARK, Guard, end_leftovers
 from saas.local.servers import START_SECONDS, Postgres, Server, Valkey, process_options, server_environment
 
-READY_SECONDS = 120.0
+READY_SECONDS = 180.0
 DRAIN_SECONDS = 75.0  # a worker or gateway that is replaced may finish its calls: the longest deadline and some more
 WORKERS = "workers"  # inference/lanes.py: sorted set of the workers' names, scored with the second until which they are alive
 
@@ -144,6 +144,7 @@ class Supervisor:
                 server_environment(self.data_dir),
                 grace=1.5,
                 stop_signal=server.stop_signal,
+                last_signal=server.last_signal,
                 prepare=server.prepare,
                 process_options=process_options(server),
             )
@@ -186,15 +187,15 @@ class Supervisor:
             *_celery("worker", "-Q", f"infer.{self.given.get('ENGINE_HARDWARE') or 'cpu'}", "-P", "threads", "-c", "16"),
             "-n",
             f"infer{self._worker_number}@%h",
-            grace=2.0,
+            grace=1.5,
         )
 
     def _recipes(self) -> list[Recipe]:
         beat_file = self.data_dir / "beat-schedule"
         python = sys.executable
         return [
-            self._recipe("gateway", python, "-m", "gunicorn", "-c", "saas/gunicorn.py", "saas.asgi:application", grace=6.5),
-            self._recipe("ops", *_celery("worker", "-Q", "ops", "-P", "threads", "-c", "4", "-n", "ops@%h"), grace=6.0),
+            self._recipe("gateway", python, "-m", "gunicorn", "-c", "saas/gunicorn.py", "saas.asgi:application", grace=6.0),
+            self._recipe("ops", *_celery("worker", "-Q", "ops", "-P", "threads", "-c", "4", "-n", "ops@%h"), grace=5.0),
             self._recipe("beat", *_celery("beat", "-s", str(beat_file), "--pidfile="), grace=2.0),
             self._recipe("bookkeeper", python, "manage.py", "bookkeeper", grace=1.5),
         ]
@@ -227,7 +228,7 @@ class Supervisor:
         names = [name for name in self.parts if name not in ("postgres", "state", "lanes")]
         workers = [name for name in names if name.startswith("worker")]
         first = [name for name in names if name not in workers and name != "bookkeeper"]
-        for stage in (first, workers, ["bookkeeper"], ["postgres", "state", "lanes"]):
+        for stage in (first, [*workers, "bookkeeper"], ["postgres", "state", "lanes"]):
             await asyncio.gather(*(self.parts[name].stop() for name in stage if name in self.parts))
         self.parts.clear()
         forget(self.data_dir)

@@ -85,7 +85,7 @@ async def test_a_part_that_does_not_listen_is_killed(make_part, log):
     await part.stop(grace=0.2)
 
     assert part.pid is None
-    assert "did not end in time" in text_of(log)
+    assert "did not end within" in text_of(log)
 
 
 @pytest.mark.parametrize("how", ["stop", "crash"])
