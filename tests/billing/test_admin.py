@@ -1,0 +1,44 @@
+"""Operators read the ledger in the admin and change nothing there."""
+
+from uuid import uuid4
+
+import pytest
+from django.test import Client
+
+from billing.drain import Drain
+from tests.billing.journal import usage
+
+PAGES = ["usageevent", "usagehour", "usagesum", "journalposition", "journalquarantine", "priceversion", "quotachange"]
+
+
+@pytest.fixture
+def operator(embedded) -> Client:
+    from tenants.models import User
+
+    user = User(email=f"{uuid4().hex}@example.org", is_staff=True, is_superuser=True)
+    user.set_unusable_password()
+    user.save(using="ops")
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_has_a_page(operator, page):
+    response = operator.get(f"/admin/billing/{page}/")
+
+    assert response.status_code == 200
+    assert operator.get(f"/admin/billing/{page}/add/").status_code == 403
+
+
+def test_a_call_can_be_found_and_not_changed(operator, state, journal, tenant):
+    record = usage(tenant)
+    journal.add(record)
+    Drain(state, stream=journal.name).step()
+
+    found = operator.get("/admin/billing/usageevent/", {"q": record.request_id})
+    assert str(tenant) in found.content.decode()
+    url = f"/admin/billing/usageevent/{record.call}/change/"
+    assert operator.get(url).status_code == 200
+    assert operator.post(url, {"rows": "0"}).status_code == 403
+    assert operator.post(url.replace("change", "delete"), {"post": "yes"}).status_code == 403
