@@ -171,7 +171,7 @@ class Books:
         self._unacknowledged: _Batch | None = None  # was under way when its connection was lost
         self._wire: Wire | None = None
         self._dialing: asyncio.Task[None] | None = None
-        self._session = ""
+        self._session = self._line = ""  # the line is the first of the sessions that handed our calls on
         self._candidates: list[
             str
         ] = []  # sessions that may hold our calls: the last one known, and newer ones not acknowledged
@@ -470,7 +470,12 @@ class Books:
         old = [*self._candidates]
         self._candidates.append(session)
         keys = [open_key(name) for name in (session, *old)]
-        SESSION.run(self._wire, partial(self._on_registered, self._wire, session, self._clock()), keys, [session, *old])
+        done = partial(self._on_registered, self._wire, session, self._clock())
+        SESSION.run(self._wire, done, keys, [self._line, session, *old])
+
+    def _register_again(self, wire: Wire) -> None:
+        if wire is self._wire:
+            self._register()
 
     def _on_registered(self, wire: Wire, session: str, sent: float, reply: Any) -> None:
         if wire is not self._wire or isinstance(reply, ConnectionError):
@@ -478,7 +483,7 @@ class Books:
         if isinstance(reply, ReplyError):
             log.warning("the books wait: %s", reply)
             self._candidates.remove(session)
-            self._timers["register"] = self._loop.call_later(RETRY_EVERY, self._register)
+            self._timers["register"] = self._loop.call_later(RETRY_EVERY, self._register_again, wire)
             return
         found, seconds, microseconds = reply
         self._session, self._candidates, self._is_registered = session, [session], True
@@ -486,6 +491,7 @@ class Books:
         if found:
             self._requeue()
         else:
+            self._line = session
             self._lose_calls()
         self._wake()
         if self._changed is not None:
@@ -529,9 +535,8 @@ class Books:
         self._opens = {call: None for call in self._opens if not call.is_open_sent}
         for call in calls:
             if call.state in (CLOSING, CLOSE_SENT) and call.is_close_sent and call.outcome and call.claim is not None:
-                call.is_repeated = False  # the claim is asked: `done` if it holds this call's outcome, else `gone`
                 self._calls[call] = None
-                self._queue_close(call)
+                self._queue_close(call)  # asks the claim: `done` if it holds this call's outcome, else `gone`
                 continue
             call.state = ENDED
             if call.outcome is None:

@@ -2,6 +2,7 @@
 -- The beginning of every script of the books: what they share. A script runs whole or not at all only if it makes all checks
 -- before its first write, so charges are collected here and written at the end by `write_charges`.
 -- Keys beside those in KEYS follow from the calls themselves: account:{tenant}, stored:{tenant}, and the claims in entries.
+-- open:{session} is a hash: its `beat`, its `line` (session.lua), and an entry under the id of each open call.
 -- An entry is two msgpack values, one after the other: {tenant, key, period, maximum in nano, mode, claim or ""}, then the packed
 -- usage record as known when the call opened. Sums and limits in an account are fields `{calls|nano}:{period|ever}:{key or ""}`
 -- and `limit:{calls|nano}:{month|ever}:{key or ""}`; "" stands for the organization. All are integers below 2^53.

@@ -2,7 +2,7 @@
 -- KEYS: 1 reaping:{session}, 2 journal. ARGV: 1 session, 2 how many calls at most.
 -- Returns how many it undid; 0: the session is empty and gone.
 
-redis.call('HDEL', KEYS[1], 'beat')
+redis.call('HDEL', KEYS[1], 'beat', 'line')
 local pairs_of = {}
 if redis.call('EXISTS', KEYS[1]) == 1 then
   pairs_of = redis.call('HRANDFIELD', KEYS[1], ARGV[2], 'WITHVALUES')

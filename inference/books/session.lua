@@ -1,18 +1,23 @@
 -- Registers a session, and adopts what an earlier one of the same gateway left: once the key has its new name, whatever an old
 -- socket still holds finds no key and writes nothing.
--- KEYS: 1 open:{new session}, then open:{session} of those that may hold this gateway's calls; at most one of them exists.
--- ARGV: the ids of the same sessions.
--- Returns {1 if one was adopted, else 0; the server's TIME: seconds; microseconds}.
+-- A registration that is heard late makes a session that nobody uses. So a session carries its line, the id of the first of those
+-- that handed their calls on: only one of the gateway's own line holds its calls, any other it names is empty and goes.
+-- KEYS: 1 open:{new session}, then open:{session} of those that may be this gateway's: the last one known, and later attempts.
+-- ARGV: 1 the line (any, if none is known yet), then the ids of the same sessions.
+-- Returns {1 if one was adopted; 0 if not, and the new session begins a line; the server's TIME: seconds; microseconds}.
 
 local found = 0
 for i = 2, #KEYS do
-  if found == 0 and redis.call('EXISTS', KEYS[i]) == 1 then
+  if redis.call('HGET', KEYS[i], 'line') == ARGV[1] then
     redis.call('RENAME', KEYS[i], KEYS[1])
     found = 1
+  else
+    redis.call('DEL', KEYS[i])
   end
-  redis.call('SREM', 'sessions', ARGV[i])
+  redis.call('SREM', 'sessions', ARGV[i + 1])
 end
+if found == 0 then redis.call('HSET', KEYS[1], 'line', ARGV[2]) end
 redis.call('HINCRBY', KEYS[1], 'beat', 1)
-redis.call('SADD', 'sessions', ARGV[1])
+redis.call('SADD', 'sessions', ARGV[2])
 local time = redis.call('TIME')
 return {found, tonumber(time[1]), tonumber(time[2])}

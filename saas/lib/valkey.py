@@ -70,6 +70,9 @@ class Connection(asyncio.Protocol):
         except (OSError, TimeoutError, ReplyError) as error:
             connection.abort()
             raise ConnectionError(f"no connection to Valkey: {error or 'timed out'}") from error
+        except BaseException:  # whoever connects has been cancelled
+            connection.abort()
+            raise
         if not connection.is_open:
             raise ConnectionError("the connection to Valkey was lost while it was set up")
         connection._on_lost = on_lost

@@ -486,6 +486,8 @@ class World:
         if call.told == "answer":
             assert row in ("usage", "reversed"), "an answer without its row"
             assert row == "usage" or call.claim is None, "a keyed answer that was reversed"
+        if call.told == "failure":
+            assert row != "usage", "a charge for a failure"
         if row == "usage":
             assert call.told == "answer" or call.is_stored, f"a charge without an answer: told {call.told!r}"
         if not call.gateway.loop.is_dead:
