@@ -193,6 +193,7 @@ def test_a_taken_port_is_a_clear_message(fresh):
     if fresh.is_alive:
         fresh.stop()
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", fresh.port))
         taken.listen()
         fresh.launch()
