@@ -55,7 +55,10 @@ def make_graph(pipeline: Pipeline):
         ],
         [helper.make_tensor_value_info("measurements", TensorProto.FLOAT, ["n", len(FEATURES)])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(LABELS)])],
-        [numpy_helper.from_array(weights.astype(np.float32), "weights"), numpy_helper.from_array(bias.astype(np.float32), "bias")],
+        [
+            numpy_helper.from_array(weights.astype(np.float32), "weights"),
+            numpy_helper.from_array(bias.astype(np.float32), "bias"),
+        ],
     )
 
 
