@@ -4,6 +4,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from saas.lib.errors import NotFound
+from saas.lib.names import ROUTE_WORDS
 
 V2, API = "v2", "api"
 MAX_KNOWN = 10_000
@@ -51,8 +52,6 @@ def _parsed(path: bytes) -> Target | None:
     if parts[0] == b"v2":
         if parts[1:2] != (b"models",) or len(parts) < 3:
             return SERVER_TARGETS.get(parts[1:], UNKNOWN)
-        if parts[2:] == (b"stats",):
-            return UNKNOWN
         return _model(parts[2:]) or UNKNOWN
     if parts[:3] == (b"api", b"v1", b"models") and parts[-1] == b"predict":
         return _model(parts[3:], dialect=API)
@@ -75,6 +74,8 @@ def _model(parts: tuple[bytes, ...], dialect: str = V2) -> Target | None:
     if not 1 <= len(parts) <= 2 or not all(parts):
         return None
     names = [part.decode("latin-1") for part in parts]
+    if names[-1] in ROUTE_WORDS:
+        return None  # …/stats, …/config and others that this dialect does not have
     return Target(kind, dialect, method, names[0] if len(names) == 2 else None, names[-1], version, "/".join(names))
 
 

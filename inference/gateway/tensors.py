@@ -223,7 +223,8 @@ def nested(tensor: Tensor, *, is_finite: bool) -> Any:  # Any: what orjson takes
     if tensor[1] == "BYTES":
         return np.array(to_json(tensor, is_finite=is_finite), dtype=object).reshape(tensor[2]).tolist()
     check_finite(tensor, is_finite=is_finite)
-    return to_array(tensor)
+    array = to_array(tensor)
+    return array if array.ndim else array.item()
 
 
 def numbers(tensor: Tensor) -> "np.ndarray[Any, np.dtype[Any]]":

@@ -93,11 +93,13 @@ def parse(body: bytes) -> InferRequest:
 def _placed(body: bytes, message: str) -> str:
     """msgspec's message, with the tensor's name in place of its number where the body has one."""
     place = PLACE.search(message)
-    if place and len(body) <= EXPLAINED_BYTES:
-        name = orjson.loads(body)[place[1]][int(place[2])]
-        if isinstance(name, dict) and isinstance(name.get("name"), str):
-            return f"{place[1][:-1]} '{name['name'][:200]}': {message}"
-    return message
+    if place is None or len(body) > EXPLAINED_BYTES:
+        return message
+    try:
+        name = json.loads(body)[place[1]][int(place[2])]["name"]
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return message  # the tensor has no name, or the rest of the body is malformed too
+    return f"{place[1][:-1]} '{str(name)[:200]}': {message}"
 
 
 def _malformed(body: bytes, error: Exception) -> AppError:

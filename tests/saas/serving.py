@@ -1,4 +1,4 @@
-"""Not a test: the real server, protocol and dialects on a real socket, with a small gateway behind them that behaves like the real one."""
+"""Not a test: the real server, protocol and dialects on a real socket; behind them a small gateway that behaves."""
 
 import asyncio
 import http.client
@@ -47,11 +47,17 @@ def version_route(inputs, outputs, **fields) -> VersionRoute:
 
 
 def model_route(name, version, *, task="tensor", owner="alice") -> ModelRoute:
+    rejected = version_route([("x", "FP32", [-1])], [("y", "FP32", [-1])], number="2.0.0", state="rejected")
     return ModelRoute(
-        id="e" * 32, name=name, owner="a" * 32, owner_slug=owner, is_public=owner == "catalog", task=task,
-        versions={version.number: version, "2.0.0": version_route([("x", "FP32", [-1])], [("y", "FP32", [-1])], number="2.0.0", state="rejected")},
+        id="e" * 32,
+        name=name,
+        owner="a" * 32,
+        owner_slug=owner,
+        is_public=owner == "catalog",
+        task=task,
+        versions={version.number: version, "2.0.0": rejected},
         aliases={"production": version.number, "stable": version.number},
-    )  # fmt: skip
+    )
 
 
 def echo_model(datatype: str, shape: list[int], *, has_batch: bool = True) -> VersionRoute:
@@ -217,9 +223,17 @@ class Served:
             **self._options,
         )
         config = uvicorn.Config(
-            self._app, http="saas.protocol:FrontProtocol", ws="none", lifespan="on", log_config=None, access_log=False, interface="asgi3",
-            timeout_keep_alive=60, server_header=False, proxy_headers=False,
-        )  # fmt: skip
+            self._app,
+            http="saas.protocol:FrontProtocol",
+            interface="asgi3",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=60,
+            server_header=False,
+            proxy_headers=False,
+        )
         self.server = FrontServer(config)
         self.is_up.set()
         await self.server.serve(sockets=[self.listener])
@@ -338,7 +352,7 @@ class Raw:
 def request_bytes(
     path: str, body: bytes = b"", *extra: str, method: str = "POST", key: str = KEY, length: int | None = None
 ) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: test", f"Authorization: Bearer {key}", *extra]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {key}", *extra]
     if length != -1:
         lines.append(f"Content-Length: {len(body) if length is None else length}")
     return "\r\n".join([*lines, "", ""]).encode() + body

@@ -1,0 +1,176 @@
+"""The gateway as processes of gunicorn, with the real databases behind them: start, health, restart, stop."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from saas.config import ROOT
+from tests.saas.serving import Raw, request_bytes, wait_for
+
+
+class Gunicorn:
+    def __init__(self, environment: dict[str, str]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.environment = os.environ | environment | {"PORT": str(self.port), "METRICS_TOKEN": "scraper"}
+
+    def __enter__(self) -> "Gunicorn":
+        command = [sys.executable, "-m", "gunicorn", "-c", "saas/gunicorn.py", "saas.asgi:application"]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self.output = b""
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+        wait_for(lambda: self.get("/livez")[0] == 200, 60)
+        return self
+
+    def _read(self) -> None:
+        while data := os.read(self.process.stdout.fileno(), 65536):
+            self.output += data
+
+    def __exit__(self, *exc) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(15)
+        self.reader.join(5)
+        self.process.stdout.close()
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path, headers=headers or {})
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        except ConnectionError:
+            return 0, {}, b""
+        finally:
+            connection.close()
+
+    def workers(self) -> set[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return {int(pid) for pid in children.split()}
+
+
+@pytest.fixture(scope="module")
+def gunicorn(embedded):
+    with Gunicorn(embedded) as running:
+        yield running
+
+
+def test_it_is_ready_only_while_a_worker_lives(gunicorn, lanes):
+    from inference.lanes import WORKERS
+
+    lanes.delete(WORKERS)
+    status, _, body = gunicorn.get("/readyz")
+    assert (status, json.loads(body)["checks"]) == (503, {"state": True, "lanes": True, "worker": False})
+    assert gunicorn.get("/v2/health/ready")[0] == 503
+    lanes.zadd(WORKERS, {"test@worker": time.time() + 30})
+    assert gunicorn.get("/readyz")[0] == 200
+    assert json.loads(gunicorn.get("/v2/health/ready")[2]) == {"ready": True}
+    lanes.delete(WORKERS)
+
+
+def test_metrics_are_for_loopback_and_for_the_token(gunicorn):
+    status, headers, body = gunicorn.get("/metrics")
+    assert (status, headers["content-type"][:10]) == (200, "text/plain")
+    for name in (b"http_requests_total", b"maas_up{", b"maas_workers", b"maas_queue_length"):
+        assert name in body
+    for sign in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"):
+        assert gunicorn.get("/metrics", {sign: "127.0.0.1"})[0] == 404
+        assert gunicorn.get("/metrics", {sign: "127.0.0.1", "Authorization": "Bearer scraper"})[0] == 200
+        assert gunicorn.get("/metrics", {sign: "127.0.0.1", "Authorization": "Bearer other"})[0] == 404
+
+
+def test_django_answers_what_is_not_the_gateway_s(gunicorn):
+    status, headers, body = gunicorn.get("/docs/")
+    assert (status, b"swagger" in body.lower()) == (200, True)
+    schema = gunicorn.get("/docs/openapi.json", {"Accept": "application/json"})
+    assert schema[0] == 200
+    status, headers, body = gunicorn.get("/api/v1/nothing/here")
+    assert (status, headers["content-type"]) == (404, "application/problem+json")
+    assert json.loads(body)["request_id"] == headers["x-request-id"]
+    status, _, body = gunicorn.get("/v2/nothing/here")
+    assert (status, isinstance(json.loads(body)["error"], str)) == (404, True)
+    status, headers, _ = gunicorn.get("/api/v1/models", {"X-Request-Id": "mine"})
+    assert (status, headers["x-request-id"]) == (401, "mine")
+    wait_for(lambda: b'"request_id":"mine"' in gunicorn.output)
+
+
+def test_database_connections_are_kept_by_the_threads(gunicorn):
+    from django.db import connections
+
+    def sessions() -> set[int]:
+        with connections["ops"].cursor() as cursor:
+            cursor.execute("SELECT pid FROM pg_stat_activity WHERE usename = 'maas_app' AND client_port IS NOT NULL")
+            return {row[0] for row in cursor.fetchall()}
+
+    for _ in range(20):
+        gunicorn.get("/api/v1/models", {"Authorization": "Bearer maas_live_x"})
+    before = sessions()
+    for _ in range(40):
+        gunicorn.get("/api/v1/models", {"Authorization": "Bearer maas_live_x"})
+    assert len(sessions() - before) <= 8  # threads that had not worked yet may connect; no connection per request
+
+
+def hammer(port: int, path: bytes, answered: list[int], failures: list[str], stop: threading.Event) -> None:
+    """A client with kept connections, which opens a new one when it is told to."""
+    while not stop.is_set():
+        try:
+            with Raw(port) as raw:
+                headers: dict[str, str] = {}
+                while headers.get("connection") != "close" and not stop.is_set():
+                    raw.send(path)
+                    status, headers, _ = raw.response()
+                    answered.append(status)
+        except OSError as error:
+            failures.append(repr(error))
+            return
+
+
+def test_a_rolling_restart_fails_no_request(embedded):
+    requests = [
+        request_bytes("/v2/models/iris/infer", b"{}", key="maas_live_nobody"),
+        request_bytes("/api/v1/models", method="GET", key="maas_live_nobody"),
+        request_bytes("/v2", method="GET"),
+    ]
+    with Gunicorn(embedded) as running:
+        answered: list[int] = []
+        failures: list[str] = []
+        stop = threading.Event()
+        clients = [
+            threading.Thread(target=hammer, args=(running.port, requests[i % 3], answered, failures, stop)) for i in range(6)
+        ]
+        for client in clients:
+            client.start()
+        old = running.workers()
+        running.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: not old & running.workers(), 60)
+        count = len(answered)
+        wait_for(lambda: len(answered) > count + 100 or failures)
+        stop.set()
+        for client in clients:
+            client.join(10)
+        assert failures == []
+        assert set(answered) == {200, 401}
+
+
+def test_a_stop_takes_a_few_seconds_at_most_and_leaves_no_process(embedded):
+    with Gunicorn(embedded) as running, Raw(running.port) as idle:
+        idle.send(request_bytes("/v2", method="GET"))
+        assert idle.response()[0] == 200
+        workers = running.workers()
+        began = time.monotonic()
+        running.process.terminate()
+        assert running.process.wait(10) == 0
+        assert time.monotonic() - began < 6
+        assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]

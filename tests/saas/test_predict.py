@@ -1,0 +1,227 @@
+"""The friendly call, and what every call may say and every answer does."""
+
+import base64
+import json
+
+import pytest
+
+from saas.lib import errors
+from tests.saas.serving import tensor, wait_for
+
+pytestmark = pytest.mark.no_servers
+
+PNG = b"\x89PNG pretended"
+
+
+def form(*parts: tuple[str, str | None, bytes], end: bytes = b"--") -> tuple[bytes, dict[str, str]]:
+    body = b""
+    for name, filename, data in parts:
+        disposition = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
+        body += f"--cut\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + data + b"\r\n"
+    return body + b"--cut" + end + b"\r\n", {"Content-Type": "multipart/form-data; boundary=cut"}
+
+
+def test_rows_of_a_classifier_get_a_label_and_its_confidence(served):
+    status, headers, body = served.predict("flowers", {"inputs": [[1, 2, 5], [9, 2, 1]]})
+    assert (status, headers["content-type"], headers["x-model-version"]) == (200, "application/json", "1.0.0")
+    assert body == {
+        "model": "flowers",
+        "version": "1.0.0",
+        "predictions": [{"label": "blue", "confidence": 5.0}, {"label": "red", "confidence": 9.0}],
+    }
+    assert (served.gateway.calls[-1].rows, served.gateway.calls[-1].top, served.gateway.calls[-1].outputs) == (
+        2,
+        1,
+        ("scores",),
+    )
+
+
+def test_top_adds_the_best_labels(served):
+    _, _, body = served.predict("flowers", {"inputs": [[1, 2, 5]], "top": 2})
+    best = [{"label": "blue", "confidence": 5.0}, {"label": "green", "confidence": 2.0}]
+    assert body["predictions"] == [{**best[0], "top": best}]
+    _, _, body = served.request("POST", "/api/v1/models/flowers/predict?top=1", b'{"inputs": [[1, 2, 5]]}')
+    assert json.loads(body)["predictions"][0]["top"] == best[:1]
+
+
+def test_rows_may_be_objects_by_feature_and_one_row_may_stand_alone(served):
+    expected = [{"label": "green", "confidence": 3.0}]
+    for inputs in ([{"g": 3, "r": 1, "b": 2}], {"b": 2, "g": 3, "r": 1}, [1, 3, 2], [[1, 3, 2]]):
+        assert served.predict("flowers", {"inputs": inputs})[2]["predictions"] == expected
+
+
+def test_a_model_without_labels_gives_rows_of_numbers(served):
+    assert served.predict("rows", {"inputs": [[1, 2, 3, 4.5]]})[2]["predictions"] == [[1.0, 2.0, 3.0, 4.5]]
+    assert served.predict("rows", {"inputs": []})[2]["predictions"] == []
+    assert served.predict("echo-bytes", {"inputs": [["a", "b"]]})[2]["predictions"] == [["a", "b"]]
+    assert served.predict("scalar", {"inputs": 3})[2]["predictions"] == 3.0
+
+
+def test_a_model_with_several_inputs_takes_them_by_name(served):
+    _, _, body = served.predict("two", {"inputs": {"b": [7], "a": [[1, 2]]}})
+    assert body["predictions"] == {"ya": [[1.0, 2.0]], "yb": [7]}
+
+
+def test_images_come_as_base64_form_or_bare_file(served):
+    encoded = base64.b64encode(PNG).decode()
+    cases = [
+        (json.dumps({"inputs": encoded}).encode(), {"Content-Type": "application/json"}, 1),
+        (json.dumps({"inputs": [encoded, f"data:image/png;base64,{encoded}"]}).encode(), {}, 2),
+        (*form(("file", "a.png", PNG)), 1),
+        (*form(("image", "a.png", PNG), ("image", "b.png", PNG), ("top", None, b"2")), 2),
+        (PNG, {"Content-Type": "image/png"}, 1),
+    ]
+    for body, headers, count in cases:
+        status, _, answer = served.predict("photos", body, headers)
+        assert status == 200, answer
+        assert [prediction["label"] for prediction in answer["predictions"]] == ["cat"] * count
+        assert served.gateway.calls[-1].items == [PNG] * count
+        assert served.gateway.calls[-1].rows == count
+    assert len(served.predict("photos", *form(("file", "a.png", PNG), ("top", None, b"2")))[2]["predictions"][0]["top"]) == 2
+
+
+def test_pixels_are_taken_as_numbers_in_the_shape_that_people_have(served):
+    for inputs in ([[1, 2], [3, 4]], [[[1, 2], [3, 4]]], [[[[1, 2], [3, 4]]]]):
+        assert served.predict("image", {"inputs": inputs})[0] == 200, inputs
+        assert served.gateway.calls[-1].inputs[0][2] == [1, 1, 2, 2]
+    _, _, body = served.predict("photos", {"inputs": [[0.25, 0.75]]})
+    assert body["predictions"] == [{"label": "dog", "confidence": 0.75}]
+
+
+def test_texts_come_alone_in_a_list_or_bare(served):
+    for body, headers, texts in (
+        ({"inputs": "hallo"}, {}, ["hallo"]),
+        ({"inputs": ["hallo", "größe"]}, {}, ["hallo", "größe"]),
+        ("größe".encode(), {"Content-Type": "text/plain; charset=utf-8"}, ["größe"]),
+    ):
+        assert served.predict("texts", body, headers)[0] == 200
+        assert served.gateway.calls[-1].items == texts
+
+
+BAD = {
+    "no JSON": ("flowers", b"{", {}, 400, "invalid_request"),
+    "empty": ("flowers", b"", {}, 400, "invalid_request"),
+    "no inputs": ("flowers", {}, {}, 400, "invalid_request"),
+    "unknown field": ("flowers", {"inputs": [[1, 2, 3]], "tip": 3}, {}, 400, "invalid_request"),
+    "top zero": ("flowers", {"inputs": [[1, 2, 3]], "top": 0}, {}, 400, "invalid_request"),
+    "too short a row": ("flowers", {"inputs": [[1, 2]]}, {}, 400, "invalid_tensor"),
+    "ragged": ("flowers", {"inputs": [[1, 2, 3], [1, 2]]}, {}, 400, "invalid_tensor"),
+    "strings": ("flowers", {"inputs": [["1", "2", "3"]]}, {}, 400, "invalid_tensor"),
+    "boolean": ("flowers", {"inputs": [[1, True, 3]]}, {}, 400, "invalid_tensor"),
+    "overflow": ("flowers", {"inputs": [[1, 2, 1e39]]}, {}, 400, "invalid_tensor"),
+    "missing feature": ("flowers", {"inputs": [{"r": 1, "g": 2}]}, {}, 400, "invalid_tensor"),
+    "unknown feature": ("flowers", {"inputs": [{"r": 1, "g": 2, "b": 3, "a": 4}]}, {}, 400, "invalid_tensor"),
+    "mixed rows": ("flowers", {"inputs": [{"r": 1, "g": 2, "b": 3}, [1, 2, 3]]}, {}, 400, "invalid_tensor"),
+    "text as rows": ("flowers", {"inputs": "abc"}, {}, 400, "invalid_tensor"),
+    "null": ("flowers", {"inputs": None}, {}, 400, "invalid_tensor"),
+    "not base64": ("photos", {"inputs": ["%%%"]}, {}, 400, "invalid_tensor"),
+    "empty image": ("photos", {"inputs": [""]}, {}, 400, "invalid_tensor"),
+    "number among images": ("photos", {"inputs": ["aGk=", 3]}, {}, 400, "invalid_tensor"),
+    "number as text": ("texts", {"inputs": ["a", 3]}, {}, 400, "invalid_tensor"),
+    "no texts": ("texts", {"inputs": []}, {}, 400, "invalid_request"),
+    "image for a text model": ("texts", PNG, {"Content-Type": "image/png"}, 400, "invalid_request"),
+    "form for a model of rows": ("flowers", *form(("file", "a", b"x")), 400, "invalid_request"),
+    "form without file": ("photos", *form(("top", None, b"1")), 400, "invalid_request"),
+    "form with a strange field": ("photos", *form(("file", "a", b"x"), ("zip", None, b"1")), 400, "invalid_request"),
+    "form with a strange file": ("photos", *form(("zip", "a", b"x")), 400, "invalid_request"),
+    "truncated form": ("photos", *form(("file", "a", b"x"), ("file", "b", b"x"), end=b""), 400, "invalid_request"),
+    "form without boundary": ("photos", b"x", {"Content-Type": "multipart/form-data"}, 400, "invalid_request"),
+    "not UTF-8": ("texts", b"\xff", {"Content-Type": "text/plain"}, 400, "invalid_request"),
+    "strange type": ("flowers", b"<a/>", {"Content-Type": "application/xml"}, 415, "unsupported_media_type"),
+    "input by wrong name": ("two", {"inputs": {"a": [[1, 2]], "c": [1]}}, {}, 400, "invalid_tensor"),
+    "input missing": ("two", {"inputs": {"a": [[1, 2]]}}, {}, 400, "invalid_tensor"),
+    "no names": ("two", {"inputs": [[1, 2]]}, {}, 400, "invalid_tensor"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_understood_is_a_problem_with_a_code(served, case):
+    model, body, headers, status, code = BAD[case]
+    answer_status, answer_headers, answer = served.predict(model, body, headers)
+    assert (answer_status, answer["code"]) == (status, code), answer
+    assert answer_headers["content-type"] == "application/problem+json"
+    assert answer["status"] == status
+    assert answer["request_id"] == answer_headers["x-request-id"]
+    assert answer["title"]
+    assert answer["detail"]
+    assert not served.gateway.calls
+
+
+def test_a_refusal_of_the_gateway_carries_its_source_and_when_to_come_back(served):
+    served.gateway.fail_with = errors.RateLimited("10 per second", retry_after=1.2, source="key")
+    status, headers, body = served.predict("flowers", {"inputs": [[1, 2, 3]]})
+    assert (status, body["code"], body["limit_source"], headers["retry-after"]) == (429, "rate_limited", "key", "2")
+    assert headers["ratelimit"] == '"key";r=999;t=1'
+    assert headers["ratelimit-policy"] == '"key";q=1000;w=1'
+    status, headers, body = served.infer("rows", {"inputs": [tensor()]})
+    assert (status, body["code"], body["error"], headers["retry-after"]) == (429, "rate_limited", "10 per second", "2")
+
+
+def test_request_ids_are_taken_made_and_logged(served):
+    _, headers, _ = served.infer("rows", {"inputs": [tensor()]}, {"X-Request-Id": "my-id/1"})
+    assert headers["x-request-id"] == "my-id/1"
+    wait_for(lambda: any(line["request_id"] == "my-id/1" for line in served.lines))
+    for bad in ("a b", "a" * 129, "ä", ""):
+        assert served.infer("rows", {"inputs": [tensor()]}, {"X-Request-Id": bad})[1]["x-request-id"] not in (bad, "")
+
+
+def test_a_trace_goes_on(served):
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    returned = served.infer("rows", {"inputs": [tensor()]}, {"traceparent": given})[1]["traceparent"]
+    assert returned.startswith("00-4bf92f3577b34da6a3ce929d0e0e4736-")
+    assert returned.endswith("-01")
+    assert returned != given
+    for bad in ("00-" + "0" * 32 + "-00f067aa0ba902b7-01", "nonsense", given.replace("00-", "ff-", 1)):
+        assert (
+            "4bf92f3577b34da6a3ce929d0e0e4736"
+            not in served.infer("rows", {"inputs": [tensor()]}, {"traceparent": bad})[1]["traceparent"]
+        )
+
+
+def test_a_deadline_can_be_asked_for(served):
+    served.infer("rows", {"inputs": [tensor()]}, {"X-Request-Timeout": "0.5"})
+    assert served.gateway.calls[-1].timeout == 0.5
+    served.infer("rows", {"inputs": [tensor()]})
+    assert served.gateway.calls[-1].timeout == 30.0
+    for bad in ("0", "-1", "61", "nan", "1e1", "abc", ""):
+        status, _, body = served.infer("rows", {"inputs": [tensor()]}, {"X-Request-Timeout": bad})
+        assert (status, "X-Request-Timeout" in body["error"]) == (400, True), bad
+
+
+def test_an_idempotency_key_replays_the_answer(served):
+    first = served.infer("rows", {"id": "1", "inputs": [tensor()]}, {"Idempotency-Key": '"abc"'})
+    again = served.infer("rows", {"id": "1", "inputs": [tensor()]}, {"Idempotency-Key": "abc"})
+    assert again[2] == first[2]
+    assert "idempotent-replayed" not in first[1]
+    assert again[1]["idempotent-replayed"] == "true"
+    assert again[1]["x-model-version"] == "1.0.0"
+    status, _, body = served.infer("rows", {"id": "2", "inputs": [tensor()]}, {"Idempotency-Key": "abc"})
+    assert (status, body["code"]) == (422, "idempotency_key_reused")
+    for bad in ("a b", '"', '"a b"', '""', "a" * 256, "ä"):
+        status, _, body = served.infer("rows", {"inputs": [tensor()]}, {"Idempotency-Key": bad})
+        assert (status, "Idempotency-Key" in body["error"]) == (400, True), bad
+
+
+def test_the_log_has_one_line_per_request_and_no_secret(served):
+    served.infer("rows", {"inputs": [tensor(shape=(2, 4), data=[1.5] * 8)]}, {"X-Request-Id": "logged"})
+    wait_for(lambda: any(line["request_id"] == "logged" for line in served.lines))
+    line = next(line for line in served.lines if line["request_id"] == "logged")
+    assert line["time"].endswith("Z")
+    assert line["total_ms"] > 0
+    expected = {
+        "organization": "alice", "key": "alice0000000", "model": "alice/rows", "version": "1.0.0", "route": "infer",
+        "status": 200, "code": "", "rows": 2, "queue_ms": 0.12, "compute_ms": 0.045,
+    }  # fmt: skip
+    assert {name: line[name] for name in expected} == expected
+    assert "maas_" not in json.dumps(served.lines)
+    assert "1.5" not in json.dumps(line)
+
+
+def test_metrics_count_requests(served):
+    from inference.gateway.metrics import render
+
+    served.infer("rows", {"inputs": [tensor()]})
+    text = render(list(served.front.metrics.collect())).decode()
+    assert 'http_requests_total{code="",method="POST"' in text
+    assert 'http_request_duration_seconds_bucket{le="+Inf"' in text
+    assert "maas_rows_total" in text
