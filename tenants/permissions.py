@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from saas.lib.errors import ApiKeyMissing, MethodNotAllowed, ScopeMissing
+from saas.lib.errors import ApiKeyMissing, MethodNotAllowed, NotFound, ScopeMissing
 from tenants.models import Role
 
 SCOPES = (
@@ -52,7 +52,11 @@ class HasScope(BasePermission):
         if request.auth is None:
             raise ApiKeyMissing("Send an API key (Authorization: Bearer maas_…) or sign in.")
         required = required_scope(view, request.method or "")
-        if required != SIGNED_IN and required not in request.auth.permissions:
+        if required == SIGNED_IN:
+            return True
+        if request.auth.organization_id is None:
+            raise NotFound("You are in no organization.")
+        if required not in request.auth.permissions:
             raise ScopeMissing(f"This needs {required}.")
         return True
 

@@ -5,7 +5,17 @@ import os
 
 import pytest
 
-from saas.lib.crypto import KeyRing, Tampered, kek_version, lengths_and_parts, new_data_key, parse_versions, seal, sealed_under, unseal
+from saas.lib.crypto import (
+    KeyRing,
+    Tampered,
+    kek_version,
+    lengths_and_parts,
+    new_data_key,
+    parse_versions,
+    seal,
+    sealed_under,
+    unseal,
+)
 from saas.lib.ids import uuid7
 
 pytestmark = pytest.mark.no_servers

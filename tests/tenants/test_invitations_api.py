@@ -46,7 +46,10 @@ def test_an_invitation_is_mailed_and_accepted_by_its_address(client_of, alice, c
     assert {member["email"] for member in inside.json()["results"]} == {alice.email, charlie.email}
     assert accept(client_of(charlie), token).status_code == 404
     with tenant_scope(alice.organization.id):
-        assert list(AuditEvent.objects.order_by("id").values_list("action", flat=True))[-2:] == ["member.invited", "member.joined"]
+        assert list(AuditEvent.objects.order_by("id").values_list("action", flat=True))[-2:] == [
+            "member.invited",
+            "member.joined",
+        ]
 
 
 def test_only_the_hash_of_the_token_is_kept(client_of, alice, charlie):
@@ -92,7 +95,13 @@ def test_a_stranger_sees_and_revokes_no_invitation(client_of, alice, charlie):
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"email": "no address"}, {"email": "a@b.org", "role": "king"}, {"email": "a@b.org", "organization": "x"}, {"email": "a@b.org\nBcc: x@y.z"}],
+    [
+        {},
+        {"email": "no address"},
+        {"email": "a@b.org", "role": "king"},
+        {"email": "a@b.org", "organization": "x"},
+        {"email": "a@b.org\nBcc: x@y.z"},
+    ],
 )
 def test_bad_input_is_refused(client_of, alice, body):
     response = client_of(alice).post(URL, body, format="json")

@@ -17,8 +17,8 @@ from tenants.models import ApiKey, AuditEvent, Organization, TenantQuerySet
 from tenants.scope import set_tenant, tenant_scope
 from tests.conftest import SERVERS
 
-BY_COLUMN = {"role": "viewer", "mode": "live", "kind": "usage", "visibility": "private", "number": "1.0.0", "period": "2026-11"}
-"""Values for columns with a constraint, in any table."""
+BY_COLUMN = {"visibility": "private", "number": "1.0.0", "period": "2026-11"}
+"""Values for columns with a constraint that is no list of values, or where the first listed one would not do."""
 BY_TYPE = {
     "uuid": lambda: str(uuid4()),
     "bool": lambda: False,
@@ -49,15 +49,33 @@ def tables(embedded):
         return {name: "tenant_id" for (name,) in cursor.fetchall()} | {"tenants_organization": "id"}
 
 
+def a_value(column, kind, longest):
+    value = BY_COLUMN.get(column, BY_TYPE.get(kind, lambda: 1)())
+    return value[:longest] if kind in ("varchar", "bpchar") and longest > 0 else value
+
+
+def listed_values(cursor, table):
+    """For each column that a constraint limits to a list of values, the first of them."""
+    cursor.execute(
+        """SELECT a.attname, substring(pg_get_constraintdef(k.oid) FROM 'ARRAY[[]''([^'']*)''')
+        FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND ARRAY[a.attnum] = k.conkey
+        WHERE k.contype = 'c' AND k.conrelid = %s::regclass""",
+        [table],
+    )
+    return {name: value for name, value in cursor.fetchall() if value is not None}
+
+
 def make_row(cursor, table, column, tenant):
     """A row of `tenant` in `table`, as JSON."""
     cursor.execute(
-        """SELECT a.attname, t.typname, t.typelem <> 0 AND t.typlen = -1 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        """SELECT a.attname, t.typname, t.typelem <> 0 AND t.typlen = -1, a.atttypmod - 4
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND a.attgenerated = ''
         AND a.attidentity = '' AND NOT a.atthasdef""",
         [table],
     )
-    row = {name: [] if is_array else BY_COLUMN.get(name, BY_TYPE.get(kind, lambda: 1)()) for name, kind, is_array in cursor.fetchall()}
+    row = {name: [] if is_array else a_value(name, kind, longest) for name, kind, is_array, longest in cursor.fetchall()}
+    row |= {name: value for name, value in listed_values(cursor, table).items() if name not in BY_COLUMN}
     row[column] = str(tenant)
     columns = ", ".join(f'"{name}"' for name in row)
     cursor.execute(
@@ -71,7 +89,10 @@ def make_row(cursor, table, column, tenant):
 def rows(superuser, tables):
     """(table, tenant column, row of the first organization, row of the second) for each tenant table."""
     first, second = uuid4(), uuid4()
-    yield [(table, column, *(make_row(superuser, table, column, who) for who in (first, second))) for table, column in tables.items()]
+    yield [
+        (table, column, *(make_row(superuser, table, column, who) for who in (first, second)))
+        for table, column in tables.items()
+    ]
     for table, column in tables.items():
         superuser.execute(f"DELETE FROM {table} WHERE {column} IN (%s, %s)", [str(first), str(second)])
 

@@ -93,7 +93,9 @@ def test_request_roles_hold_nothing_on_partitions_and_cannot_truncate(role):
 
 
 def test_no_role_of_a_request_is_above_the_policies_or_owns_anything():
-    roles = ask("SELECT rolname, rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname LIKE 'maas\\_%%'")
+    roles = ask(
+        "SELECT rolname, rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname LIKE 'maas\\_%%'"
+    )
     assert {name for name, is_above in roles if is_above} == {"maas_door", "maas_ops"}
     owned = ask("SELECT relname FROM pg_class WHERE pg_get_userbyid(relowner) IN ('maas_app', 'maas_metering', 'maas_ops')")
     assert owned == []

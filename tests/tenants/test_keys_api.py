@@ -172,7 +172,9 @@ def test_a_key_with_limits_hands_them_on(client_of, alice, make_key):
     giver = make_key(alice.organization, scopes=["keys:write", "limits:write", "models:read"], rate=3.0, monthly_calls=7)[1]
 
     silent = post(client_of(giver), {"name": "x", "scopes": ["models:read"]}).json()
-    greedy = post(client_of(giver), {"name": "x", "scopes": ["models:read"], "limits": {"rate": 50, "monthly_calls": None}}).json()
+    greedy = post(
+        client_of(giver), {"name": "x", "scopes": ["models:read"], "limits": {"rate": 50, "monthly_calls": None}}
+    ).json()
     modest = post(client_of(giver), {"name": "x", "scopes": ["models:read"], "limits": {"rate": 2, "monthly_calls": 0}}).json()
 
     assert [silent["limits"][name] for name in ("rate", "monthly_calls")] == [3, 7]

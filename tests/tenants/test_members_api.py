@@ -34,7 +34,9 @@ def test_members_are_listed_with_their_roles(client_of, alice, bob):
 def test_without_a_key_nothing_is_told(client_of, bob):
     client = client_of(None)
 
-    assert [client.get(URL).status_code, client.get(url_of(bob)).status_code, client.delete(url_of(bob)).status_code] == [401] * 3
+    assert [client.get(URL).status_code, client.get(url_of(bob)).status_code, client.delete(url_of(bob)).status_code] == [
+        401
+    ] * 3
 
 
 def test_a_developer_changes_nobody(client_of, alice, bob, make_key):
@@ -55,7 +57,9 @@ def test_a_stranger_finds_no_member(client_of, alice, bob, charlie):
     assert role_of(bob, alice.organization) == "developer"
 
 
-@pytest.mark.parametrize("body", [{}, {"role": "king"}, {"role": None}, {"role": "admin", "user": "usr_1"}, {"role": ["admin"]}])
+@pytest.mark.parametrize(
+    "body", [{}, {"role": "king"}, {"role": None}, {"role": "admin", "user": "usr_1"}, {"role": ["admin"]}]
+)
 def test_bad_input_is_refused(client_of, alice, bob, body):
     response = client_of(alice).patch(url_of(bob), body, format="json")
 

@@ -98,7 +98,11 @@ def test_a_cookie_needs_its_csrf_token_to_change_something(email, address):
 
 
 def test_a_weak_password_or_a_bad_address_is_refused_and_leaves_nothing(email, address):
-    for body in ({"email": email, "password": "short"}, {"email": email, "password": "password123"}, {"email": "x", "password": PASSWORD}):
+    for body in (
+        {"email": email, "password": "short"},
+        {"email": email, "password": "password123"},
+        {"email": "x", "password": PASSWORD},
+    ):
         response = Client().post(f"{APP}/signup", body, content_type="application/json", REMOTE_ADDR=address)
         assert response.status_code == 400
     assert not User.objects.filter(email=email).exists()
@@ -114,7 +118,9 @@ def test_one_address_is_one_person(email, address):
 
 
 def test_signing_up_again_and_again_from_one_address_is_slowed_down(address):
-    codes = [sign_up(Client(), f"x{n}-{secrets.token_hex(4)}@example.org", address, password="short").status_code for n in range(25)]
+    codes = [
+        sign_up(Client(), f"x{n}-{secrets.token_hex(4)}@example.org", address, password="short").status_code for n in range(25)
+    ]
 
     assert codes[-1] == 429
 
@@ -129,7 +135,9 @@ def test_mail_is_written_to_a_folder(email, address, settings):
 
 def test_nobody_takes_the_catalogues_name_or_a_word_of_the_routes(address):
     for name in ("catalog", "models", "!!!", "x" * 150):
-        token = sign_up(Client(), f"n-{secrets.token_hex(6)}@example.org", address, organization=name).json()["meta"]["session_token"]
+        token = sign_up(Client(), f"n-{secrets.token_hex(6)}@example.org", address, organization=name).json()["meta"][
+            "session_token"
+        ]
         slug = Client().get("/api/v1/me", headers={"X-Session-Token": token}).json()["organizations"][0]["slug"]
         assert slug != name
         assert len(slug) <= 63

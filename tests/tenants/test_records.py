@@ -1,0 +1,167 @@
+"""tenants/records.py: what was changed is stored and pushed, whatever comes between."""
+
+import threading
+from uuid import uuid4
+
+import pytest
+import redis
+from django.db import DatabaseError, connection, transaction
+
+from tenants import keys, records
+from tenants.databases import as_operator
+from tenants.models import RecordChange
+from tenants.principal import unpack_key
+from tenants.scope import tenant_scope
+
+
+@pytest.fixture
+def facts():
+    """Facts that the maker of records `fact:…` reads, instead of rows."""
+    found = {}
+    records.makers["fact"] = lambda name: found[name]
+    yield found
+    del records.makers["fact"]
+
+
+@pytest.fixture
+def name():
+    return f"fact:{uuid4().hex}"
+
+
+def waiting(name):
+    with as_operator():
+        return RecordChange.objects.filter(name=name).count()
+
+
+def test_a_change_is_stored_and_pushed_after_the_commit(facts, name, lanes):
+    pushed = lanes.pubsub(ignore_subscribe_messages=True)
+    pushed.subscribe(records.RECORDS_CHANNEL)
+    pushed.get_message(timeout=1)
+    facts[name] = b"new"
+    with transaction.atomic():
+        records.changed(name)
+        assert lanes.get(name) is None
+
+    assert lanes.get(name) == b"new"
+    assert pushed.get_message(timeout=2)["data"] == name.encode()
+    pushed.close()
+
+
+def test_a_change_that_is_rolled_back_leaves_nothing(facts, name, lanes):
+    facts[name] = b"new"
+    with transaction.atomic():
+        records.changed(name)
+        transaction.set_rollback(True)
+
+    assert (lanes.get(name), waiting(name)) == (None, 0)
+
+
+def test_what_is_gone_is_stored_as_gone(facts, name, lanes):
+    facts[name] = None
+    records.changed(name)
+
+    assert lanes.get(name) == b""
+
+
+def test_the_relay_repeats_what_did_not_get_through(facts, name, lanes):
+    facts[name] = b"old"
+    with transaction.atomic():
+        records.changed(name)
+    lanes.delete(name)  # as if the lanes server had lost it
+    facts[name] = b"new"
+
+    assert records.relay() >= 1
+    assert (lanes.get(name), waiting(name)) == (b"new", 0)
+
+
+def test_a_record_that_cannot_be_made_is_kept_and_holds_up_no_other(facts, name, lanes, caplog):
+    broken = f"fact:{uuid4().hex}"
+    with as_operator():
+        RecordChange.objects.create(name=broken)
+        RecordChange.objects.create(name=name)
+    facts[name] = b"fine"
+    records.relay()
+
+    assert (lanes.get(name), waiting(name), waiting(broken)) == (b"fine", 0, 1)
+    assert "a record could not be made" in caplog.text
+    facts[broken] = b"mended"
+    with as_operator():
+        RecordChange.objects.filter(name=broken).update(next_try_at="2020-01-01T00:00Z")
+    records.relay()
+    assert (lanes.get(broken), waiting(broken)) == (b"mended", 0)
+
+
+def test_two_relays_share_the_work(facts):
+    names = [f"fact:{uuid4().hex}" for _ in range(20)]
+    made = []
+    both = threading.Barrier(2)
+    facts.update(dict.fromkeys(names, b"x"))
+    records.makers["fact"] = lambda name: made.append(name) or b"x"
+    with as_operator():
+        RecordChange.objects.bulk_create([RecordChange(name=name) for name in names])
+
+    def relay():
+        both.wait(10)
+        while records.relay():
+            pass
+        connection.close()
+
+    threads = [threading.Thread(target=relay) for _ in range(2)]
+    [thread.start() for thread in threads]
+    [thread.join(60) for thread in threads]
+    assert sorted(name for name in made if name in names) == sorted(names)
+
+
+def test_a_slow_projection_does_not_overwrite_a_later_one(facts, name, lanes):
+    reading, may_store = threading.Event(), threading.Event()
+
+    def slow(name):
+        value = facts[name]
+        if not reading.is_set():
+            reading.set()
+            assert may_store.wait(10)
+        return value
+
+    records.makers["fact"] = slow
+    facts[name] = b"old"
+    results = []
+    thread = threading.Thread(target=lambda: results.append(records.project(name)))
+    thread.start()
+    assert reading.wait(10)
+    facts[name] = b"new"
+    assert records.project(name) is True
+    may_store.set()
+    thread.join(10)
+
+    assert (results, lanes.get(name)) == ([False], b"new")
+
+
+def test_when_the_lanes_server_is_away_the_change_is_made_and_waits(facts, name, lanes, monkeypatch):
+    facts[name] = b"new"
+    monkeypatch.setattr(records, "client", lambda: redis.Redis.from_url("unix:///nowhere/at-all.sock"))
+    with transaction.atomic():
+        records.changed(name)
+    records.relay()
+    assert (lanes.get(name), waiting(name)) == (None, 1)
+
+    monkeypatch.undo()
+    records.relay()
+    assert (lanes.get(name), waiting(name)) == (b"new", 0)
+
+
+def test_the_application_cannot_read_the_outbox(name):
+    with pytest.raises(DatabaseError):
+        RecordChange.objects.filter(name=name).count()
+
+
+def test_the_record_of_a_key_has_what_gateways_need(make_organization, make_key):
+    organization = make_organization(rate=10.0, monthly_calls=1000)
+    key = make_key(organization, rate=99.0, models=["iris"], scopes=["predictions:write"])[0]
+    record = unpack_key(keys.load_key(key.public_id))
+
+    assert (record.organization, record.slug, record.id) == (organization.id.hex, organization.slug, key.id.hex)
+    assert (record.limits.rate, record.organization_limits.rate, record.is_capped) == (10.0, 10.0, True)
+    assert (record.models, record.scopes) == (["iris"], ["predictions:write"])
+    assert keys.load_key("nobodyhasit1") is None
+    with tenant_scope(uuid4()):  # whatever the tenant
+        assert keys.load_key(key.public_id) is not None
