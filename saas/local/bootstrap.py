@@ -5,6 +5,7 @@ of its own: `python -m saas.local.bootstrap [--demo]`.
 """
 
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -14,7 +15,7 @@ from typing import Any
 
 import django
 from django.conf import settings
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connections, transaction
 from django.db.migrations.executor import MigrationExecutor
 
@@ -54,7 +55,11 @@ def publish_catalogue() -> None:
             continue
         print(f"publishing {name}", flush=True)
         options = ["--manifest", str(manifest)] if manifest.exists() else []
-        call_command("publish", str(artifact), "--name", name, *options)
+        verdict = io.StringIO()
+        try:
+            call_command("publish", str(artifact), "--name", name, *options, stdout=verdict)
+        except CommandError as error:
+            sys.exit(f"{name} was not published: {error}\n{verdict.getvalue()}")
 
 
 def _is_published(name: str, digest: str) -> bool:

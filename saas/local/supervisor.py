@@ -54,7 +54,8 @@ class Supervisor:
         self.variables: dict[str, str] = {}
         self._worker_number = 0
         self._stop = asyncio.Event()
-        self._restarting = asyncio.Lock()
+        self._restarting: asyncio.Task[Any] | None = None
+        self._has_started = False
         self._began_at = time.monotonic()
 
     @property
@@ -71,9 +72,9 @@ class Supervisor:
         try:
             self.servers = chosen_servers(self.data_dir, self.given)
             directories = [server.directory for server in self.servers]
+            guard = Guard(self.data_dir, directories)  # a fork: before any thread
             await self._end_leftovers(directories)
             refuse_taken_port(self.port)
-            guard = Guard(self.data_dir, directories)
             await control.start()
             await self._until_stopped(self._start())
             await self._stop.wait()
@@ -93,7 +94,10 @@ class Supervisor:
 
     async def restart(self, say: Callable[[str], None]) -> None:
         """Replace workers and gateway without a failed call, then the parts that answer nobody. Raises PartFailed."""
-        async with self._restarting:
+        if not self._has_started or self._restarting is not None:
+            raise PartFailed("it is being started just now: try again when it is ready")
+        self._restarting = asyncio.current_task()
+        try:
             await self._replace_worker(say)
             await self._replace_gateway(say)
             for name in ("ops", "beat", "bookkeeper"):
@@ -102,6 +106,8 @@ class Supervisor:
                 await self.parts[name].stop(grace=DRAIN_SECONDS)
                 await self._start_part(recipe)
             say("all parts were replaced")
+        finally:
+            self._restarting = None
 
     def status(self) -> dict[str, Any]:
         """What `status` tells of each part; seconds."""
@@ -134,6 +140,7 @@ class Supervisor:
         for recipe in self._recipes():
             await self._start_part(recipe)
         await self.parts["gateway"].wait_until(self._is_ready, seconds=READY_SECONDS)
+        self._has_started = True
         self._tell_ready()
 
     async def _start_server(self, server: Server) -> None:
@@ -225,6 +232,9 @@ class Supervisor:
     async def _end(self) -> None:
         """End all parts in their order; those of one stage together."""
         begun_at = time.monotonic()
+        if self._restarting is not None:
+            self._restarting.cancel()
+            await asyncio.wait({self._restarting})
         names = [name for name in self.parts if name not in ("postgres", "state", "lanes")]
         workers = [name for name in names if name.startswith("worker")]
         first = [name for name in names if name not in workers and name != "bookkeeper"]
