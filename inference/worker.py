@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TASKS_SECONDS = 5.0  # that tasks under way, which wait for this engine, are given when the worker ends
-DRAIN_SECONDS = 8.0
+END_SECONDS = 70.0  # for all that is under way when the worker ends: the longest deadline and some more; who stops it may kill
+DRAIN_SECONDS = 10.0  # of these, for the engine after the tasks
+WAKE_SECONDS = 0.2
 
 
 class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
@@ -48,18 +49,26 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
             hardware=config.engine_hardware,
         )
         self.host.start()
+        if worker.hub is not None:
+            # A signal does not interrupt the loop's poll (PEP 475); without a timer SIGTERM is seen seconds later.
+            worker.hub.call_repeatedly(WAKE_SECONDS, lambda: None)
         log.info("the engine %s serves %s", self.host.name, config.engine_hardware)
 
     def stop(self, worker: Any) -> None:
         """Let tasks under way, which wait for this engine, end first; then drain."""
-        until = time.monotonic() + TASKS_SECONDS
-        while worker_state.active_requests and time.monotonic() < until:
+        until = time.monotonic() + END_SECONDS
+        while worker_state.active_requests and time.monotonic() < until - DRAIN_SECONDS:
             time.sleep(0.05)
+        self._end(until - time.monotonic())
+
+    def terminate(self, worker: Any) -> None:
+        """A second signal: what runs is given a moment only."""
+        self._end(1.0)
+
+    def _end(self, seconds: float) -> None:
         host, self.host = self.host, None
         if host is not None:
-            host.stop(DRAIN_SECONDS)
-
-    terminate = stop
+            host.stop(seconds)
 
     def info(self, worker: Any) -> dict[str, Any]:
         """For `inspect stats`."""

@@ -46,7 +46,8 @@ class Model:
         )
         self.is_classifier = bool(self.manifest.labels) or self.manifest.task.endswith("classification")
         self.is_on_gpu = session.get_providers()[0] != CPU[0]
-        self.has_bf16 = any(spec.datatype == "BF16" for spec in (*source.inputs, *source.outputs))
+        datatypes = {spec.datatype for spec in (*source.inputs, *source.outputs)}
+        self.has_bf16, self.has_texts = "BF16" in datatypes, "BYTES" in datatypes
         self.us_per_row = source.ms_per_row * 1000
         self._known: set[tuple[Any, ...]] = set()
 
@@ -155,10 +156,10 @@ class Model:
 
     def run(self, names: list[str], feed: dict[str, Array], rows: int) -> list[Array]:
         """The outputs `names` for `feed`, in this order. On a GPU a batchable model's rows are padded to a fixed size."""
-        if self.is_on_gpu:
-            return self._run_on_gpu(names, feed, rows)
         if self.has_bf16:
             return self._run_bf16(names, feed)
+        if self.is_on_gpu and not self.has_texts:
+            return self._run_bound(names, feed, rows)
         results: list[Array] = self.session.run(names, feed)
         return results
 
@@ -173,16 +174,16 @@ class Model:
             return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
-    def _run_on_gpu(self, names: list[str], feed: dict[str, Array], rows: int) -> list[Array]:
+    def _run_bound(self, names: list[str], feed: dict[str, Array], rows: int) -> list[Array]:
         """Rows padded to a power of two (a new shape costs allocations and a search for algorithms), outputs bound to the host.
 
-        Not run on this project's own machines unless docs/performance.md says so. onnxruntime's Python interface gives no
-        pinned host memory, so inputs go through `bind_cpu_input`, which copies them once.
+        onnxruntime's Python interface gives no pinned host memory: inputs go through `bind_cpu_input`, which copies them once.
+        It binds no text, so a model with BYTES takes the plain way.
         """
         padded = bucket(rows) if self.is_batchable and rows else rows
         binding = self.session.io_binding()
         for name, array in feed.items():
-            binding.bind_cpu_input(name, _pad(array, padded) if padded != rows else np.ascontiguousarray(array))
+            binding.bind_cpu_input(name, _pad(array, padded) if padded != rows else np.asarray(array, order="C"))
         for name in names:
             binding.bind_output(name, "cpu")
         self.session.run_with_iobinding(binding)

@@ -250,3 +250,29 @@ def test_the_cost_follows_what_was_measured():
     run(model, *[work(made, np.ones((64, 4), "f4"))] * 10)
 
     assert model.us_per_row < 500_000
+
+
+@pytest.mark.parametrize("rows", [(1,), (1, 2), (5,), (0,), (3, 0, 5)])
+def test_padding_to_fixed_sizes_as_on_a_gpu_changes_no_answer(rows):
+    """The way that GPU runs take, here on the CPU."""
+    made = models.linear()
+    plain, bound = Model.open(made), Model.open(made)
+    bound.is_on_gpu = True
+    bound.warm()
+    works = [work(made, np.random.default_rng(n).normal(size=(n, 4)).astype("f4")) for n in rows]
+
+    for one, other in zip(run(plain, *works), run(bound, *works), strict=True):
+        np.testing.assert_allclose(arrays(other)[0], arrays(one)[0], rtol=1e-6)
+        assert other.outputs[0][2] == one.outputs[0][2]
+
+
+def test_text_and_scalars_go_the_gpus_way_too():
+    texts = models.identity(TensorProto.STRING, ["n"])
+    scalar = models.identity(TensorProto.FLOAT, [], has_batch=False, is_batchable=False)
+    for made, array in ((texts, np.array(["a", "b", "c"], object)), (scalar, np.array(2.5, "f4"))):
+        model = Model.open(made)
+        model.is_on_gpu = True
+
+        (reply,) = run(model, work(made, array))
+
+        np.testing.assert_array_equal(arrays(reply)[0], array)

@@ -228,13 +228,19 @@ def test_several_gateways_each_get_their_own(gateway, store, start, server):
 
 def test_low_priority_work_waits_for_the_other(gateway, store, start):
     made = store.add(models.linear())
-    low = [gateway.push(made, row(0, 0, 0, 0), key=pool_key("cpu", low=True)) for _ in range(3)]
-    high = [gateway.push(made, row(0, 0, 0, 0)) for _ in range(3)]
     start(slots=1, max_batch_rows=1)
+    gateway.answer(gateway.push(made, row(0, 0, 0, 0)))
+    gateway.replies.clear()
+
+    server, gateway.client = gateway.client, gateway.client.pipeline(transaction=True)  # all of it arrives at once
+    high = [gateway.push(made, row(0, 0, 0, 0), key=lane_key(made.version))]
+    low = [gateway.push(made, row(0, 0, 0, 0), key=lane_key(made.version, low=True)) for _ in range(3)]
+    high += [gateway.push(made, row(0, 0, 0, 0), key=lane_key(made.version)) for _ in range(3)]
+    gateway.client.execute()
+    gateway.client = server
 
     for number in low + high:
         gateway.reply(number)
-
     assert list(gateway.replies) == high + low
 
 
@@ -345,19 +351,26 @@ def test_a_sweep_leaves_served_lanes_alone_and_keeps_the_order(gateway, store, s
 
 
 def test_a_worker_that_ends_finishes_what_it_took_and_gives_back_the_rest(gateway, store, start):
-    slow, cold = store.add(models.slow(300_000, ms_per_row=1000)), store.add(models.linear())
+    mine, cold = store.add(models.linear(is_private=True)), store.add(models.linear())
     host = start(slots=1)
-    gateway.answer(gateway.push(slow, np.ones(1, "f4")))
-    running = gateway.push(slow, np.ones(1, "f4"), key=lane_key(slow.version))
-    wait(lambda: not gateway.client.llen(lane_key(slow.version)))
-    waiting = gateway.push_all(slow, [np.ones(1, "f4")] * 2, key=lane_key(slow.version))
-    pooled = gateway.push(cold, row(1, 2, 3, 4))
+    x = row(1, 2, 3, 4)
+    gateway.answer(gateway.push(mine, x))
+    child = child_of(host, mine)
+    os.kill(child.process.pid, signal.SIGSTOP)  # so that its batch runs until we say
+    running = gateway.push(mine, x, key=lane_key(mine.version))
+    wait(lambda: child.is_busy)
+    waiting = gateway.push_all(mine, [x] * 2, key=lane_key(mine.version))
 
-    host.stop()
+    stopping = threading.Thread(target=host.stop)
+    stopping.start()
+    wait(lambda: gateway.client.llen(pool_key("cpu")) == 2)
+    pooled = gateway.push(cold, x)
+    os.kill(child.process.pid, signal.SIGCONT)
+    stopping.join()
 
     assert gateway.reply(running).code == ""
     assert gateway.client.llen(pool_key("cpu")) == 3
-    assert not gateway.client.exists(resident_key(slow.version), worker_key(host.name))
+    assert not gateway.client.exists(resident_key(mine.version), worker_key(host.name))
     assert gateway.client.zscore(WORKERS, host.name) is None
     assert gateway.client.keys("wake:*") == []
     start(slots=1)  # the next worker
