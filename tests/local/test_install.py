@@ -1,8 +1,10 @@
 """The virtual environment: made once, completed after an interruption, changed with its lock."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -67,10 +69,23 @@ def test_what_cannot_be_installed_is_said_and_tried_again(installed):
     assert install(installed).returncode == 0
 
 
-def test_a_package_without_its_hash_is_refused(installed):
-    (installed / "requirements.txt").write_text("--no-index\nno-such-package==1.0\n")
+def test_a_package_needs_its_hash(installed):
+    wheel = make_wheel(installed)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    for line, status in ((f"thing @ {wheel.as_uri()}\n", 1), (f"thing @ {wheel.as_uri()} --hash=sha256:{digest}\n", 0)):
+        (installed / "requirements.txt").write_text(line)
 
-    assert "hashes are required" in install(installed).stderr.lower()
+        assert install(installed).returncode == status
+
+
+def make_wheel(directory):
+    path = directory / "thing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("thing.py", "")
+        wheel.writestr("thing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+        wheel.writestr("thing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: a test\nTag: py3-none-any\n")
+        wheel.writestr("thing-1.0.dist-info/RECORD", "")
+    return path
 
 
 def test_a_broken_environment_is_made_anew(installed):
