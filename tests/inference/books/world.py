@@ -16,10 +16,11 @@ from typing import Any
 import hiredis
 import redis
 
-from inference.books import accounts, journal
+from inference.books import accounts
 from inference.books.client import Books, OpenCall
 from inference.books.reaper import Reaper
 from inference.books.record import UsageRecord, pack_record, unpack_record
+from tests.inference.books.calls import read_journal, trim_journal
 
 TENANTS = ("a" * 32, "b" * 32)
 KEYS = {tenant: (tenant[:16] + "1" * 16, tenant[:16] + "2" * 16) for tenant in TENANTS}
@@ -396,7 +397,7 @@ class World:
 
     def drain(self) -> None:
         """Read, commit rows and position at once, trim later or never, as a crash would."""
-        entries = journal.read(self.client, self.position, self.random.choice((1, 3, 100)))
+        entries = read_journal(self.client, self.position, self.random.choice((1, 3, 100)))
         for position, records in entries:
             for packed in records:
                 record = unpack_record(packed)
@@ -404,7 +405,7 @@ class World:
                 self.ledger[record.call] = record
             self.position = position
         if self.random.random() < 0.7:
-            journal.trim(self.client, self.position)
+            trim_journal(self.client, self.position)
 
     def sums(self, tenant: str) -> dict[tuple[str, str], tuple[int, int]]:
         calls: Counter[tuple[str, str]] = Counter()
@@ -459,7 +460,7 @@ class World:
         for gateway in self.gateways:
             gateway.kill()
         self.run(12.0)
-        while journal.read(self.client, self.position, 1):
+        while read_journal(self.client, self.position, 1):
             self.drain()
 
     def check(self) -> None:
