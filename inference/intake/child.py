@@ -21,11 +21,11 @@ def main(stage: str, job: int, parent: int, memory_bytes: int, cpu_seconds: int)
     confine(parent, memory_bytes)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     with os.fdopen(job) as file:
-        manifest = json.load(file)["manifest"]
+        asked = json.load(file)
     try:
         with os.fdopen(0, "rb") as file:
             artifact = file.read()
-        tell("facts", static.examine(artifact) if stage == "static" else _probe(artifact, manifest))
+        tell("facts", static.examine(artifact) if stage == "static" else _probe(artifact, asked))
     except Rejected as rejected:
         tell("rejected", rejected.verdict())
     except MemoryError:
@@ -38,8 +38,8 @@ def tell(kind: str, value: object) -> None:
     sys.stdout.flush()
 
 
-def _probe(artifact: bytes, manifest: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
-    return probe.Probe(artifact, manifest, lambda stage: tell("stage", stage)).examine()
+def _probe(artifact: bytes, job: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+    return probe.Probe(artifact, job, lambda stage: tell("stage", stage)).examine()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ MEMORY = 4 << 30  # bytes of address space, and MEMORY_PER_BYTE for each of the 
 MEMORY_PER_BYTE = 5
 SECONDS = {"static": 30.0, "probe": 90.0}  # by the clock
 CPU_SECONDS = {"static": 20, "probe": 80}
+LOAD_SECONDS, RUN_SECONDS = 30.0, 10.0  # of processor time, for loading and for each run
 MAX_OUTPUT = 8 << 20  # bytes that the process may write
 TIMEOUTS = {"load": "load_timeout"}
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP)
@@ -59,7 +60,7 @@ def examine(stage: str, artifact: BinaryIO, manifest: dict[str, Any]) -> dict[st
     size = os.fstat(artifact.fileno()).st_size
     with tempfile.TemporaryDirectory(prefix="intake-") as folder, tempfile.TemporaryFile("w+") as job:
         os.chmod(folder, 0o500)
-        json.dump({"manifest": manifest}, job)
+        json.dump({"manifest": manifest, "load_seconds": LOAD_SECONDS, "run_seconds": RUN_SECONDS}, job)
         job.seek(0)
         process = subprocess.Popen(
             command(stage, job, MEMORY + MEMORY_PER_BYTE * size),
