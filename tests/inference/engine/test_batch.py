@@ -213,6 +213,18 @@ def test_a_wrong_tensor_is_refused_with_its_name_and_shifts_nobodys_rows(change)
         np.testing.assert_allclose(arrays(last)[0], row(1, 2, 3, 4) @ WEIGHTS, rtol=1e-5)
 
 
+def test_lengths_that_are_wrong_but_add_up_shift_nobodys_rows():
+    made = models.linear()
+    long, good, short = (work(made, row(i, 0, 0, 0)) for i in range(3))
+    name, datatype, shape, data = long.inputs[0]
+    long.inputs, short.inputs = [(name, datatype, shape, data * 2)], [(name, datatype, shape, b"")]
+
+    replies = run(Model.open(made), long, good, short)
+
+    assert [reply.code for reply in replies] == ["invalid_tensor", "", "invalid_tensor"]
+    np.testing.assert_allclose(arrays(replies[1])[0], row(1, 0, 0, 0) @ WEIGHTS, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
