@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
                     await connection.call("SELECT", options["db"])
         except (OSError, TimeoutError, ReplyError) as error:
             connection.abort()
-            raise ConnectionError(f"no connection to Valkey: {error or 'timed out'}") from error
+            raise ConnectionError(f"no connection to Valkey: {str(error) or 'timed out'}") from error
         except BaseException:  # whoever connects has been cancelled
             connection.abort()
             raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 
 import hiredis
@@ -93,13 +94,12 @@ async def test_a_refused_password_or_database_is_a_connection_error(url):
 
 
 async def test_a_server_that_accepts_and_is_silent_is_given_up(tmp_path):
-    writers = []
-    server = await asyncio.start_unix_server(lambda reader, writer: writers.append(writer), tmp_path / "silent.sock")
-    with pytest.raises(ConnectionError, match="timed out"):
-        await Connection.connect(f"unix://{tmp_path}/silent.sock?db=1", timeout=0.1)
-    server.close()
-    writers[0].close()
-    await asyncio.sleep(0.01)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "silent.sock"))
+        server.listen()
+        with pytest.raises(ConnectionError, match="timed out"):
+            await Connection.connect(f"unix://{tmp_path}/silent.sock?db=1", timeout=0.1)
+        await asyncio.sleep(0.01)
 
 
 async def test_a_subscription_hears_that_it_listens_and_then_the_messages(url, lanes):
