@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from inference.engine import steps
-from inference.engine.errors import EngineError, ModelFailed
+from inference.engine.errors import EngineError, ModelFailed, OutputNotFinite
 from inference.engine.model import Model
 from inference.engine.tensors import Array, decode, encode, encode_data, is_finite
 from inference.lanes import Reply, Tensor, Work
@@ -201,7 +201,9 @@ def _labelled(model: Model, works: list[Work], scores: Array, counts: list[int])
     replies = []
     at = 0
     for work, count in zip(works, counts, strict=True):
-        mine = [best[: work.top or 1] for best in labels[at : at + count]]
-        replies.append(Reply(work.number, predictions=mine, is_finite=bool(finite[at : at + count].all())))
+        if finite[at : at + count].all():
+            replies.append(Reply(work.number, predictions=[best[: work.top or 1] for best in labels[at : at + count]]))
+        else:  # these answers are JSON only, which has no infinity
+            replies.append(refusal(work, OutputNotFinite("The model's scores for this input are not finite")))
         at += count
     return replies

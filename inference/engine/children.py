@@ -33,7 +33,9 @@ main(int(sys.argv[2]), int(sys.argv[3]))
 """
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 LOAD_SECONDS = 30.0
-CODES = frozenset({"", "invalid_request", "invalid_tensor", "model_failed"})  # that a child may answer with
+CODES = frozenset(
+    {"", "invalid_request", "invalid_tensor", "model_failed", "output_not_finite"}
+)  # that a child may answer with
 
 
 class Child:

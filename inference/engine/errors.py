@@ -25,6 +25,12 @@ class ModelFailed(EngineError):
     """The model itself failed, or its output has not one row per row of input."""
 
 
+class OutputNotFinite(EngineError):
+    """The scores that were to be labelled hold an infinity or no number."""
+
+    code = "output_not_finite"
+
+
 class ModelUnavailable(EngineError):
     """The version cannot be loaded now."""
 

@@ -194,13 +194,14 @@ def test_numbers_of_a_friendly_call_are_labelled_too():
     assert plain.outputs is not None
 
 
-def test_scores_that_are_not_finite_mark_only_their_call():
+def test_scores_that_are_not_finite_refuse_only_their_call():
     made = models.identity(FLOAT, ["n", 2], manifest={"task": "tabular", "postprocessing": [{"step": "softmax"}]})
     good, bad = np.array([[1, 2]], "f4"), np.array([[np.inf, 2]], "f4")
 
     replies = run_batch(Model.open(made), [work(made, good, top=1), work(made, bad, top=1)], max_rows=64, is_shared=True)
 
-    assert [reply.is_finite for reply in replies] == [True, False]
+    assert [reply.code for reply in replies] == ["", "output_not_finite"]
+    assert replies[1].predictions is None
 
 
 def test_softmax_takes_large_scores():
