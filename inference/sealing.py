@@ -19,7 +19,7 @@ def seal_for(organization_id: UUID, plaintext: bytes, *, context: tuple[str, ...
     return seal(unwrapped(wrapped), identity, plaintext, context=(organization_id.hex, *context))
 
 
-def unseal_for(organization_id: UUID, sealed: bytes, *, context: tuple[str, ...]) -> bytes:
+def unseal_for(organization_id: UUID, sealed: bytes | memoryview, *, context: tuple[str, ...]) -> bytes:
     """What was sealed for that place. Inside a transaction of the organization. Raises Tampered, DataKey.DoesNotExist."""
     sealed = bytes(sealed)
     identity = sealed_under(sealed)

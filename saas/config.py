@@ -27,13 +27,13 @@ class Config(BaseSettings):
     database_owner_url: str = Field("", description="PostgreSQL as maas_owner (migrations).")
     database_metering_url: str = Field("", description="PostgreSQL as maas_metering (the drain).")
     database_ops_url: str = Field("", description="PostgreSQL as maas_ops (admin, sweepers).")
-    state_url: str = Field("", description="Durable Valkey: open calls, journal, accounts, broker. Empty with `make run`: embedded.")
-    lanes_url: str = Field("", description="Volatile Valkey: lanes, rate limits, records. Empty with `make run`: embedded.")
+    state_url: str = Field("", description="Durable Valkey: open calls, journal, accounts, broker. Empty: embedded.")
+    lanes_url: str = Field("", description="Volatile Valkey: lanes, rate limits, records. Empty: embedded.")
 
     secret_key: SecretStr = Field(SecretStr(""), description="Django's signing secret, at least 32 characters.")
-    key_peppers: SecretStr = Field(SecretStr(""), description="Peppers of API keys, `1:secret,2:secret`; the highest signs new keys.")
-    kek: SecretStr = Field(SecretStr(""), description="Key-encryption keys, `1:base64 of 32 bytes,…`; the highest wraps new data keys.")
-    metrics_token: SecretStr = Field(SecretStr(""), description="Bearer token for /metrics from elsewhere than loopback; empty: loopback only.")
+    key_peppers: SecretStr = Field(SecretStr(""), description="Peppers of API keys, `1:secret,…`; the highest signs new keys.")
+    kek: SecretStr = Field(SecretStr(""), description="Key-encryption keys, `1:base64 of 32 bytes,…`; the highest wraps.")
+    metrics_token: SecretStr = Field(SecretStr(""), description="Bearer token for /metrics; empty: loopback only.")
 
     data_dir: Path = Field(ROOT / ".local", description="Where artifacts, mail and uploads under way are kept.")
     artifacts_url: str = Field("", description="Artifact store: empty for a local directory, or s3://bucket/prefix.")
@@ -42,7 +42,7 @@ class Config(BaseSettings):
     s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the artifact store.")
     s3_region: str = Field("us-east-1", description="Region of the artifact store.")
     artifact_max_bytes: int = Field(512 << 20, ge=1, description="Largest model that can be uploaded.")
-    body_max_bytes: int = Field(16 << 20, ge=1, description="Largest body of a prediction; a larger one is 413 before it is read.")
+    body_max_bytes: int = Field(16 << 20, ge=1, description="Largest body of a prediction; more is 413 before it is read.")
 
     email_url: str = Field("", description="SMTP as smtp://user:password@host:port; empty: files under DATA_DIR/mail.")
     email_from: str = Field("Model service <no-reply@localhost>", description="Sender of mails.")

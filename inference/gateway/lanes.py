@@ -81,7 +81,12 @@ class Lanes:
     async def ask(self, *command: Any) -> Any:
         """Send and wait. Raises Unavailable: the lanes server does not answer, or not as it should."""
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self.send(lambda reply: answer.done() or answer.set_result(reply), *command)
+
+        def answered(reply: Any) -> None:
+            if not answer.done():
+                answer.set_result(reply)
+
+        self.send(answered, *command)
         reply = await answer
         if isinstance(reply, Exception):
             raise Unavailable("The lanes server does not answer; try again soon", retry_after=1) from reply

@@ -56,7 +56,7 @@ class PredictionView(TenantView):
     def find(self, shown_id: str) -> Prediction:
         """The organization's prediction of that id. Raises NotFound."""
         pk = parse_id("pred", shown_id)
-        found = Prediction.objects.of(self.organization).filter(pk=pk).first() if pk else None
+        found: Prediction | None = Prediction.objects.of(self.organization).filter(pk=pk).first() if pk else None
         if found is None:
             raise NotFound(f"There is no prediction {shown_id}")
         return found
@@ -177,7 +177,7 @@ def wait_of(prefer: str) -> float:
 
 
 def route_for(key: KeyRecord, organization_id: UUID, name: str) -> ModelRoute:
-    """The model that the key calls `name`, by the gateway's rules. Raises NotFound, ModelNotAllowed; has transactions of its own."""
+    """The model that the key calls `name`, as for gateways. Raises NotFound, ModelNotAllowed; has its own transactions."""
     owner, _, short = name.rpartition("/")
     route = registry.load_own_route(organization_id, short) if owner in ("", key.slug) else None
     if route is None and owner != key.slug:

@@ -1,6 +1,7 @@
 """A load of mixed calls with known ids, and the checker of what must hold afterwards (docs/architecture.md, Exactly once)."""
 
 import asyncio
+import json
 import random
 import time
 from collections import Counter, defaultdict
@@ -108,10 +109,8 @@ class Load:
     async def _binary(self, session: aiohttp.ClientSession, sent: Sent, number: int) -> None:
         rows = self.random.randint(1, 4)
         mark = np.array([[number, r, hash(sent.caller.key) % 10_000] for r in range(rows)], "<f4")
-        head = (
-            '{"inputs":[{"name":"x","shape":[%d,3],"datatype":"FP32","parameters":{"binary_data_size":%d}}],'
-            '"parameters":{"binary_data_output":true}}' % (rows, mark.nbytes)
-        ).encode()
+        tensor = {"name": "x", "shape": [rows, 3], "datatype": "FP32", "parameters": {"binary_data_size": mark.nbytes}}
+        head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
         headers = self._headers(sent, **{"Inference-Header-Content-Length": str(len(head))})
         path = f"/v2/models/{sent.caller.model}/infer"
         response, body = await self._post(session, sent, path, data=head + mark.tobytes(), headers=headers)
