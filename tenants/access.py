@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from rest_framework.request import Request
+
 from saas.lib.ids import shown
 from tenants.models import User
 from tenants.principal import KeyRecord
@@ -43,3 +45,16 @@ class Access:
             return Actor.of(self.user)
         assert self.key is not None
         return Actor("key", f"key_{self.key.id}")
+
+
+def access_found(request: Request) -> Access | None:
+    """What authentication found out about the request; None if there was neither key nor session."""
+    access: Access | None = request.auth  # type: ignore[assignment]  # the stubs know only DRF's own tokens
+    return access
+
+
+def access_to(request: Request) -> Access:
+    """The same in a view, which is only reached with one."""
+    access = access_found(request)
+    assert access is not None
+    return access

@@ -37,8 +37,8 @@ def create_organization(
 ) -> Organization:
     """An organization with its first data key and, if given, its owner. It has no API key yet.
 
-    Without `slug` a free one is made from `name`; a given one must be free, else StateConflict. Inside a transaction, whose tenant
-    it becomes.
+    Without `slug` a free one is made from `name`; a given one must be free, else StateConflict. Inside a
+    transaction, whose tenant it becomes.
     """
     organization = Organization(id=uuid7(), slug=slug or free_slug(name), name=name, **limits)
     set_tenant(organization.id)
@@ -122,7 +122,7 @@ def change_role(membership: Membership, *, role: str, actor: Actor) -> None:
 
 
 def remove_member(membership: Membership, *, actor: Actor) -> None:
-    """End a membership. The keys that the person made stay: they are the organization's. Raises StateConflict for the last owner."""
+    """End a membership; the keys that the person made stay. Raises StateConflict for the last owner."""
     _keep_an_owner(membership)
     audit.note(membership.organization_id, actor, "member.removed", shown("usr", membership.user_id), role=membership.role)
     membership.delete()

@@ -58,7 +58,7 @@ def data_key(organization_id: UUID, data_key_id: str) -> bytes:
 
 
 def seal_for(organization_id: UUID, plaintext: bytes, *, context: tuple[str, ...]) -> bytes:
-    """`plaintext` under the organization's current data key, for the place (table, column, primary key) that `context` names."""
+    """`plaintext` under the organization's current data key, for the place (table, column, primary key) in `context`."""
     identity, wrapped = current_data_key(organization_id)
     key = ring().unwrap(wrapped, tenant=organization_id.hex, data_key_id=identity)
     return seal(key, identity, plaintext, context=(organization_id.hex, *context))

@@ -1,7 +1,7 @@
 """Which database role a query uses. Every alias is the same database; a role is what it may see and do there.
 
-`default` (maas_app) serves requests under row-level security, `owner` runs migrations, `ops` (maas_ops, BYPASSRLS) is for operators:
-the admin, management commands and sweepers, inside `as_operator()`.
+`default` (maas_app) serves requests under row-level security, `owner` runs migrations, `ops` (maas_ops, BYPASSRLS) is for
+operators: the admin, management commands and sweepers, inside `as_operator()`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _is_operator: ContextVar[bool] = ContextVar("is_operator", default=False)
 
 @contextmanager
 def as_operator(is_operator: bool = True) -> Iterator[None]:
-    """Queries inside go to the `ops` role, which sees every tenant. `as_operator(False)` leads back to the application's role."""
+    """Queries inside go to the `ops` role, which sees every tenant; with False, back to the application's role."""
     token = _is_operator.set(is_operator)
     try:
         yield

@@ -41,7 +41,7 @@ def check_mode(access: Access, mode: str) -> None:
 
 
 def check_expiry(access: Access, expires_at: datetime | None) -> None:
-    """Raises ScopeMissing for "never" by anyone but an owner or beyond the giving key's own end, ValidationFailed for other ends."""
+    """Raises ScopeMissing for "never" by anyone but an owner, or an end beyond the giving key's own; else ValidationFailed."""
     if expires_at is None:
         return require(access, NEVER_EXPIRE)
     if not timezone.now() < expires_at <= timezone.now() + LONGEST_LIFE:

@@ -1,8 +1,9 @@
 """API keys: their form, their check, and their life from issue to revocation.
 
 Form (security.md, section 1): `maas_live_` or `maas_test_`, a public id of 12 characters, `_`, a secret of 32 base62 characters
-(190 bits), and 6 characters of CRC-32 over all before, so that a mistyped or made-up key costs no look-up. Kept is the HMAC-SHA-256
-of the whole key under a versioned pepper: at 190 bits a slow password hash would protect nothing and invite denial of service.
+(190 bits), and 6 characters of CRC-32 over all before, so that a mistyped or made-up key costs no look-up. Kept is the
+HMAC-SHA-256 of the whole key under a versioned pepper: at 190 bits a slow password hash would protect nothing, and invite
+denial of service.
 """
 
 import hashlib
@@ -59,7 +60,7 @@ def parse(presented: str) -> str | None:
 
 
 def verify(record: KeyRecord, presented: str) -> None:
-    """Raise ApiKeyInvalid unless `presented` is the whole key behind `record`, active and not expired. The reason is not told."""
+    """Raise ApiKeyInvalid, without a reason, unless `presented` is the whole key behind `record`, active and not expired."""
     pepper = peppers().get(record.pepper_version)
     is_right = hmac.compare_digest(record.hash if pepper else _NO_HASH, _hash(presented, pepper or b""))
     if not is_right or not record.is_active or (record.expires_at is not None and record.expires_at <= time.time()):
@@ -72,7 +73,7 @@ def verify_nothing(presented: str) -> None:
 
 
 def authenticate(presented: str) -> KeyRecord:
-    """The record behind a presented key, from PostgreSQL. Raises ApiKeyInvalid; an unknown key takes as long as a wrong secret."""
+    """The record behind a key, from PostgreSQL. Raises ApiKeyInvalid; an unknown key takes as long as a wrong secret."""
     public_id = parse(presented)
     if public_id is None:
         raise ApiKeyInvalid
@@ -96,8 +97,11 @@ def load_key(public_id: str) -> bytes | None:
 
 def _record(row: dict[str, Any]) -> KeyRecord:  # Any: columns of the door
     organization_limits = Limits(row["organization_rate"], row["organization_burst"], row["organization_concurrency"])
-    own = (row["rate"], row["burst"], row["concurrency"])
-    least = [ours if mine is None else min(mine, ours) for mine, ours in zip(own, _limits(organization_limits), strict=True)]
+    limits = Limits(
+        min(row["rate"] or organization_limits.rate, organization_limits.rate),
+        min(row["burst"] or organization_limits.burst, organization_limits.burst),
+        min(row["concurrency"] or organization_limits.concurrency, organization_limits.concurrency),
+    )
     has_quota = row["monthly_calls"] is not None or row["organization_monthly_calls"] is not None
     return KeyRecord(
         public_id=row["public_id"],
@@ -111,16 +115,12 @@ def _record(row: dict[str, Any]) -> KeyRecord:  # Any: columns of the door
         models=row["models"],
         expires_at=row["expires_at"].timestamp() if row["expires_at"] else None,
         is_active=row["is_active"],
-        limits=Limits(*least),
+        limits=limits,
         organization_limits=organization_limits,
         is_capped=has_quota and row["mode"] == Mode.LIVE,  # test calls raise no sum
         data_key_id=row["data_key_id"].hex if row["data_key_id"] else "",
         data_key=bytes(row["data_key"] or b""),
     )
-
-
-def _limits(limits: Limits) -> tuple[float, int, int]:
-    return limits.rate, limits.burst, limits.concurrency
 
 
 def issue(

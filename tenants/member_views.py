@@ -11,7 +11,7 @@ from rest_framework.views import APIView
 from saas.lib.errors import NotFound, ScopeMissing
 from saas.lib.ids import parse_id
 from tenants import actions, grants
-from tenants.access import Access
+from tenants.access import access_to
 from tenants.bodies import Body, ShownId
 from tenants.models import Invitation, Membership, Organization, Role
 from tenants.pagination import page
@@ -140,7 +140,7 @@ class AcceptInvitationView(APIView):
 
     @extend_schema(request=AcceptBody, responses=MemberOut)
     def post(self, request: Request) -> Response:
-        access: Access = request.auth
+        access = access_to(request)
         if access.user is None:
             raise ScopeMissing("A person accepts an invitation, signed in; a key cannot.")
         membership = actions.accept_invitation(token=AcceptBody.parse(request.data)["token"], user=access.user)

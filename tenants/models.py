@@ -125,7 +125,7 @@ class TenantQuerySet(models.QuerySet[Any]):  # Any: of the model that uses it
 
 
 class TenantModel(models.Model):
-    """Base of every tenant table. Its migration adds `tenant_policy`, and composite references where it points at a tenant table."""
+    """Base of every tenant table. Its migration adds `tenant_policy`, and `tenant_reference` to other tenant tables."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey(

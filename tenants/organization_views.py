@@ -8,7 +8,7 @@ from rest_framework.views import APIView
 
 from saas.lib.ids import shown
 from tenants import actions
-from tenants.access import Access
+from tenants.access import access_to
 from tenants.authentication import organizations_of
 from tenants.bodies import Body, ShownId
 from tenants.models import AuditEvent
@@ -57,7 +57,7 @@ class MeView(APIView):
 
     @extend_schema(responses=dict)
     def get(self, request: Request) -> Response:
-        access: Access = request.auth
+        access = access_to(request)
         user = access.user and {"id": shown("usr", access.user.id), "email": access.user.email, "name": access.user.name}
         organizations = [] if access.user is None else organizations_of(access.user)
         return Response(

@@ -10,6 +10,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from saas.lib.errors import ApiKeyMissing, MethodNotAllowed, NotFound, ScopeMissing
+from tenants.access import access_found
 from tenants.models import Role
 
 SCOPES = (
@@ -49,14 +50,15 @@ class HasScope(BasePermission):
     """Refuse who does not hold the view's `required_scope`: a string, or a dict by method."""
 
     def has_permission(self, request: Request, view: Any) -> bool:  # Any: DRF's type for views
-        if request.auth is None:
+        access = access_found(request)
+        if access is None:
             raise ApiKeyMissing("Send an API key (Authorization: Bearer maas_…) or sign in.")
         required = required_scope(view, request.method or "")
         if required == SIGNED_IN:
             return True
-        if request.auth.organization_id is None:
+        if access.organization_id is None:
             raise NotFound("You are in no organization.")
-        if required not in request.auth.permissions:
+        if required not in access.permissions:
             raise ScopeMissing(f"This needs {required}.")
         return True
 

@@ -32,7 +32,7 @@ KEEP = 86_400  # seconds that the lanes server keeps a record
 BATCH = 500
 
 makers: dict[str, Callable[[str], bytes | None]] = {}
-"""By prefix (`key`, `route`): takes the record's name, returns it packed as PostgreSQL has it now. Opens its own transaction."""
+"""By prefix (`key`, `route`): takes the record's name, returns it packed as PostgreSQL has it now."""
 
 # KEYS: the record, its making token. ARGV: token, packed record, channel, name, seconds to keep.
 _STORE = """
@@ -56,8 +56,8 @@ def changed(name: str) -> None:
 def project(name: str) -> bool:
     """Make the record from PostgreSQL, store it and publish its name. False if a later change's projection took over.
 
-    Two that project the same record at the same time cannot leave the older one: each leaves its token before it reads, and only
-    the one who left the last token, and so read last, may store. Raises redis.RedisError and what the maker raises.
+    Two that project the same record at the same time cannot leave the older one: each leaves its token before it reads, and
+    only the one who left the last token, and so read last, may store. Raises redis.RedisError and what the maker raises.
     """
     token, making = secrets.token_hex(8), f"making:{name}"
     client().set(making, token, ex=60)
@@ -75,14 +75,13 @@ def relay() -> int:
     with as_operator(), transaction.atomic(using="ops"):
         due = RecordChange.objects.using("ops").filter(next_try_at__lte=timezone.now()).order_by("id")
         rows = list(due.select_for_update(skip_locked=True)[:BATCH])
-        done: list[RecordChange] = []
+        done = []
         try:
             for row in rows:
-                if _relay_one(row):
-                    done.append(row)
+                done += [row.id] if _relay_one(row) else []
         except redis.RedisError as error:
             log.warning("records wait for the lanes server: %s", error)
-        RecordChange.objects.using("ops").filter(id__in=[row.id for row in done]).delete()
+        RecordChange.objects.using("ops").filter(id__in=done).delete()
     return len(done)
 
 

@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from saas.lib.errors import NotFound
-from tenants.access import Access, Actor
+from tenants.access import Access, Actor, access_to
 from tenants.models import ApiKey, Organization
 from tenants.scope import set_tenant
 
@@ -27,7 +27,7 @@ class TenantView(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:  # Any: the URL's parts
         super().initial(request, *args, **kwargs)
-        self.access = request.auth
+        self.access = access_to(request)
         if self.access.organization_id is None:
             raise NotFound("You are in no organization.")
         set_tenant(self.access.organization_id)

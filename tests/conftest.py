@@ -115,7 +115,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def make_organization(embedded):
-    """`make_organization(slug=None, owner=None, **limits)`: an organization of its own; `rate`, `monthly_calls`, … as columns."""
+    """`make_organization(slug=None, owner=None, **limits)`: a new one; `limits` as its columns."""
     from django.db import transaction
 
     from tenants.actions import create_organization
@@ -190,7 +190,7 @@ def charlie(make_user, make_organization):
 
 @pytest.fixture
 def client_of(embedded):
-    """`client_of(user)`, `client_of("maas_live_…")` or `client_of(None)`: a client that is signed in, has the key, or has nothing."""
+    """`client_of(user)`, `client_of("maas_live_…")` or `client_of(None)`: signed in, with that key, or with nothing."""
     from rest_framework.test import APIClient
 
     def client(who):

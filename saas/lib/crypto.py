@@ -25,7 +25,7 @@ _WRAP_HEAD = b"\x01\x02"  # format 1, algorithm 1, as a wrapped key
 
 
 class Tampered(Exception):
-    """A ciphertext does not open here: changed, cut, moved to another place, or sealed under another key. Never go on with it."""
+    """A ciphertext does not open here: changed, cut, moved to another place, or under another key. Never go on."""
 
 
 def parse_versions(text: str) -> dict[int, str]:

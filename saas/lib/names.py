@@ -5,10 +5,11 @@ import re
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 _NAME = re.compile(NAME_PATTERN.replace("$", r"\Z"))
 
-ROUTE_WORDS = frozenset(
-    "admin aliases api cancel config docs events explain generate health index infer livez load metadata metrics model models "
-    "predict prediction predictions readyz ready live repository rollback static stats trace unload v1 v2 versions _allauth".split()
-)
+_WORDS = """
+admin aliases api cancel config docs events explain generate health index infer live livez load metadata metrics model models
+predict prediction predictions ready readyz repository rollback static stats trace unload v1 v2 versions _allauth
+"""
+ROUTE_WORDS = frozenset(_WORDS.split())
 """Words of the route grammar: as a name they would make a URL ambiguous."""
 
 

@@ -1,6 +1,6 @@
-"""Every verb on every tenant table as the application's role, with rows of two organizations. New tables are found by themselves.
+"""Every verb on every tenant table as the application's role, with rows of two organizations.
 
-The rows are made by the database's superuser without foreign keys, and removed again.
+New tables are found by themselves. The rows are made by the database's superuser without foreign keys, and removed again.
 """
 
 import json
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from django.db import DataError, IntegrityError, connection, connections, transaction
+from django.db import DatabaseError, DataError, IntegrityError, connection, connections, transaction
 from psycopg2.errors import InsufficientPrivilege
 
 from tenants.models import ApiKey, AuditEvent, Organization, TenantQuerySet
@@ -78,10 +78,8 @@ def make_row(cursor, table, column, tenant):
     row |= {name: value for name, value in listed_values(cursor, table).items() if name not in BY_COLUMN}
     row[column] = str(tenant)
     columns = ", ".join(f'"{name}"' for name in row)
-    cursor.execute(
-        f"INSERT INTO {table} ({columns}) SELECT {columns} FROM json_populate_record(null::{table}, %s) RETURNING to_jsonb({table})",
-        [json.dumps(row)],
-    )
+    values = f"SELECT {columns} FROM json_populate_record(null::{table}, %s)"
+    cursor.execute(f"INSERT INTO {table} ({columns}) {values} RETURNING to_jsonb({table})", [json.dumps(row)])
     return cursor.fetchone()[0]
 
 
@@ -98,16 +96,17 @@ def rows(superuser, tables):
 
 
 def attempt(statement, *parameters):
-    """How many rows the statement touched as the application's role; none if it was refused. Leaves nothing behind."""
+    """How many rows the statement touched as the application's role; None if it was refused. Leaves nothing behind."""
     with connection.cursor() as cursor:
         try:
             with transaction.atomic():
                 cursor.execute(statement, parameters)
                 touched = cursor.rowcount
                 transaction.set_rollback(True)
-        except Exception as error:
-            assert isinstance(error.__cause__, InsufficientPrivilege), f"{statement}: {error}"
-            return None
+        except DatabaseError as error:
+            if isinstance(error.__cause__, InsufficientPrivilege):
+                return None
+            raise
     return touched
 
 
@@ -172,8 +171,8 @@ def test_tenants_that_alternate_on_one_connection_see_their_own(make_organizatio
                     cursor.execute("SELECT 1 / 0")
                 if turn % 11 == 0:
                     raise RuntimeError
-        except (RuntimeError, DataError) as error:
-            assert turn % 7 == 0 or turn % 11 == 0, error
+        except (RuntimeError, DataError):  # the ones raised here
+            pass
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM tenants_apikey")
             assert cursor.fetchone() == (0,)

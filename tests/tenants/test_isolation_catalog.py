@@ -85,7 +85,8 @@ def test_request_roles_hold_nothing_on_partitions_and_cannot_truncate(role):
     privileges = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
     held = ask(
         f"""SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r','p')
-        AND ((relispartition AND has_table_privilege(%s, oid, '{privileges}')) OR has_table_privilege(%s, oid, 'TRUNCATE, REFERENCES'))""",
+        AND ((relispartition AND has_table_privilege(%s, oid, '{privileges}'))
+        OR has_table_privilege(%s, oid, 'TRUNCATE, REFERENCES'))""",
         role,
         role,
     )
@@ -93,9 +94,8 @@ def test_request_roles_hold_nothing_on_partitions_and_cannot_truncate(role):
 
 
 def test_no_role_of_a_request_is_above_the_policies_or_owns_anything():
-    roles = ask(
-        "SELECT rolname, rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname LIKE 'maas\\_%%'"
-    )
+    above = "rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb"
+    roles = ask(f"SELECT rolname, {above} FROM pg_roles WHERE rolname LIKE 'maas\\_%%'")
     assert {name for name, is_above in roles if is_above} == {"maas_door", "maas_ops"}
     owned = ask("SELECT relname FROM pg_class WHERE pg_get_userbyid(relowner) IN ('maas_app', 'maas_metering', 'maas_ops')")
     assert owned == []
