@@ -19,7 +19,8 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore")
 
     debug: bool = Field(False, description="Development mode: missing secrets are made up, errors are verbose.")
-    port: int = Field(8000, ge=1, le=65535, description="Where `make run` serves, on 127.0.0.1.")
+    port: int = Field(8000, ge=1, le=65535, description="Port that the gateway listens on.")
+    bind_host: str = Field("127.0.0.1", description="Address that the gateway listens on; 0.0.0.0 in a container.")
     base_url: str = Field("", description="Public address of the service; default http://127.0.0.1:PORT.")
     allowed_hosts: str = Field("127.0.0.1,localhost,[::1]", description="Host names that Django answers to, with commas.")
 

@@ -10,7 +10,7 @@ _config = load_config()
 for _name in ("saas.settings", "saas.config"):
     del sys.modules[_name]  # this is gunicorn's master: what it has imported, new processes would not import anew
 
-bind = f"127.0.0.1:{_config.port}"
+bind = f"{_config.bind_host}:{_config.port}"
 workers = _config.gateway_processes
 worker_class = "saas.server.Worker"
 proc_name = "gateway"
