@@ -147,9 +147,7 @@ def make_user(embedded):
     """`make_user(name)`: a person with a random address and no password."""
     from tenants.models import User
 
-    return lambda name: User.objects.create_user(
-        f"{name}-{secrets.token_hex(6)}@example.org", "correct horse battery", name=name
-    )
+    return lambda name: User.objects.create_user(f"{name}-{secrets.token_hex(6)}@example.org", name=name)
 
 
 @pytest.fixture
