@@ -63,7 +63,8 @@ class Report(msgspec.Struct):
     bytes: int
     models: list[ModelReport]
     loading: int
-    counters: Counters
+    counters: dict[str, int]  # of pump.Counters, all plain numbers
+    batch_rows: list[int]  # runs by rows: 1, 2, up to 4, up to 8, …
 
 
 class Host:
@@ -160,15 +161,17 @@ class Host:
                 [self._ended_counters, *(each for pump in [self._main, *self._pumps.values()] for each in pump.counters)]
             )
             loading = len(self._pending)
+        plain = msgspec.structs.asdict(counters)
         return Report(
-            self.name,
-            self.hardware,
-            self.slots,
-            self._children.count(),
-            sum(model.bytes for model in models),
-            models,
-            loading,
-            counters,
+            name=self.name,
+            hardware=self.hardware,
+            slots=self.slots,
+            children=self._children.count(),
+            bytes=sum(model.bytes for model in models),
+            models=models,
+            loading=loading,
+            batch_rows=plain.pop("batch_rows"),
+            counters=plain,
         )
 
     def waiting(self) -> dict[str, int]:

@@ -98,7 +98,7 @@ def _report(worker: Any) -> dict[str, Any]:
     return report
 
 
-@inspect_command()  # type: ignore[untyped-decorator]  # Celery has no types
+@inspect_command()
 def engine(state: Any) -> dict[str, Any]:
     """Models, batches and queues of the worker's engine."""
     worker = state.consumer.controller

@@ -44,7 +44,9 @@ class Model:
         self.score_output = self.manifest.output or next(
             (spec.name for spec in source.outputs if spec.datatype in FLOATS), source.outputs[0].name
         )
-        self.is_classifier = bool(self.manifest.labels) or self.manifest.task.endswith("classification")
+        self.is_classifier = bool(self.manifest.labels or self.manifest.postprocessing) or self.manifest.task.endswith(
+            "classification"
+        )
         self.is_on_gpu = session.get_providers()[0] != CPU[0]
         datatypes = {spec.datatype for spec in (*source.inputs, *source.outputs)}
         self.has_bf16, self.has_texts = "BF16" in datatypes, "BYTES" in datatypes
