@@ -3,7 +3,6 @@
 import math
 import random
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 
 from inference.gateway.call import Limit
@@ -28,15 +27,12 @@ SINGLE = (
 bits = random.getrandbits  # ids need no secrecy, and the module seeds itself anew after a fork
 
 
-def as_dict(headers: Headers) -> dict[bytes, bytes]:
-    """Headers by lower-case name. Raises InvalidRequest if one that decides something is given twice."""
-    found = dict(headers)
-    if len(found) != len(headers):
-        names = [name for name, _ in headers]
-        for name in SINGLE:
-            if names.count(name) > 1:
-                raise InvalidRequest(f"The header {name.decode()} is given more than once")
-    return found
+def check_single(headers: Headers) -> None:
+    """Raises InvalidRequest if a header that decides something is given twice."""
+    names = [name for name, _ in headers]
+    for name in SINGLE:
+        if names.count(name) > 1:
+            raise InvalidRequest(f"The header {name.decode()} is given more than once")
 
 
 def request_id(given: bytes | None) -> str:
@@ -48,10 +44,10 @@ def trace(given: bytes | None) -> tuple[str, str]:
     """(trace id, traceparent to return): the caller's trace, or a new one, with a span of ours."""
     match = TRACEPARENT(given) if given else None
     if match is None:
-        trace_id, flags = f"{bits(128):032x}", "00"
-    else:
-        trace_id, flags = match[1].decode(), match[2].decode()
-    return trace_id, f"00-{trace_id}-{bits(64) or 1:016x}-{flags}"
+        trace_id = f"{bits(128):032x}"
+        return trace_id, f"00-{trace_id}-{bits(64):016x}-00"
+    trace_id = match[1].decode()
+    return trace_id, f"00-{trace_id}-{bits(64):016x}-{match[2].decode()}"
 
 
 def presented_key(headers: dict[bytes, bytes]) -> str:
@@ -106,7 +102,9 @@ def limit_lines(limits: list[Limit]) -> bytes:
     return f"ratelimit-policy: {policies}\r\nratelimit: {left}\r\n".encode()
 
 
-def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+@lru_cache(maxsize=4096)
+def lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Header lines. Most answers of a version have the same, so they are kept."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 

@@ -20,7 +20,7 @@ from inference.gateway import friendly, headers, targets, v2
 from inference.gateway.call import Call, Rendered
 from inference.gateway.headers import Headers
 from inference.gateway.metrics import Metrics
-from inference.gateway.requestlog import RequestLog
+from inference.gateway.requestlog import Line, RequestLog
 from inference.gateway.targets import Target
 from inference.lanes import Reply
 from inference.routes import ModelRoute, VersionRoute
@@ -38,7 +38,7 @@ PROBLEM_LINE = b"content-type: application/problem+json\r\n"
 CLIENT_CLOSED = 499  # never sent: nginx' status for a client that left, in the log and the metrics
 
 
-class Line(Protocol):
+class Calls(Protocol):
     """What is used of inference.gateway.line.Gateway."""
 
     def principal(self, presented: str) -> KeyRecord | None: ...
@@ -111,7 +111,7 @@ class Front:
 
     def __init__(
         self,
-        gateway: Line,
+        gateway: Calls,
         *,
         list_routes: Callable[[UUID], list[ModelRoute]],
         is_ready: Callable[[], Awaitable[bool]],
@@ -151,18 +151,20 @@ class Front:
 
     def read_head(self, exchange: Exchange) -> None:
         """Read ids and check the method. Raises InvalidRequest, MethodNotAllowed. May be called twice."""
-        if not exchange.request_id:
-            self._identify(exchange)
-        exchange.headers = headers.as_dict(exchange.request_headers)
+        self._identify(exchange)
+        if len(exchange.headers) != len(exchange.request_headers):
+            headers.check_single(exchange.request_headers)
         method = exchange.target.method
         if exchange.method != method and method and not (exchange.method == b"HEAD" and method == b"GET"):
             raise errors.MethodNotAllowed(f"This route takes {method.decode()}")
 
     @staticmethod
     def _identify(exchange: Exchange) -> None:
-        found = dict(exchange.request_headers)
-        exchange.request_id = headers.request_id(found.get(b"x-request-id"))
-        exchange.trace_id, exchange.trace = headers.trace(found.get(b"traceparent"))
+        """Headers by name, and the ids; once."""
+        if not exchange.request_id:
+            exchange.headers = found = dict(exchange.request_headers)
+            exchange.request_id = headers.request_id(found.get(b"x-request-id"))
+            exchange.trace_id, exchange.trace = headers.trace(found.get(b"traceparent"))
 
     def check_early(self, exchange: Exchange) -> AppError | None:
         """Why a request with a large body need not be read: what its head alone is refused for."""
@@ -246,7 +248,7 @@ class Front:
         if isinstance(outcome, AppError):
             self.refuse(exchange, outcome)
             return
-        head = headers.lines(outcome.headers)
+        head = headers.lines(tuple(outcome.headers))
         if exchange.call is not None and exchange.call.is_replay:
             head += b"idempotent-replayed: true\r\n"
         self._send(exchange, outcome.status, head, outcome.body)
@@ -255,8 +257,7 @@ class Front:
         """Answer with `error`; what is no AppError is our fault, is logged and not shown."""
         if exchange.is_ended:
             return
-        if not exchange.request_id:
-            self._identify(exchange)
+        self._identify(exchange)
         if not isinstance(error, AppError):
             log.error("a call failed unexpectedly, request %s", exchange.request_id, exc_info=error)
             error = errors.InternalError()
@@ -279,19 +280,20 @@ class Front:
         ids = f"x-request-id: {exchange.request_id}\r\ntraceparent: {exchange.trace}\r\n".encode()
         exchange.send(status, b"".join((head, ids, limits)), body)
         self._note(exchange, status, code, len(body))
+        exchange.call = None  # it knows the exchange: without this, only the garbage collector would free the two
 
     def abandon(self, exchange: Exchange) -> None:
         """The client left before its answer: the call frees its place, unless an Idempotency-Key lets it end for the retry."""
         if exchange.is_ended:
             return
         exchange.is_ended = True
-        if not exchange.request_id:
-            self._identify(exchange)
+        self._identify(exchange)
         if exchange.task is not None:
             exchange.task.cancel()
         if exchange.call is not None:
             self.gateway.abandon(exchange.call)
         self._note(exchange, CLIENT_CLOSED, "client_closed_request", 0)
+        exchange.call = None
 
     def _note(self, exchange: Exchange, status: int, code: str, bytes_out: int) -> None:
         """The log line and the counters of one request."""
@@ -302,24 +304,24 @@ class Front:
         rows = call.rows if call is not None else 0
         self.metrics.observe(method, kind, status, code, seconds, rows)
         self.log.add(
-            {
-                "request_id": exchange.request_id,
-                "trace_id": exchange.trace_id,
-                "organization": key.slug if key is not None else "",
-                "key": key.public_id if key is not None else "",
-                "model": route.full_name if route is not None else "",
-                "version": exchange.version.number if exchange.version is not None else "",
-                "method": method,
-                "route": kind,
-                "status": status,
-                "code": code,
-                "rows": rows,
-                "bytes_in": call.bytes_in if call is not None else 0,
-                "bytes_out": bytes_out,
-                "queue_ms": reply.queue_us / 1000 if reply is not None else 0,
-                "compute_ms": reply.compute_us / 1000 if reply is not None else 0,
-                "total_ms": round(seconds * 1000, 3),
-            }
+            Line(
+                exchange.request_id,
+                exchange.trace_id,
+                key.slug if key is not None else "",
+                key.public_id if key is not None else "",
+                route.full_name if route is not None else "",
+                exchange.version.number if exchange.version is not None else "",
+                method,
+                kind,
+                status,
+                code,
+                rows,
+                call.bytes_in if call is not None else 0,
+                bytes_out,
+                reply.queue_us / 1000 if reply is not None else 0.0,
+                reply.compute_us / 1000 if reply is not None else 0.0,
+                seconds * 1000,
+            )
         )
 
     # --- metadata routes, each in a task

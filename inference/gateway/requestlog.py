@@ -4,12 +4,41 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from typing import Any
-
-import orjson
+from typing import NamedTuple
 
 FLUSH = 0.25  # seconds that a line may wait
 MAX_WAITING = 8 << 20  # bytes; what comes beyond is dropped and counted, so that a stuck reader of the log stops no answers
+
+
+class Line(NamedTuple):
+    """What is written of a request, after its time. No text in it may need escaping in JSON: ids, names and codes only."""
+
+    request_id: str
+    trace_id: str
+    organization: str
+    key: str  # its public id
+    model: str  # owner/name
+    version: str
+    method: str
+    route: str
+    status: int
+    code: str
+    rows: int
+    bytes_in: int
+    bytes_out: int
+    queue_ms: float
+    compute_ms: float
+    total_ms: float
+
+
+def template(form: str) -> str:
+    """How a time and a Line become text; `form` is json or text."""
+    kinds = {str: "%s", int: "%d", float: "%.3f"}
+    if form == "text":
+        return "%s info request " + " ".join(f"{name}={kinds[kind]}" for name, kind in Line.__annotations__.items())
+    quoted = {str: '"%s"', int: "%d", float: "%.3f"}
+    fields = ",".join(f'"{name}":{quoted[kind]}' for name, kind in Line.__annotations__.items())
+    return f'{{"time":"%s","level":"info","logger":"request",{fields}}}'
 
 
 def write_stdout(data: bytes) -> None:
@@ -23,29 +52,25 @@ class RequestLog:
     """Lines are collected on the loop and written by a thread, one write at a time. `form`: json or text."""
 
     def __init__(self, form: str = "json", write: Callable[[bytes], None] = write_stdout) -> None:
-        self._is_json, self._write = form == "json", write
-        self._waiting: list[bytes] = []
+        self._template, self._write = template(form), write
+        self._waiting: list[str] = []
         self._size = self._dropped = 0
         self._second, self._stamp = 0, ""
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Future[None] | None = None
 
-    def add(self, fields: dict[str, Any]) -> None:  # Any: text and numbers
-        """Write `fields` after the time and the kind of line."""
+    def add(self, line: Line) -> None:
+        """Write `line`, soon."""
         now = time.time()
         second = int(now)
         if second != self._second:
             self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        stamp = f"{self._stamp}.{int((now - second) * 1000):03d}Z"
-        if self._is_json:
-            line = orjson.dumps({"time": stamp, "level": "info", "logger": "request", **fields})
-        else:
-            line = f"{stamp} info request {' '.join([f'{k}={v}' for k, v in fields.items() if v not in ('', None)])}".encode()
+        text = self._template % (f"{self._stamp}.{int((now - second) * 1000):03d}Z", *line)
         if self._size > MAX_WAITING:
             self._dropped += 1
             return
-        self._waiting.append(line)
-        self._size += len(line)
+        self._waiting.append(text)
+        self._size += len(text)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH, self._flush)
 
@@ -60,10 +85,10 @@ class RequestLog:
     def _taken(self) -> bytes:
         lines, self._waiting, self._size = self._waiting, [], 0
         if self._dropped:
-            lines.append(b'{"level":"warning","logger":"request","message":"%d lines were dropped"}' % self._dropped)
+            lines.append(f'{{"level":"warning","logger":"request","message":"{self._dropped} lines were dropped"}}')
             self._dropped = 0
-        lines.append(b"")
-        return b"\n".join(lines)
+        lines.append("")
+        return "\n".join(lines).encode()
 
     async def close(self) -> None:
         """Write what waits."""

@@ -61,7 +61,7 @@ def check_signature(spec: TensorSpec, datatype: str, shape: list[int]) -> int:
     if len(shape) != len(spec.shape):
         raise wrong(spec.name, f"shape {shape[:20]} was given, the model expects {len(spec.shape)} dimensions: {spec.shape}")
     count = 1
-    for given, expected in zip(shape, spec.shape, strict=True):
+    for given, expected in zip(shape, spec.shape):  # noqa: B905  # of the same length, as checked above
         if given != expected and expected != -1:
             raise wrong(spec.name, f"shape {shape} was given, the model expects {spec.shape} (-1 is any size)")
         count *= given
@@ -245,6 +245,8 @@ def rows_of(tensors: list[Tensor], specs: list[TensorSpec], *, has_batch: bool) 
     if not has_batch:
         return 1
     rows = tensors[0][2][0]
+    if len(specs) == 1:
+        return rows
     for tensor, spec in zip(tensors, specs, strict=True):
         if spec.shape[:1] == [-1] and tensor[2][0] != rows:
             raise wrong(

@@ -116,7 +116,17 @@ def _malformed(body: bytes, error: Exception) -> AppError:
 
 def _checked(head: bytes, request: InferRequest, binary: bytes, version: VersionRoute) -> Infer:
     inputs, specs = request.inputs, version.inputs
-    found = _read_inputs(head, _in_order(inputs, specs), inputs, specs, binary)
+    ordered = _in_order(inputs, specs)
+    places = _slices(inputs, binary)
+    # Booleans can only be after the first key "data". No number has the letters t or f, so mostly this ends the question.
+    after = head.find(b'"data"') + 6
+    may_hold_bools = head.find(b"t", after) >= 0 or head.find(b"f", after) >= 0
+    found = [
+        tensors.from_json(spec, given.datatype, given.shape, given.data, may_hold_bools=may_hold_bools)
+        if (part := places.get(given.name)) is None
+        else tensors.from_binary(spec, given.datatype, given.shape, part)
+        for given, spec in zip(ordered, specs, strict=True)
+    ]
     infer = Infer(found, tensors.rows_of(found, specs, has_batch=version.has_batch), id=request.id)
     if request.parameters:
         infer.is_binary = _flag(request.parameters, "binary_data_output", "the request")
@@ -144,30 +154,14 @@ def _in_order(inputs: list[InputTensor], specs: list[TensorSpec]) -> list[InputT
     return [by_name[spec.name] for spec in specs]
 
 
-def _read_inputs(
-    head: bytes, ordered: list[InputTensor], sent: list[InputTensor], specs: list[TensorSpec], binary: bytes
-) -> list[Tensor]:
-    places = _slices(sent, binary) if binary or any(given.parameters for given in sent) else {}
-    # Booleans can only be after the first key "data". No number has the letters t or f, so mostly this ends the question.
-    after = head.find(b'"data"') + 6
-    may_hold_bools = head.find(b"t", after) >= 0 or head.find(b"f", after) >= 0
-    result = []
-    for given, spec in zip(ordered, specs, strict=True):
-        part = places.get(given.name)
-        if part is None:
-            result.append(tensors.from_json(spec, given.datatype, given.shape, given.data, may_hold_bools=may_hold_bools))
-        else:
-            result.append(tensors.from_binary(spec, given.datatype, given.shape, part))
-    return result
-
-
 def _slices(sent: list[InputTensor], binary: bytes) -> dict[str, bytes]:
     """The binary data of each input that has some: in the order in which they are listed, without gaps or a rest."""
-    places, at = {}, 0
+    places: dict[str, bytes] = {}
+    at = 0
     for given in sent:
-        size = _binary_size(given)
-        if size is None:
+        if not given.parameters:
             continue
+        size = _binary_size(given.name, given.parameters)
         if given.data is not None:
             raise tensors.wrong(given.name, "it has both data and binary_data_size; one is expected")
         if at + size > len(binary):
@@ -181,16 +175,14 @@ def _slices(sent: list[InputTensor], binary: bytes) -> dict[str, bytes]:
     return places
 
 
-def _binary_size(given: InputTensor) -> int | None:
-    if not given.parameters:
-        return None
-    for name, size in given.parameters.items():
-        if name != "binary_data_size":
-            raise tensors.wrong(given.name, f"the parameter {name[:100]} is not supported")
-        if type(size) is not int or size < 0:
-            raise tensors.wrong(given.name, "binary_data_size must be a number of bytes")
-        return size
-    return None
+def _binary_size(name: str, parameters: dict[str, Any]) -> int:
+    for parameter in parameters:
+        if parameter != "binary_data_size":
+            raise tensors.wrong(name, f"the parameter {parameter[:100]} is not supported")
+    size = parameters["binary_data_size"]
+    if type(size) is not int or size < 0:
+        raise tensors.wrong(name, "binary_data_size must be a number of bytes")
+    return size
 
 
 def _flag(parameters: dict[str, Any], known: str, where: str) -> bool:
