@@ -89,7 +89,7 @@ def _run_tensors(model: Model, works: list[Work]) -> list[Reply]:
             shape, data = [rows, *shape[1:]], b"".join([part[3] for part in parts])
         feed[name] = decode(name, datatype, shape, data)
     is_friendly = first.top > 0
-    names = [model.score_output] if is_friendly else list(first.outputs) or model.output_names
+    names = [model.score_output] if is_friendly and model.is_classifier else list(first.outputs) or model.output_names
     results = model.run(names, feed, rows)
     return _answer(model, works, names, results, [work.rows for work in works], is_friendly=is_friendly, began=began)
 

@@ -91,6 +91,4 @@ class Customer:
 
     def ledger(self) -> list[tuple[str, str, str]]:
         """(request id, kind, mode) of all its rows."""
-        return self.service.rows(
-            "SELECT request_id, kind, mode FROM usage_event WHERE tenant_id = %s", self.organization
-        )
+        return self.service.rows("SELECT request_id, kind, mode FROM usage_event WHERE tenant_id = %s", self.organization)

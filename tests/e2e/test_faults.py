@@ -25,9 +25,7 @@ def customers(service):
 
 @pytest.mark.parametrize("part", ["worker", "gateway", "bookkeeper", "lanes", "state", "postgres", "ops"])
 def test_a_killed_part_loses_nothing_and_comes_back(service, customers, part):
-    callers = [
-        Caller(customer.organization, customer.key(), f"fault-{number}") for number, customer in enumerate(customers)
-    ]
+    callers = [Caller(customer.organization, customer.key(), f"fault-{number}") for number, customer in enumerate(customers)]
     load = Load(service.base_url, callers, seed=11, timeout=40.0)
 
     async def disturbed():

@@ -288,3 +288,15 @@ def test_text_and_scalars_go_the_gpus_way_too():
         (reply,) = run(model, work(made, array))
 
         np.testing.assert_array_equal(arrays(reply)[0], array)
+
+
+def test_a_friendly_call_of_a_model_without_labels_gets_every_output():
+    nodes = [helper.make_node("Neg", ["x"], ["minus"]), helper.make_node("Abs", ["x"], ["size"])]
+    outputs = [("minus", TensorProto.FLOAT, ["n"]), ("size", TensorProto.FLOAT, ["n"])]
+    made = models.source(models.graph([("x", TensorProto.FLOAT, ["n"])], outputs, nodes))
+    model, x = Model.open(made), np.array([1, -2], "f4")
+
+    both, one = (run(model, work(made, x, top=1, outputs=wanted))[0] for wanted in ((), ("size",)))
+
+    assert [array.tolist() for array in arrays(both)] == [[-1, 2], [1, 2]]
+    assert [array.tolist() for array in arrays(one)] == [[1, 2]]
