@@ -156,6 +156,71 @@ async def test_a_call_that_fails_in_the_round_that_sends_its_open_again_is_taken
     assert account() == charged(1, 0)
 
 
+async def test_an_open_in_doubt_whose_session_is_then_gone_is_lost_and_not_opened_twice(make_books, road, account, valkey):
+    books = await make_books(dial=road.dial)
+    call = Asked(most=5)
+    await _reply_is_lost(books, road, lambda: books.open(call.open_call))
+    registered = books._on_registered
+
+    def and_lose_it_all(*what) -> None:
+        books._on_registered = registered
+        registered(*what)
+        valkey.delete(open_key(books._session))  # as a reaper does
+        road.lose()
+
+    books._on_registered = and_lose_it_all
+    await call.hear()
+
+    assert call.opened == ["lost"]
+    assert open_entries(valkey) == 0
+
+
+async def test_the_late_reply_to_a_script_of_an_earlier_session_is_nobody_s(make_books, road, account, valkey):
+    books = await make_books(dial=road.dial)
+    wire, call, next_call = road.wires[-1], Asked(), Asked()
+    send = wire.send
+
+    def hold_books(done, *command):
+        if BOOKS.sha in command and not wire.held:
+            wire.held.append(command)
+            wire.waiting.append(done)
+        else:
+            send(done, *command)
+
+    wire.send = hold_books
+    books.open(call.open_call)
+    await until(lambda: wire.held)
+    await _reap_empty(valkey, books._session)
+    await call.hear()
+    assert call.opened == ["lost"]
+    assert await next_call.open(books) == "open"
+
+    session = books._session
+    wire.waiting[0](*await wire.deliver())
+
+    assert books._session == session
+    assert await next_call.close(books) == "closed"
+
+
+async def _reap_empty(valkey, session: str) -> None:
+    reaper = Reaper(valkey)
+    assert reaper.take(session, valkey.hget(open_key(session), "beat"))
+    reaper.step()
+
+
+def test_a_session_of_another_line_is_not_adopted(valkey):
+    SESSION.run_sync(valkey, [open_key("late")], ["", "late"])
+
+    found, _, _ = SESSION.run_sync(
+        valkey, [open_key("new"), open_key("gone"), open_key("late")], ["gone", "new", "gone", "late"]
+    )
+
+    assert found == 0
+    assert valkey.smembers("sessions") == {b"new"}
+    assert valkey.hget(open_key("new"), "line") == b"new"
+    assert not valkey.exists(open_key("late"))
+
+
 async def test_calls_whose_session_was_reaped_are_lost(make_books, account, valkey):
     books = await make_books()
     [waiting, ended] = await _open_some(books, 2)

@@ -8,6 +8,7 @@ import redis
 from inference.books import accounts
 from inference.books.reaper import CALLS_PER_SCRIPT, Reaper
 from inference.books.scripts import BEAT, SESSION, TAKE, open_key, reaping_key
+from saas.lib.valkey import sync_client
 from tests.inference.books.calls import ALICE, Asked, charged, open_entries, records, until
 
 pytestmark = pytest.mark.no_servers
@@ -88,7 +89,7 @@ def test_a_reaper_that_slept_starts_its_wait_again(reaper, clock, session):
 def test_a_poll_that_fails_starts_the_wait_again(valkey, reaper, clock, session):
     reaper.watch()
     watch(reaper, clock, 2.5)
-    state, reaper.state = reaper.state, redis.Redis(unix_socket_path="/nowhere")
+    state, reaper.state = reaper.state, sync_client("unix:///nowhere")
     with pytest.raises(redis.ConnectionError):
         reaper.watch()
     reaper.state = state

@@ -6,7 +6,7 @@ import pytest
 
 from tests.inference.books.world import simulate
 
-SEEDS = int(os.environ.get("BOOKS_SEEDS", "150"))
+SEEDS = int(os.environ.get("BOOKS_SEEDS", "100"))
 
 
 @pytest.mark.no_servers
