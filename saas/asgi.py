@@ -65,7 +65,8 @@ class Application:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._django = WSGIMiddleware(_django, workers=config.threads_web)
+        # a2wsgi has types of its own for what both protocols leave open
+        self._django: Any = WSGIMiddleware(_django, workers=config.threads_web)  # type: ignore[arg-type]
         self._gateway: Gateway | None = None
         self._front: Front | None = None
         self._health: Health | None = None

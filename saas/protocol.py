@@ -7,6 +7,7 @@ client can read the answer before.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -110,7 +111,8 @@ class FrontProtocol(HttpToolsProtocol):
         if running is not None and not running.response_complete:
             running.disconnected = True
             running.message_event.set()
-            if abandon := running.scope.get("abandon"):
+            abandon: Callable[[], None] | None = running.scope.get("abandon")  # type: ignore[assignment]  # saas.asgi put it there
+            if abandon is not None:
                 abandon()
 
     def data_received(self, data: bytes) -> None:

@@ -123,7 +123,7 @@ class FrontServer(Server):
             await asyncio.sleep(TICK / 2)
 
 
-class Worker(UvicornWorker):
+class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker is not typed
     """gunicorn's worker class. The protocol is named by a string, so that it is imported in the worker."""
 
     CONFIG_KWARGS = {

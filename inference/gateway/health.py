@@ -1,6 +1,7 @@
 """Whether an answer could be given, and what the platform looks like from one gateway process."""
 
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import orjson
@@ -80,7 +81,7 @@ class Health:
 
 def worker_gauges(reports: dict[str, dict[str, Any]]) -> list[Any]:  # prometheus_client.core.Metric
     """Numbers of each worker's report, and its counters under their own names."""
-    plain = {
+    plain: dict[str, tuple[str, Callable[[dict[str, Any]], float]]] = {
         "maas_worker_models": ("Models that the worker has loaded.", lambda report: len(report["models"])),
         "maas_worker_slots": ("Batches that the worker runs at once.", lambda report: report["slots"]),
         "maas_worker_memory_bytes": ("Measured bytes of its models.", lambda report: report["bytes"]),
