@@ -43,15 +43,16 @@ class LocalStore:
 
     def put(self, key: str, path: Path) -> None:
         target = self.root / key
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.root, target.parent):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("rb") as file:
             os.fsync(file.fileno())
         path.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY)
+        directory = os.open(target.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(directory)
         finally:
-            os.close(folder)
+            os.close(directory)
 
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()

@@ -5,12 +5,18 @@ from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
 from inference.api.views import AliasesView, AliasView, ModelsView, ModelView, RollbackView, VersionsView, VersionView
+from saas.lib.names import ROUTE_WORDS
 
 
 class ModelConverter(StringConverter):
-    """`name` or `organization/name`. No name is a word of the route grammar (saas.lib.names), so no path is ambiguous."""
+    """`name` or `organization/name`. Neither is a word of the route grammar, so that no path is ambiguous."""
 
     regex = r"[^/]+(?:/[^/]+)?"
+
+    def to_python(self, value: str) -> str:
+        if not ROUTE_WORDS.isdisjoint(value.split("/")):
+            raise ValueError(value)
+        return value
 
 
 register_converter(ModelConverter, "model")

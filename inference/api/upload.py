@@ -27,6 +27,9 @@ class Part(UploadedFile):
         super().__init__(None, name, "application/octet-stream", size)
         self.path, self.digest, self.text = path, digest, text
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 class Parts(FileUploadHandler):
     """Takes one part `artifact` of at most `max_bytes`, and a `manifest` that is sent as a file. Raises PayloadTooLarge."""
