@@ -6,6 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from inference.books.client import OpenCall
+from inference.books.record import UsageRecord
 from inference.lanes import Reply, Tensor
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib.errors import AppError
@@ -58,6 +59,7 @@ class Call:
         "opened_ms",
         "outputs",
         "pushed",
+        "record",
         "render",
         "reply",
         "request_id",
@@ -106,6 +108,7 @@ class Call:
         self.frame = b""
         self.timer: asyncio.TimerHandle | None = None
         self.open_call: OpenCall | None = None
+        self.record: UsageRecord | None = None
         self.is_open = self.is_admitted = self.is_closing = self.is_ended = self.is_replay = False
         self.reply: Reply | None = None
         self.limits: list[Limit] = []

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Protocol
 
 import msgspec
@@ -34,6 +35,7 @@ CATALOG = "catalog"  # slug of the organization that owns the public models
 STOP_BOOKS_WITHIN = 5.0  # seconds that a stop waits for acknowledged closes
 ACCOUNT_WAIT = 2.0  # seconds that a call waits for its account to be rebuilt
 ACCOUNT_RETRY = 0.03
+MS_PER_HOUR = 3_600_000
 MAX_PUSHES = 2  # a call is pushed again once if its worker dies, so that a poisonous one cannot kill them all
 CLAIM_KEEP = 48 * 3600  # seconds that an answer can be replayed (books.md)
 FAILURES = {error.code: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, AppError)}
@@ -188,18 +190,20 @@ class Gateway:
         claim = None
         if call.idempotency_key is not None:
             claim = f"{call.key.organization}:{call.idempotency_key}".encode()
+        if call.record is None:
+            call.record = self._new_record(call)
         call.open_call = OpenCall(
             call=call.id,
             tenant=call.key.organization,
             key=call.key.id,
-            period=datetime.fromtimestamp(call.opened_ms / 1000, UTC).strftime("%Y-%m"),
+            period=call.record.period,
             max_nano=0,
             mode=call.key.mode,
-            record=pack_record(self._record(call)),
+            record=pack_record(call.record),
             claim=claim,
             fingerprint=call.fingerprint,
             keep_seconds=CLAIM_KEEP,
-            on_open=lambda verdict, stored: self._on_open(call, verdict, stored),
+            on_open=partial(self._on_open, call),
         )
         self.books.open(call.open_call)
 
@@ -280,7 +284,7 @@ class Gateway:
         call.bytes_out = len(rendered.body)
         if call.idempotency_key is None:
             self._end(call, rendered)
-            self.books.close(call.open_call, self._record(call), None, None)
+            self.books.close(call.open_call, self._ended_record(call), None, None)
         else:
             self._store(call, rendered)
 
@@ -310,7 +314,7 @@ class Gateway:
                 self._fail(call, errors.Unavailable("The books lost this call; nothing was charged", retry_after=1))
 
         assert call.open_call is not None
-        self.books.close(call.open_call, self._record(call), sealed, closed)
+        self.books.close(call.open_call, self._ended_record(call), sealed, closed)
 
     def _replay(self, call: Call, stored: bytes) -> None:
         call.is_replay = True
@@ -325,8 +329,8 @@ class Gateway:
 
         opening.add_done_callback(opened)
 
-    def _record(self, call: Call) -> UsageRecord:
-        reply = call.reply
+    def _new_record(self, call: Call) -> UsageRecord:
+        """What is known when the call opens."""
         return UsageRecord(
             call=call.id,
             tenant=call.key.organization,
@@ -338,18 +342,23 @@ class Gateway:
             endpoint=call.endpoint,
             mode=call.key.mode,
             kind="usage",
-            period=datetime.fromtimestamp(call.opened_ms / 1000, UTC).strftime("%Y-%m"),
+            period=period_of(call.opened_ms // MS_PER_HOUR),
             price_version=0,
             rows=call.rows,
             max_nano=0,
             opened_ms=call.opened_ms,
             request_id=call.request_id,
-            closed_ms=self.books.now_ms() if reply else 0,
-            bytes_in=call.bytes_in,
-            bytes_out=call.bytes_out,
-            queue_us=reply.queue_us if reply else 0,
-            compute_us=reply.compute_us if reply else 0,
         )
+
+    def _ended_record(self, call: Call) -> UsageRecord:
+        """The same, with what was measured: what the journal gets."""
+        record, reply = call.record, call.reply
+        assert record is not None
+        assert reply is not None
+        record.closed_ms = self.books.now_ms()
+        record.bytes_in, record.bytes_out = call.bytes_in, call.bytes_out
+        record.queue_us, record.compute_us = reply.queue_us, reply.compute_us
+        return record
 
     # --- ends without an answer
 
@@ -405,6 +414,12 @@ class Gateway:
             if call.is_admitted and call.reply is None and call.pushed < before and call.attempts < MAX_PUSHES:
                 call.attempts += 1
                 self.lanes.repush(call)
+
+
+@lru_cache(maxsize=8)
+def period_of(hour: int) -> str:
+    """The month, like 2026-11, of an hour since the epoch: what its calls are summed up by."""
+    return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m")
 
 
 def _nobody(call: Call, outcome: Rendered | AppError) -> None:
