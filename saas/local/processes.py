@@ -4,6 +4,7 @@ Every part carries `MARK=<data dir>` in its environment, and a server's working 
 a process is known as ours, never by its name or by a number that was written down. Linux only (/proc).
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -79,9 +80,10 @@ class Guard:
     """A small process that outlives a kill -9 of this one, and then ends everything that this one started.
 
     It waits on a pipe whose other end only this process holds; the end of the pipe means that this process is gone.
+    `lock` is an open file that it keeps: whoever starts next must wait until everything is ended.
     """
 
-    def __init__(self, data_dir: Path, directories: Iterable[Path]) -> None:
+    def __init__(self, data_dir: Path, directories: Iterable[Path], *, lock: int | None = None) -> None:
         directories = list(directories)
         reader, self._writer = os.pipe()
         os.set_inheritable(self._writer, False)
@@ -90,6 +92,7 @@ class Guard:
             os.close(reader)
             return
         try:
+            self._close_all_but({reader} if lock is None else {reader, lock})
             self._watch(reader, data_dir, directories)
         finally:
             os._exit(0)
@@ -99,15 +102,18 @@ class Guard:
         os.chdir("/")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        os.close(self._writer)
-        quiet = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(quiet, descriptor)
-        os.closerange(3, reader)
-        os.closerange(reader + 1, 256)
         while os.read(reader, 1):
             pass
         end_leftovers(data_dir, directories, grace=3.0)
+
+    def _close_all_but(self, kept: set[int]) -> None:
+        quiet = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(quiet, descriptor)
+        for entry in os.listdir("/proc/self/fd"):
+            if int(entry) > 2 and int(entry) not in kept:
+                with contextlib.suppress(OSError):  # the listing's own is closed already
+                    os.close(int(entry))
 
     def dismiss(self) -> None:
         """Everything was ended in order: let the guard go, and wait until it is gone."""

@@ -33,6 +33,7 @@ from saas.local.servers import START_SECONDS, Postgres, Server, Valkey, process_
 
 READY_SECONDS = 180.0
 DRAIN_SECONDS = 75.0  # a worker or gateway that is replaced may finish its calls: the longest deadline and some more
+GUARD_SECONDS = 20.0  # that the guard of a killed supervisor needs at most
 WORKERS = "workers"  # inference/lanes.py: sorted set of the workers' names, scored with the second until which they are alive
 
 _AS_ROOT = "ignore:You're running the worker with superuser privileges"  # Celery means pickled messages; ours are JSON ids
@@ -72,7 +73,7 @@ class Supervisor:
         try:
             self.servers = chosen_servers(self.data_dir, self.given)
             directories = [server.directory for server in self.servers]
-            guard = Guard(self.data_dir, directories)  # a fork: before any thread
+            guard = Guard(self.data_dir, directories, lock=lock)  # a fork: before any thread
             await self._end_leftovers(directories)
             refuse_taken_port(self.port)
             await control.start()
@@ -135,11 +136,13 @@ class Supervisor:
         self.variables = service_environment(self.data_dir, self.servers, self.given, port=self.port)
         save(self.data_dir, self.variables)
         await self._bootstrap()
-        self.log.say("starting gateway, worker, ops, beat and bookkeeper")
-        await self._start_part(self._worker())
-        for recipe in self._recipes():
+        self.log.say("starting gateway, worker, bookkeeper, ops and beat")
+        gateway, bookkeeper, *others = self._recipes()
+        for recipe in (self._worker(), gateway, bookkeeper):
             await self._start_part(recipe)
         await self.parts["gateway"].wait_until(self._is_ready, seconds=READY_SECONDS)
+        for recipe in others:  # they answer nobody: at the start they would only take the processor from those that do
+            await self._start_part(recipe)
         self._has_started = True
         self._tell_ready()
 
@@ -202,9 +205,9 @@ class Supervisor:
         python = sys.executable
         return [
             self._recipe("gateway", python, "-m", "gunicorn", "-c", "saas/gunicorn.py", "saas.asgi:application", grace=6.0),
+            self._recipe("bookkeeper", python, "manage.py", "bookkeeper", grace=1.5),
             self._recipe("ops", *_celery("worker", "-Q", "ops", "-P", "threads", "-c", "4", "-n", "ops@%h"), grace=5.0),
             self._recipe("beat", *_celery("beat", "-s", str(beat_file), "--pidfile="), grace=2.0),
-            self._recipe("bookkeeper", python, "manage.py", "bookkeeper", grace=1.5),
         ]
 
     def _recipe(self, name: str, *command: str, grace: float) -> Recipe:
@@ -304,19 +307,31 @@ class Supervisor:
 
 
 def lock_or_refuse(data_dir: Path) -> int:
-    """The lock of this data directory, as an open file; it goes with the process. Raises CannotStart if another has it."""
+    """The lock of this data directory, as an open file; it goes with the process. Raises CannotStart if another has it.
+
+    After a kill -9 its guard has it until everything is ended: that is waited for.
+    """
     descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(descriptor, 20).decode() or "unknown"
-        os.close(descriptor)
-        raise CannotStart(
-            f"the service of this checkout is already running (process {owner}): stop it first, or use `make restart`"
-        ) from None
+    deadline = time.monotonic() + GUARD_SECONDS
+    while not _is_locked(descriptor):
+        owner = os.pread(descriptor, 20, 0).decode()
+        if time.monotonic() > deadline or (Path("/proc") / (owner or "0")).exists():
+            os.close(descriptor)
+            raise CannotStart(
+                f"the service of this checkout is already running (process {owner}): stop it first, or use `make restart`"
+            )
+        time.sleep(0.05)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def refuse_taken_port(port: int) -> None:

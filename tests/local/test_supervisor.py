@@ -171,6 +171,16 @@ def test_a_kill_9_of_the_supervisor_leaves_nothing_behind_and_the_next_start_kee
     assert predict(running) == 200
 
 
+def test_a_start_right_after_a_kill_9_of_the_supervisor_waits_for_its_guard(running):
+    running.supervisor.kill()
+    running.supervisor.wait()
+
+    running.start()
+
+    assert "started again" not in running.text()
+    assert all(part["pid"] for part in running.status().values())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_everything_within_ten_seconds(running, number):
     assert running.stop(number) == 0
