@@ -202,7 +202,7 @@ def promote(*, model: MLModel, actor: Actor, alias: str, version: str) -> Alias:
 
 def point(model: MLModel, actor: Actor, alias: str, target: ModelVersion) -> Alias:
     """Move the alias of a locked model to a ready version of it, and keep where it pointed before."""
-    current = model.aliases.filter(name=alias).first()
+    current: Alias | None = model.aliases.filter(name=alias).first()
     if current is not None and current.version_id == target.id:
         return current
     AliasChange.objects.create(organization_id=model.organization_id, model=model, alias=alias, version=target)
@@ -262,7 +262,7 @@ def reject(version: ModelVersion, *, verdict: dict[str, Any]) -> None:  # Any: J
 
 def lock_model(model: MLModel) -> MLModel:
     """The organization's own model, locked until the transaction ends. Raises NotFound if it was deleted meanwhile."""
-    locked = MLModel.objects.of(model.organization_id).live().select_for_update().filter(id=model.id).first()
+    locked: MLModel | None = MLModel.objects.of(model.organization_id).live().select_for_update().filter(id=model.id).first()
     if locked is None:
         raise NotFound(f"There is no model {model.name}")
     return locked

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import obstore
 from django.conf import settings
@@ -95,17 +95,15 @@ def store() -> Store:
     config = settings.CONFIG
     if not config.artifacts_url:
         return LocalStore(config.data_dir / "artifacts")
-    return ObjectStore(
-        S3Store.from_url(
-            config.artifacts_url,
-            endpoint=config.s3_endpoint or None,
-            region=config.s3_region,
-            access_key_id=config.s3_access_key.get_secret_value() or None,
-            secret_access_key=config.s3_secret_key.get_secret_value() or None,
-            virtual_hosted_style_request=False,
-            client_options={"allow_http": config.s3_endpoint.startswith("http://"), "timeout": "300s", "connect_timeout": "5s"},
-        )
-    )
+    given = {
+        "endpoint": config.s3_endpoint,
+        "region": config.s3_region,
+        "access_key_id": config.s3_access_key.get_secret_value(),
+        "secret_access_key": config.s3_secret_key.get_secret_value(),
+    }
+    options: Any = {"allow_http": config.s3_endpoint.startswith("http://"), "timeout": "300s", "connect_timeout": "5s"}
+    named: Any = {name: value for name, value in given.items() if value}  # Any, both: TypedDicts of obstore
+    return ObjectStore(S3Store.from_url(config.artifacts_url, client_options=options, **named))
 
 
 def put(key: str, path: Path) -> None:

@@ -5,7 +5,7 @@ first (inference.actions), so that a version cannot be deleted while an alias mo
 """
 
 from datetime import datetime, timedelta
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from django.db import models
@@ -56,7 +56,7 @@ class MLModel(TenantModel):
     visibility = models.CharField(max_length=8, choices=Visibility.choices, default=Visibility.PRIVATE)
     deleted_at = models.DateTimeField(null=True, blank=True)
 
-    objects = LiveQuerySet.as_manager()
+    objects: ClassVar[Any] = LiveQuerySet.as_manager()  # Any: as the shared queryset
 
     class Meta:
         verbose_name = "model"
@@ -123,7 +123,7 @@ class ModelVersion(TenantModel):
     deleted_at = models.DateTimeField(null=True, blank=True)
     removed_at = models.DateTimeField(null=True, blank=True, help_text="When the artifact of a deleted version was removed.")
 
-    objects = VersionQuerySet.as_manager()
+    objects: ClassVar[Any] = VersionQuerySet.as_manager()  # Any: as the shared queryset
 
     class Meta:
         constraints: ClassVar[list[models.BaseConstraint]] = [

@@ -73,9 +73,12 @@ def visible_routes(organization_id: UUID) -> list[ModelRoute]:
 def resolve(organization: Organization, name: str) -> MLModel:
     """The model that `organization` calls `name` (or `owner/name`). Raises NotFound. Inside a transaction of that tenant."""
     owner, _, short = name.rpartition("/")
-    own = MLModel.objects.of(organization).live().filter(name=short) if owner in ("", organization.slug) else None
-    public = MLModel.objects.of(CATALOG_ID).live().filter(name=short, visibility=Visibility.PUBLIC)
-    model = (own.first() if own is not None else None) or (public.first() if owner in ("", CATALOG_SLUG) else None)
+    models = MLModel.objects.live().filter(name=short)
+    model: MLModel | None = None
+    if owner in ("", organization.slug):
+        model = models.of(organization).first()
+    if model is None and owner in ("", CATALOG_SLUG):
+        model = models.of(CATALOG_ID).filter(visibility=Visibility.PUBLIC).first()
     if model is None:
         raise NotFound(f"There is no model {name}")
     return model

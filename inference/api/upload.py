@@ -20,7 +20,7 @@ FORM_BYTES = MAX_MANIFEST + (1 << 20)  # what a form may have beside the artifac
 FIELDS = frozenset({"artifact", "manifest", "version"})
 
 
-class Part(UploadedFile):
+class Part(UploadedFile):  # type: ignore[type-arg]  # not generic at run time
     """A file part that was received whole: the artifact in quarantine at `path`, or a manifest's text."""
 
     def __init__(self, name: str, size: int, *, path: Path | None = None, digest: str = "", text: bytes = b"") -> None:
@@ -91,7 +91,7 @@ def expect(request: Request, max_bytes: int) -> Parts:
 def receive(request: Request) -> tuple[Part, Any, str | None]:  # Any: the decoded manifest
     """(artifact, manifest, version) of the form. Raises InvalidRequest, PayloadTooLarge."""
     try:
-        form = request.data
+        form: Any = request.data  # Any: a QueryDict with the files in it
     except RequestDataTooBig:
         raise PayloadTooLarge(f"manifest may have at most {MAX_MANIFEST} bytes") from None
     except SuspiciousOperation as error:  # too many fields or files

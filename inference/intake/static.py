@@ -42,7 +42,7 @@ CONTRIBUTED = frozenset(
 )
 STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
-BITS = {
+BITS: dict[int, int] = {
     **dict.fromkeys((TensorProto.UINT2, TensorProto.INT2), 2),
     **dict.fromkeys((TensorProto.UINT4, TensorProto.INT4, TensorProto.FLOAT4E2M1), 4),
     **dict.fromkeys((TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL), 8),
@@ -55,7 +55,7 @@ BITS = {
 """Bits of an element, by data type. Complex numbers and the 6-bit floats are not served."""
 
 # onnx.proto, TensorProto: which field carries the values of a type that does not use raw_data.
-FIELDS = {TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data", TensorProto.INT64: "int64_data"}
+FIELDS: dict[int, str] = {TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data", TensorProto.INT64: "int64_data"}
 FIELDS |= {TensorProto.UINT32: "uint64_data", TensorProto.UINT64: "uint64_data"}
 
 FunctionKey = tuple[str, str, str]
@@ -85,7 +85,7 @@ def _parse(data: bytes) -> ModelProto:
     if data[4:8] == ORT_IDENTIFIER:
         raise Rejected("ort_format", "The file begins like a model in ONNX Runtime's format")
     try:
-        model = ModelProto.FromString(data)
+        model: ModelProto = ModelProto.FromString(data)
     except DecodeError:
         raise Rejected("not_onnx", "The file is not a serialized ModelProto") from None
     if not model.ir_version or not model.HasField("graph") or not model.opset_import:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
-from inference.intake import static
+from inference.intake import sandbox, static
 from inference.intake.rules import RULES, Rejected
 from tests.inference.intake.onnx_models import FLOAT, INT64, linear, model, proto, value, weights
 
@@ -359,3 +359,9 @@ def test_truncated_and_mutated_models_give_a_verdict_and_never_an_error_of_ours(
             broken[place] = random.integers(0, 256)
         with suppress(Rejected):
             static.examine(bytes(broken))
+
+
+def test_every_rule_is_documented():
+    page = (sandbox.ROOT / "docs" / "models.md").read_text()
+
+    assert [f"| `{code}` | {rule} |" for code, rule in RULES.items() if f"| `{code}` | {rule} |" not in page] == []
