@@ -162,8 +162,8 @@ class FrontProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server stops: each answer from now on closes its connection; the sweep closes idle ones a little later."""
         self.idle_since = self.loop.time()
-        if isinstance(self.cycle, RequestResponseCycle):
-            self.cycle.keep_alive = False
+        if isinstance(self.cycle, RequestResponseCycle) and not self.cycle.response_started:
+            self.cycle.keep_alive = False  # an answer whose head has promised to go on must keep its promise
 
     def sweep(self, now: float, passed: float, idle_seconds: float) -> None:
         """Close what is idle, trickles or lingers. Called about each second; `passed` is the time since the last sweep."""

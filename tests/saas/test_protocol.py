@@ -110,7 +110,7 @@ def test_the_refusal_of_a_large_body_reaches_a_client_that_goes_on_sending(serve
     """A plain close would answer the unread bytes with a reset, and the client would never see the 413."""
     with served.connect() as raw:
         try:
-            raw.send(request_bytes(ROWS, b"x" * 3_000_000))
+            raw.send(request_bytes(ROWS, b"x" * 40_000_000))
         except ConnectionError:
             pytest.fail("the connection was reset")
         assert raw.response()[0] == 413
