@@ -20,6 +20,10 @@ def demo() -> tuple[str, requests.Session]:
         base_url, key = demo["base_url"], demo["api_key"]
     session = requests.Session()
     session.headers["Authorization"] = f"Bearer {key}"
+    try:
+        session.get(f"{base_url}/livez", timeout=10)
+    except requests.ConnectionError:
+        raise SystemExit(f"Nothing answers at {base_url}: start the service with `make run`.") from None
     return base_url.rstrip("/"), session
 
 

@@ -2,8 +2,8 @@
 
     python train.py
 
-The 1,797 images (8 × 8, ink 0 to 16) of scikit-learn's load_digits seem to lie in the order of their writers, so the last fifth,
-kept for the test, should mostly be by other hands than the rest. What the network learns from went through the same
+The 1,797 images (8 × 8, ink 0 to 16) of scikit-learn's load_digits seem to lie in the order of their writers, so the last
+fifth, kept for the test, should mostly be by other hands than the rest. What the network learns from went through the same
 Pillow steps as an image that a caller sends: moved, turned and enlarged a little, then made 8 × 8 again.
 """
 

@@ -36,7 +36,10 @@ MAX_LENGTH = 256  # characters of a text that are looked at
 BITS = 13  # of a token id in an n-gram's code; the vocabulary is smaller than 2 ** BITS
 PAD, UNKNOWN, SPACE = range(3)
 WINDOWS, HELD_WINDOWS = 12_000, 500  # texts per language to learn from, and to test with
-GRAMS = {1: 150, 2: 320, 3: 360, 4: 360}  # by length: of each language, so many of its most frequent become features
+# By length: so many of the most frequent n-grams of each language become features; a language that has a script for itself
+# is told by its letters and needs few.
+GRAMS = {1: 150, 2: 320, 3: 480, 4: 480}
+OWN_SCRIPT, OWN_GRAMS = {"ar", "el", "fa", "he", "hi", "ja", "ko", "th", "zh"}, {1: 300, 2: 100, 3: 50, 4: 50}
 PIECE = 4_000  # texts that are encoded or counted at a time, for memory's sake
 EPOCHS, BATCH, RATE, DECAY = 8, 512, 0.05, 1e-7
 # Texts of these programs, and every tenth manual and help page in all its translations, are only for the test.
@@ -65,16 +68,16 @@ def read_corpus(path: Path) -> tuple[dict[str, list[list[str]]], dict[str, list[
     return tuple({language: list(kinds.values()) for language, kinds in side.items()} for side in sides)
 
 
-def windows(language: str, kinds: list[list[str]], count: int, random: np.random.Generator) -> list[str]:
-    """`count` passages of 2 to 24 words (4 to 60 characters where words are not spaced), kinds of source alike."""
+def windows(language: str, kinds: list[list[str]], count: int, random: np.random.Generator, *, shortest: int) -> list[str]:
+    """`count` passages of `shortest` to 24 words (twice to 60 characters where words are not spaced), kinds of source alike."""
     result: list[str] = []
     weights = np.array([min(len(texts), 2_000) for texts in kinds], float)
     for kind in random.choice(len(kinds), count, p=weights / weights.sum()):
         text = kinds[kind][random.integers(len(kinds[kind]))]
         if language in WITHOUT_SPACES:
-            parts, length, glue = list(text), int(4 * 15 ** random.random()), ""
+            parts, length, glue = list(text), int(2 * shortest * (30 / shortest) ** random.random()), ""
         else:
-            parts, length, glue = text.split(), int(2 * 12 ** random.random()), " "
+            parts, length, glue = text.split(), int(shortest * (24 / shortest) ** random.random()), " "
         start = random.integers(max(1, len(parts) - length + 1))
         result.append(glue.join(parts[start : start + length]))
     return result
@@ -116,16 +119,26 @@ def gram_codes(ids: np.ndarray, length: int) -> np.ndarray:
     return codes
 
 
+def has_token(codes: np.ndarray, length: int, token: int) -> np.ndarray:
+    return np.any([(codes >> (BITS * place)) & (2**BITS - 1) == token for place in range(length)], axis=0)
+
+
 def choose_grams(ids: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-    """Per length, the sorted codes of the n-grams that are among the most frequent (GRAMS) of at least one language."""
+    """Per length, the sorted codes of the n-grams that are among the most frequent of at least one language.
+
+    Nothing of spaces alone nor with an unknown character, so that a text without known letters has no features and all labels are alike.
+    """
     chosen = []
     for length in GRAMS:
         best: set[int] = set()
-        for label in range(len(LABELS)):
+        for label, language in enumerate(LABELS):
             codes, counts = np.unique(gram_codes(ids[y == label], length), return_counts=True)
+            blank = sum(SPACE << (BITS * place) for place in range(length))
+            is_feature = ~has_token(codes, length, PAD) & ~has_token(codes, length, UNKNOWN) & (codes != blank)
+            codes, counts = codes[is_feature], counts[is_feature]
             order = np.lexsort((codes, -counts))
-            best.update(codes[order][: GRAMS[length] + 1].tolist())
-        chosen.append(np.array(sorted(best - {0}), dtype=np.int64))
+            best.update(codes[order][: (OWN_GRAMS if language in OWN_SCRIPT else GRAMS)[length]].tolist())
+        chosen.append(np.array(sorted(best), dtype=np.int64))
     return chosen
 
 
@@ -224,8 +237,8 @@ def main() -> None:
     corpus = parser.parse_args().corpus
     training, held_out = read_corpus(corpus)
     random = np.random.default_rng(SEED)
-    texts = [text for language in LABELS for text in windows(language, training[language], WINDOWS, random)]
-    tests = [text for language in LABELS for text in windows(language, held_out[language], HELD_WINDOWS, random)]
+    texts = [text for language in LABELS for text in windows(language, training[language], WINDOWS, random, shortest=1)]
+    tests = [text for language in LABELS for text in windows(language, held_out[language], HELD_WINDOWS, random, shortest=2)]
     y = np.repeat(np.arange(len(LABELS)), WINDOWS)
     tokenizer = make_tokenizer(texts)
     ids = token_ids(tokenizer, texts)

@@ -208,6 +208,11 @@ def test_any_text_at_all_gets_a_finite_answer(text, run):
     assert np.isfinite(run("language", ids)).all()
 
 
+@pytest.mark.parametrize("text", ["", "2026-11-21 :-)", "გამარჯობა"])
+def test_a_text_without_known_letters_is_not_given_a_language_with_confidence(text, run):
+    assert run("language", texts_to_ids([text])).max() == pytest.approx(1 / 38, abs=1e-5)
+
+
 def test_case_and_punctuation_do_not_change_the_language(run):
     plain, loud = "wo ist der nächste bahnhof", "„WO ist  der nächste — Bahnhof?!“ 42"
 
