@@ -1,6 +1,7 @@
 """What is done to organizations, their members and invitations. Keys have a module of their own (tenants/keys.py)."""
 
 import hashlib
+import logging
 import re
 import secrets
 from datetime import timedelta
@@ -14,7 +15,7 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.text import slugify
 
-from saas.lib.errors import NotFound, StateConflict
+from saas.lib.errors import NotFound, StateConflict, Unavailable
 from saas.lib.ids import shown, uuid7
 from saas.lib.names import is_name
 from tenants import audit, events, keys
@@ -23,6 +24,8 @@ from tenants.crypto import add_data_key
 from tenants.databases import as_operator
 from tenants.models import CATALOG_ID, CATALOG_SLUG, Invitation, Membership, Organization, Role, User
 from tenants.scope import set_tenant, tenant_scope
+
+log = logging.getLogger(__name__)
 
 INVITATION_LIFE = timedelta(days=7)
 
@@ -166,14 +169,18 @@ def invite(*, organization: Organization, email: str, role: str, invited_by: Use
 
 
 def _send_invitation(invitation: Invitation, token: str) -> None:
-    link = f"{settings.CONFIG.base_url}/account/invitation/{token}"
+    """Raises Unavailable if the mail server does not take it: the invitation stands, and inviting again replaces it."""
     text = (
         f"You are invited to join {invitation.organization.name} as {invitation.role}.\n\n"
-        f"Sign in or sign up with this address, then open {link}\n"
-        f"or send the token to POST {settings.CONFIG.base_url}/api/v1/invitations/accept:\n\n{token}\n\n"
+        f"Sign in or sign up with this address, then send this token to\n"
+        f'POST {settings.CONFIG.base_url}/api/v1/invitations/accept as {{"token": …}}:\n\n{token}\n\n'
         f"It is good until {invitation.expires_at:%Y-%m-%d %H:%M} UTC. If you did not expect it, ignore it.\n"
     )
-    send_mail(f"Invitation to {invitation.organization.name}", text, None, [invitation.email])
+    try:
+        send_mail(f"Invitation to {invitation.organization.name}", text, None, [invitation.email])
+    except OSError as error:  # smtplib's errors are OSErrors too
+        log.error("an invitation could not be mailed: %s", error)
+        raise Unavailable("The mail could not be sent; invite again later", retry_after=60) from error
 
 
 def revoke_invitation(invitation: Invitation, *, actor: Actor) -> None:

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from saas.lib.errors import AppError
 from saas.lib.ids import uuid7
 from tenants.databases import as_operator
-from tenants.problems import problem_response
+from tenants.problems import OUTAGES, as_app_error, problem_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 Handler = Callable[[HttpRequest], HttpResponse]
@@ -38,7 +38,7 @@ def operators_in_admin(handler: Handler) -> Handler:
 
 
 class AppErrors:
-    """Turns an AppError from outside of DRF, for example from a function called after the commit, into problem+json."""
+    """Turns an AppError or an outage outside of DRF, for example in sign-in or after the commit, into problem+json."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -47,4 +47,4 @@ class AppErrors:
         return self._handler(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        return problem_response(error, request) if isinstance(error, AppError) else None
+        return problem_response(as_app_error(error), request) if isinstance(error, (AppError, *OUTAGES)) else None

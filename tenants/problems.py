@@ -5,7 +5,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import redis
 from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from rest_framework import exceptions as drf
 from rest_framework.renderers import JSONRenderer
@@ -17,6 +19,9 @@ from saas.lib import errors
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
+
+OUTAGES = (redis.RedisError, OperationalError, InterfaceError)
+"""PostgreSQL or a Valkey cannot be reached: nobody's mistake, and worth another try."""
 
 _SAME: dict[type[Exception], type[errors.AppError]] = {
     drf.NotAuthenticated: errors.ApiKeyMissing,
@@ -48,6 +53,9 @@ def as_app_error(error: Exception) -> errors.AppError:
     for kind, same in _SAME.items():
         if isinstance(error, kind):
             return same(str(error) if isinstance(error, drf.APIException) else "")
+    if isinstance(error, OUTAGES):
+        log.error("a server that this request needs is away: %s", error)
+        return errors.Unavailable("Something that this needs cannot be reached right now; try again soon", retry_after=2)
     log.error("a request failed unexpectedly", exc_info=error)
     return errors.InternalError()
 

@@ -217,7 +217,10 @@ class Gateway:
             elif call.must_open_first:
                 self.lanes.push(call)
             return
-        call.open_call = None  # refused: there is nothing to undo
+        if call.is_closing:
+            call.is_open = False  # lost while its answer is being stored: `_close_stored` sees it, or the books say "gone"
+            return
+        call.open_call = None  # refused or lost: there is nothing to undo
         if verdict == "replay" and stored is not None:
             self._replay(call, stored)
         elif verdict == "unknown" and self._loop.time() - call.began < ACCOUNT_WAIT:
@@ -306,15 +309,23 @@ class Gateway:
             self._close_stored(call, rendered, sealing.result())
 
     def _close_stored(self, call: Call, rendered: Rendered, sealed: bytes) -> None:
+        if not call.is_open:
+            self._lost(call)
+            return
+
         def closed(verdict: str) -> None:
             if verdict in ("closed", "done"):
                 self._end(call, rendered)
             else:
-                call.open_call, call.is_closing = None, False
-                self._fail(call, errors.Unavailable("The books lost this call; nothing was charged", retry_after=1))
+                self._lost(call)
 
         assert call.open_call is not None
         self.books.close(call.open_call, self._ended_record(call), sealed, closed)
+
+    def _lost(self, call: Call) -> None:
+        """A reaper took its session before it was closed: it is undone there, and its answer must not leave."""
+        call.open_call, call.is_closing = None, False
+        self._fail(call, errors.Unavailable("The books lost this call; nothing was charged", retry_after=1))
 
     def _replay(self, call: Call, stored: bytes) -> None:
         call.is_replay = True

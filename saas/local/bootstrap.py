@@ -48,28 +48,44 @@ def migrate() -> None:
 
 
 def publish_catalogue() -> None:
-    """Publish each example model whose artifact the catalogue does not have yet, through the same intake as any upload."""
+    """Publish each example model whose artifact the catalogue does not have yet, through the same intake as any upload.
+
+    One that is refused ends the start, unless the catalogue serves another version of it: then it is only said.
+    """
     for artifact in sorted(EXAMPLES.glob("*/model.onnx")):
-        name, manifest = artifact.parent.name, artifact.with_name("manifest.json")
-        if _is_published(name, hashlib.sha256(artifact.read_bytes()).hexdigest()):
+        name = artifact.parent.name
+        ready = _ready_digests(name)
+        if hashlib.sha256(artifact.read_bytes()).hexdigest() in ready:
             continue
         print(f"publishing {name}", flush=True)
-        options = ["--manifest", str(manifest)] if manifest.exists() else []
-        verdict = io.StringIO()
-        try:
-            call_command("publish", str(artifact), "--name", name, *options, stdout=verdict)
-        except CommandError as error:
-            sys.exit(f"{name} was not published: {error}\n{verdict.getvalue()}")
+        refusal = _publish(artifact, name)
+        if refusal and not ready:
+            sys.exit(refusal)
+        if refusal:
+            print(f"{refusal}\nThe catalogue goes on with the {name} that it has.", flush=True)
 
 
-def _is_published(name: str, digest: str) -> bool:
+def _publish(artifact: Path, name: str) -> str:
+    """Publish it; "" or why it was refused."""
+    manifest = artifact.with_name("manifest.json")
+    options = ["--manifest", str(manifest)] if manifest.exists() else []
+    verdict = io.StringIO()
+    try:
+        call_command("publish", str(artifact), "--name", name, *options, stdout=verdict)
+    except CommandError as error:
+        return f"{name} was not published: {error}\n{verdict.getvalue()}".rstrip()
+    return ""
+
+
+def _ready_digests(name: str) -> set[str]:
+    """Digests of the catalogue's ready versions of this model."""
     from inference.models import ModelVersion
     from tenants.databases import as_operator
     from tenants.models import CATALOG_ID
 
     with as_operator():
-        versions = ModelVersion.objects.filter(organization_id=CATALOG_ID, model__name=name, digest=digest, state="ready")
-        return bool(versions.exists())
+        versions = ModelVersion.objects.filter(organization_id=CATALOG_ID, model__name=name, state="ready")
+        return set(versions.values_list("digest", flat=True))
 
 
 def make_demo(file: Path) -> None:

@@ -1,6 +1,7 @@
 """The gateway core against the real servers: from submit to close, with a worker played by the test."""
 
 import asyncio
+import threading
 import time
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -262,4 +263,26 @@ async def test_stopping_fails_what_does_not_end_in_time_without_a_charge(desk):
 
     assert (await running).status == 503
     assert desk.calls_this_month() == 0
+    assert desk.records() == []
+
+
+async def test_a_call_that_is_lost_while_its_answer_is_stored_gets_no_answer_and_no_charge(desk):
+    sealing = threading.Event()
+
+    class Slow(Plain):
+        def is_slow(self, packed):
+            return True
+
+        def seal(self, call, packed):
+            sealing.wait(5)
+            return packed
+
+    desk.gateway._stored = Slow()
+    call, outcome = desk.ask(idempotency_key="k3", fingerprint=b"f" * 32)
+    await desk.reply(await desk.take())
+    await desk.until(lambda: call.is_closing)
+    call.open_call.on_open("lost", None)  # as Books does when a reaper took the session
+    sealing.set()
+
+    assert (await outcome).status == 503
     assert desk.records() == []
