@@ -126,7 +126,8 @@ def has_token(codes: np.ndarray, length: int, token: int) -> np.ndarray:
 def choose_grams(ids: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
     """Per length, the sorted codes of the n-grams that are among the most frequent of at least one language.
 
-    Nothing of spaces alone nor with an unknown character, so that a text without known letters has no features and all labels are alike.
+    Nothing of spaces alone nor with an unknown character, so that a text without known letters has no features and all labels
+    are alike.
     """
     chosen = []
     for length in GRAMS:
