@@ -19,6 +19,7 @@ from rest_framework.response import Response
 from inference import registry
 from inference.gateway import headers
 from inference.predictions.actions import cancel_prediction, create_prediction
+from inference.predictions.admission import admit
 from inference.predictions.models import TERMINAL, Prediction, PredictionQuerySet, Status
 from inference.routes import ModelRoute
 from inference.sealing import unseal_for
@@ -91,6 +92,7 @@ class PredictionsView(PredictionView):
         body, config = PredictionBody.parse(request.data), settings.CONFIG
         wait = wait_of(request.headers.get("Prefer", ""))
         timeout = headers.timeout(_header(request, "X-Request-Timeout"), config.timeout_max, config.timeout_max)
+        admit(key)
         packed = orjson.dumps(body["input"])
         if len(packed) > config.body_max_bytes:
             raise PayloadTooLarge(f"The input is larger than {config.body_max_bytes} bytes")

@@ -183,6 +183,25 @@ def test_only_keys_of_the_organization_may(alice, charlie):
     assert limited.create().json()["code"] == "model_not_allowed"
 
 
+def test_the_queue_is_no_way_around_the_rate_limit(alice):
+    """Creating a prediction takes from the same buckets as a call."""
+    slow = Caller(alice.customer, alice.customer.key(limits={"rate": 0.01, "burst": 2}))
+
+    assert [slow.create().status_code for _ in range(2)] == [202, 202]
+    refused = slow.create()
+
+    assert (refused.status_code, refused.json()["code"], refused.json()["limit_source"]) == (429, "rate_limited", "key")
+    assert 1 < int(refused.headers["Retry-After"]) <= 100
+    call = requests.post(
+        f"{alice.customer.base_url}/api/v1/models/iris/predict",
+        json=IRIS,
+        headers={"Authorization": f"Bearer {slow.key}"},
+        timeout=30,
+    )
+    assert call.status_code == 429
+    assert alice.create().status_code == 202
+
+
 def test_what_runs_can_be_canceled_and_costs_nothing(alice):
     made = alice.create_slow(8_000_000, request_id="pred-canceled")
     until(lambda: alice.get(made)["status"] == "processing", what="the start")
