@@ -1,6 +1,7 @@
 """Records that the books themselves refused at a close (books.lua): moved to where an operator sees them."""
 
 import logging
+from typing import Any
 
 import redis
 from psycopg2.extensions import connection as Connection
@@ -18,7 +19,7 @@ BATCH = 500
 def move_refused(connection: Connection, state: redis.Redis) -> int:
     """Move what lies in STREAM to the quarantine table, each once; how many. As the drain does: position, commit, trim."""
     position = ledger.read_position(connection, STREAM)
-    entries = state.xrange(STREAM, min=f"({position}", count=BATCH)
+    entries: Any = state.xrange(STREAM, min=f"({position}", count=BATCH)  # redis-py cannot tell that these are bytes
     if not entries:
         return 0
     bad = [_refused(stream_id.decode(), fields) for stream_id, fields in entries]

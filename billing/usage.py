@@ -161,7 +161,7 @@ def complete_until(now: datetime) -> datetime | None:
     """
     position = JournalPosition.objects.filter(stream=JOURNAL).values_list("position", flat=True).first() or "0-0"
     try:
-        waiting: list[Any] = stores.state().xrange(JOURNAL, min=f"({position}", count=1)
+        waiting: Any = stores.state().xrange(JOURNAL, min=f"({position}", count=1)
     except redis.RedisError:
         drained = int(position.partition("-")[0])
         return datetime.fromtimestamp(drained / 1000, UTC) if drained else None

@@ -10,7 +10,7 @@ from saas.lib.ids import uuid7
 from tenants.databases import as_operator
 from tenants.problems import OUTAGES, as_app_error, problem_response
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@~-]{1,128}", re.ASCII)  # as gateways take it
 Handler = Callable[[HttpRequest], HttpResponse]
 
 

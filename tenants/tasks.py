@@ -15,14 +15,14 @@ DATA_KEY_AGE = timedelta(days=30)
 """At 400 sealed values a second one data key would seal 2^30 in that time, a quarter of the bound of random nonces."""
 
 
-@shared_task  # type: ignore[untyped-decorator]  # celery is not typed
+@shared_task
 def relay_records() -> None:
     """Project the records whose first projection failed, and repeat those that came through (tenants/records.py)."""
     while records.relay() == records.BATCH:
         pass
 
 
-@shared_task  # type: ignore[untyped-decorator]  # celery is not typed
+@shared_task
 def rotate_data_keys() -> None:
     """Give a new data key to every organization whose current one is DATA_KEY_AGE old; the old one still decrypts."""
     with as_operator():

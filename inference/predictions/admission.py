@@ -1,17 +1,27 @@
-"""The rate limits of creating predictions: the same buckets as for calls, so that the queue is no way around them."""
+"""What is refused when a prediction is created, so that the queue is no way around the limits of calls.
+
+The rate is taken from the same buckets. The month's calls are only looked at: they are charged when the prediction runs.
+"""
 
 import math
+import time
 from functools import cache
 from pathlib import Path
+from uuid import UUID
 
 import redis
 from django.conf import settings
 
-from saas.lib.errors import RateLimited, Unavailable
+from inference.books import accounts
+from inference.gateway.line import period_of, refusal
+from inference.predictions.models import Prediction, Status
+from saas.lib.errors import ConcurrencyLimited, RateLimited, Unavailable
 from saas.lib.valkey import Script, sync_client
 from tenants.principal import KeyRecord
 
 TAKE = Script(Path(__file__).with_name("take.lua"))
+
+MAX_WAITING = 1000  # predictions of one organization that have not started
 
 
 @cache
@@ -21,16 +31,40 @@ def lanes() -> "redis.Redis":
 
 
 def admit(key: KeyRecord) -> None:
-    """Take one request from the limits of the key and its organization. Raises RateLimited, Unavailable."""
-    mine, all_ = key.limits, key.organization_limits
+    """Take one request from the limits of the key and its organization. Raises RateLimited, QuotaExceeded, Unavailable."""
     try:
-        refused, wait_ms = TAKE.run_sync(
-            lanes(), [f"bucket:{key.id}", f"bucket:{key.organization}"], [mine.rate, mine.burst, all_.rate, all_.burst]
-        )
+        _take_token(key)
+        _look_at_quota(key)
     except redis.RedisError as error:
         raise Unavailable("The platform cannot take predictions right now; try again soon", retry_after=1) from error
+
+
+def check_waiting(organization_id: UUID) -> None:
+    """Raise ConcurrencyLimited if MAX_WAITING of its predictions wait. Inside a transaction of the organization."""
+    waiting = Prediction.objects.of(organization_id).filter(status=Status.STARTING).values("pk")[:MAX_WAITING]
+    if len(waiting) == MAX_WAITING:
+        raise ConcurrencyLimited(f"{MAX_WAITING} predictions wait already", retry_after=5, source="organization")
+
+
+def _take_token(key: KeyRecord) -> None:
+    mine, all_ = key.limits, key.organization_limits
+    buckets = [f"bucket:{key.id}", f"bucket:{key.organization}"]
+    refused, wait_ms = TAKE.run_sync(lanes(), buckets, [mine.rate, mine.burst, all_.rate, all_.burst])
     if refused:
         source = refused.decode()
         limits = mine if source == "key" else all_
         wait = max(1, math.ceil(wait_ms / 1000))
         raise RateLimited(f"The {source}'s limit is {limits.rate:g} requests per second", retry_after=wait, source=source)
+
+
+def _look_at_quota(key: KeyRecord) -> None:
+    account = accounts.read(key.organization) if key.is_capped else None
+    if account is None:
+        return  # no cap, or the account is being rebuilt: the books decide when it runs
+    period, limits = period_of(int(time.time()) // 3600), account.limits
+    for scope, name, limit in (
+        (accounts.ORGANIZATION, "organization", limits.organization_calls),
+        (key.id, "key", limits.key_calls.get(key.id)),
+    ):
+        if limit is not None and account.sums.get((scope, period), (0, 0))[0] >= limit:
+            raise refusal(f"quota:{name}")

@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from inference import registry
 from inference.gateway import headers
 from inference.predictions.actions import cancel_prediction, create_prediction
-from inference.predictions.admission import admit
+from inference.predictions.admission import admit, check_waiting
 from inference.predictions.models import TERMINAL, Prediction, PredictionQuerySet, Status
 from inference.routes import ModelRoute
 from inference.sealing import unseal_for
@@ -101,6 +101,7 @@ class PredictionsView(PredictionView):
         if version is None:
             raise NotFound(f"{route.full_name} has no version or alias {body.get('version', 'production')}")
         with tenant_scope(self.organization.id):
+            check_waiting(self.organization.id)
             prediction = create_prediction(
                 organization=self.organization,
                 key=key,

@@ -1,7 +1,7 @@
 """Asynchronous predictions: the row is the job. A broker message only says where to look."""
 
 from datetime import datetime, timedelta
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from django.db import models
@@ -78,7 +78,7 @@ class Prediction(TenantModel):
     queue_us = models.BigIntegerField(default=0)
     compute_us = models.BigIntegerField(default=0)
 
-    objects = PredictionQuerySet.as_manager()
+    objects: ClassVar[Any] = PredictionQuerySet.as_manager()  # Any: the base class has a manager of another type
 
     class Meta:
         indexes: ClassVar[list[models.Index]] = [
