@@ -4,7 +4,6 @@ import os
 import time
 from uuid import UUID
 
-
 _pool: list[bytes] = []  # random parts made ahead: one system call serves 400 ids
 os.register_at_fork(after_in_child=_pool.clear)  # or parent and child would give out the same
 
