@@ -64,10 +64,11 @@ def seal_for(organization_id: UUID, plaintext: bytes, *, context: tuple[str, ...
     return seal(key, identity, plaintext, context=(organization_id.hex, *context))
 
 
-def unseal_for(organization_id: UUID, sealed: bytes, *, context: tuple[str, ...]) -> bytes:
+def unseal_for(organization_id: UUID, sealed: bytes | memoryview, *, context: tuple[str, ...]) -> bytes:
     """What `seal_for` sealed for this organization and place, under its current data key or an older one.
 
     Inside a transaction whose tenant is the organization. Raises DataKey.DoesNotExist (the key was destroyed) and Tampered.
     """
+    sealed = bytes(sealed)
     identity = sealed_under(sealed)
     return unseal(data_key(organization_id, identity), identity, sealed, context=(organization_id.hex, *context))

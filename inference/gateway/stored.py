@@ -1,6 +1,7 @@
 """Answers kept for an Idempotency-Key: sealed into the books, or, if too large for them, into a table they point to."""
 
 from datetime import timedelta
+from functools import lru_cache
 from uuid import UUID
 
 from django.db import close_old_connections
@@ -8,9 +9,10 @@ from django.utils import timezone
 
 from inference.gateway.call import Call
 from inference.predictions.models import StoredAnswer
-from inference.sealing import unseal_for, unwrapped
 from saas.lib.crypto import seal
 from saas.lib.errors import Unavailable
+from tenants.crypto import ring, unseal_for
+from tenants.principal import KeyRecord
 from tenants.scope import tenant_scope
 
 MAX_IN_BOOKS = 1 << 20  # bytes (books.md, stored answers)
@@ -26,7 +28,7 @@ class Answers:
 
     def seal(self, call: Call, packed: bytes) -> bytes:
         """What the books keep: the sealed answer, or where its row is."""
-        sealed = seal(unwrapped(call.key.data_key), call.key.data_key_id, packed, context=_place(call))
+        sealed = seal(_data_key(call.key), call.key.data_key_id, packed, context=_place(call))
         if not self.is_slow(packed):
             return sealed
         organization = UUID(hex=call.key.organization)
@@ -52,3 +54,13 @@ class Answers:
 
 def _place(call: Call) -> tuple[str, ...]:
     return (call.key.organization, "answer", call.idempotency_key or "")
+
+
+def _data_key(key: KeyRecord) -> bytes:
+    return _unwrapped(key.data_key, key.organization, key.data_key_id)
+
+
+@lru_cache(maxsize=4096)
+def _unwrapped(wrapped: bytes, organization: str, data_key_id: str) -> bytes:
+    """The data key, which must be that organization's own. Raises Tampered."""
+    return ring().unwrap(wrapped, tenant=organization, data_key_id=data_key_id)

@@ -12,9 +12,9 @@ from kombu.exceptions import OperationalError
 from inference.predictions.attempts import read_ask
 from inference.predictions.models import Prediction, Status
 from inference.routes import ModelRoute, VersionRoute
-from inference.sealing import seal_for
 from saas.lib.errors import StateConflict
 from saas.lib.ids import uuid7
+from tenants.crypto import seal_for
 from tenants.models import Organization
 from tenants.principal import KeyRecord
 

@@ -22,10 +22,10 @@ from inference.predictions.actions import cancel_prediction, create_prediction
 from inference.predictions.admission import admit, check_waiting
 from inference.predictions.models import TERMINAL, Prediction, PredictionQuerySet, Status
 from inference.routes import ModelRoute
-from inference.sealing import unseal_for
 from saas.lib.errors import ApiKeyMissing, InvalidRequest, ModelNotAllowed, NotFound, PayloadTooLarge, ValidationFailed
 from saas.lib.ids import parse_id
 from tenants.bodies import Body
+from tenants.crypto import unseal_for
 from tenants.models import CATALOG_SLUG
 from tenants.pagination import page
 from tenants.principal import KeyRecord

@@ -16,8 +16,8 @@ from inference.predictions.actions import send
 from inference.predictions.attempts import build_call
 from inference.predictions.models import MAX_ATTEMPTS, Prediction, Status, StoredAnswer
 from inference.predictions.runner import GatewayThread
-from inference.sealing import seal_for, unseal_for
 from saas.lib.errors import AppError, IdempotencyInProgress
+from tenants.crypto import seal_for, unseal_for
 from tenants.databases import as_operator
 from tenants.scope import tenant_scope
 

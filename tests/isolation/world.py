@@ -82,7 +82,7 @@ class World:
 
     def _make_prediction(self):
         from inference.predictions.models import Prediction
-        from inference.sealing import seal_for
+        from tenants.crypto import seal_for
         from tenants.scope import tenant_scope
 
         identity = uuid7()
