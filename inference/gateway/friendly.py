@@ -6,12 +6,13 @@ as `items`; numbers travel as tensors, checked here.
 
 import base64
 import binascii
+import re
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import orjson
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
@@ -25,6 +26,9 @@ from saas.lib.errors import InvalidRequest, InvalidTensor, ModelFailed, Unsuppor
 
 IMAGES, TEXTS = "image-classification", "text-classification"
 MAX_TOP = 1000
+MAX_ROWS = 10_000  # of one call
+MAX_LABELS = 100_000  # shown in one answer: rows times top
+LARGE_BYTES = 256 << 10  # a larger JSON body is decoded row by row, so that the interpreter can turn to other threads between
 MAX_DEPTH = 8
 MAX_FILES = 1000
 FORM = f"The form must hold 1 to {MAX_FILES} files named file or image, and may hold the field top"
@@ -33,6 +37,11 @@ FORM_LIMITS = {"MAX_MEMORY_FILE_SIZE": 1 << 40, "MAX_FIELDS": 8, "MAX_FIELD_SIZE
 
 class PredictRequest(Struct, forbid_unknown_fields=True):
     inputs: Any  # JSON, by task
+    top: Annotated[int, Meta(ge=1, le=MAX_TOP)] | None = None
+
+
+class LargeRequest(Struct, forbid_unknown_fields=True):
+    inputs: Raw
     top: Annotated[int, Meta(ge=1, le=MAX_TOP)] | None = None
 
 
@@ -47,6 +56,9 @@ class Predict(Struct):
 
 
 decode = msgspec.json.Decoder(PredictRequest).decode
+decode_large = msgspec.json.Decoder(LargeRequest).decode
+decode_rows = msgspec.json.Decoder(list[Raw]).decode
+holds_rows = re.compile(rb'\s*\[\s*[\[{"]').match
 
 
 def read_predict(body: bytes, content_type: str, top: str | None, route: ModelRoute, version: VersionRoute) -> Predict:
@@ -66,7 +78,19 @@ def read_predict(body: bytes, content_type: str, top: str | None, route: ModelRo
         predict.top = _top(top)
     if not predict.outputs and (version.labels or route.task != "tensor" or len(version.outputs) == 1) and version.output:
         predict.outputs = (version.output,)
+    check_rows(predict.rows)
+    shown = min(predict.top or 1, len(version.labels) or MAX_TOP)
+    if predict.rows * shown > MAX_LABELS:
+        raise InvalidRequest(f"{predict.rows} rows with {shown} labels each were asked for; at most {MAX_LABELS} are shown")
     return predict
+
+
+def check_rows(count: int) -> None:
+    """Raises InvalidRequest for more rows than one call may bring."""
+    if count > MAX_ROWS:
+        raise InvalidRequest(
+            f"{count} rows were given; this form of call takes at most {MAX_ROWS}. Send several calls, or binary tensors to /v2"
+        )
 
 
 def _top(text: str) -> int:
@@ -126,7 +150,7 @@ def _read_form(body: bytes, content_type: str) -> tuple[list[bytes | str], int |
 
 def _read_json(body: bytes, route: ModelRoute, version: VersionRoute) -> Predict:
     try:
-        request = decode(body)
+        request = decode(body) if len(body) <= LARGE_BYTES else _decode_large(body, version)
     except msgspec.ValidationError as error:
         raise InvalidRequest(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -136,16 +160,28 @@ def _read_json(body: bytes, route: ModelRoute, version: VersionRoute) -> Predict
         return _read_texts(inputs, request.top)
     if task == IMAGES and (isinstance(inputs, str) or (isinstance(inputs, list) and inputs and isinstance(inputs[0], str))):
         images = inputs if isinstance(inputs, list) else [inputs]
+        check_rows(len(images))
         decoded: list[bytes | str] = [_image(place, image) for place, image in enumerate(images)]
         return Predict(len(decoded), items=decoded, top=request.top)
     found = _read_tensors(inputs, version)
     return Predict(tensors.rows_of(found, version.inputs, has_batch=version.has_batch), inputs=found, top=request.top)
 
 
+def _decode_large(body: bytes, version: VersionRoute) -> PredictRequest:
+    """The same as `decode`; more than MAX_ROWS rows are refused before they are made. Raises what msgspec raises, too."""
+    request = decode_large(body)
+    if not version.has_batch or not holds_rows(request.inputs):
+        return PredictRequest(msgspec.json.decode(request.inputs), request.top)
+    rows = decode_rows(request.inputs)
+    check_rows(len(rows))
+    return PredictRequest([msgspec.json.decode(row) for row in rows], request.top)
+
+
 def _read_texts(inputs: Any, top: int | None) -> Predict:  # Any: JSON
     texts = [inputs] if isinstance(inputs, str) else inputs
-    if not isinstance(texts, list) or not texts:
-        raise InvalidRequest("inputs must be a text or a list of at least one text")
+    if not isinstance(texts, list):
+        raise InvalidRequest("inputs must be a text or a list of texts")
+    check_rows(len(texts))
     for place, text in enumerate(texts):
         if type(text) is not str:
             raise InvalidTensor(f"inputs[{place}] must be a text, not {tensors.kind(text)}")
@@ -193,6 +229,7 @@ def _rows(inputs: Any, version: VersionRoute) -> Any:  # Any: JSON
         inputs = [inputs]
     if not features or not isinstance(inputs, list) or not any(type(row) is dict for row in inputs):
         return inputs
+    check_rows(len(inputs))
     rows = []
     for place, row in enumerate(inputs):
         if type(row) is not dict:
@@ -218,8 +255,11 @@ def _tensor(spec: TensorSpec, data: Any, version: VersionRoute) -> Tensor:  # An
         inner = inner[0] if inner else None
     if shape and shape[-1] == 0 and len(shape) == 1 and version.has_batch:
         shape = [0, *(0 if dimension == -1 else dimension for dimension in spec.shape[1:])]
+    fitted = _fitted(shape, spec, version)
+    if version.has_batch and fitted:
+        check_rows(fitted[0])
     flat = tensors.flatten(spec.name, shape, data)
-    return tensors.from_json(spec, spec.datatype, _fitted(shape, spec, version), flat, may_hold_bools=True)
+    return tensors.from_json(spec, spec.datatype, fitted, flat, may_hold_bools=True)
 
 
 def _fitted(shape: list[int], spec: TensorSpec, version: VersionRoute) -> list[int]:

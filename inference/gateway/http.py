@@ -1,7 +1,7 @@
 """The gateway's HTTP, whichever way a request came: from the protocol at once (saas/server.py) or through ASGI (saas/asgi.py).
 
 A hot request falls straight down: head → key → model → tensors → `Gateway.submit`, and its answer comes back by callback, all
-without a task. Only what memory does not know, compressed bodies and the metadata routes take a task.
+without a task. Only what memory does not know, compressed or large bodies and the metadata routes take a task.
 """
 
 import asyncio
@@ -35,6 +35,7 @@ METADATA_SCOPE = "models:read"
 LOOKUP_SECONDS = 10.0  # for a key or model that memory does not know
 JSON_LINE = b"content-type: application/json\r\n"
 PROBLEM_LINE = b"content-type: application/problem+json\r\n"
+LARGE_JSON = 256 << 10  # bytes from which a body is read in a thread: a millisecond's work for the loop
 CLIENT_CLOSED = 499  # never sent: nginx' status for a client that left, in the log and the metrics
 
 
@@ -180,17 +181,20 @@ class Front:
         exchange.key = key
         target = exchange.target
         route = self.gateway.route(key, target.owner, target.name) if key else None
-        if route is None or b"content-encoding" in exchange.headers:
+        if route is None or b"content-encoding" in exchange.headers or is_large(exchange):
             exchange.task = asyncio.ensure_future(self._later(exchange, self._looked_up))
         else:
-            self._submit(exchange, route)
+            self._submit(exchange, self._read(exchange, route))
 
     async def _looked_up(self, exchange: Exchange) -> None:
         route = await self._route(exchange, "predictions:write")
+        loop = asyncio.get_running_loop()
         if encoding := exchange.headers.get(b"content-encoding"):
-            loop = asyncio.get_running_loop()
             exchange.body = await loop.run_in_executor(None, expand, exchange.body, encoding, self.body_max)
-        self._submit(exchange, route)
+        if is_large(exchange):
+            self._submit(exchange, await loop.run_in_executor(None, self._read, exchange, route))
+        else:
+            self._submit(exchange, self._read(exchange, route))
 
     async def _key(self, exchange: Exchange) -> KeyRecord:
         presented = headers.presented_key(exchange.headers)
@@ -202,8 +206,11 @@ class Front:
         route = self.gateway.route(key, target.owner, target.name, scope=scope)
         return route or await self.gateway.fetch_route(key, target.owner, target.name, scope=scope)
 
-    def _submit(self, exchange: Exchange, route: ModelRoute) -> None:
-        """Read the body against the version's signature and hand the call to the gateway. Raises what a dialect raises."""
+    def _read(self, exchange: Exchange, route: ModelRoute) -> Call:
+        """The call that the body asks for, checked against the version's signature. Raises what a dialect raises.
+
+        A large body is read in a thread: nothing here touches the loop.
+        """
         found, target = exchange.headers, exchange.target
         exchange.route = route
         exchange.version = version = callable_version(route, target)
@@ -219,7 +226,7 @@ class Front:
             top = ask.top or 1
         assert exchange.key is not None
         exchange.ask = ask
-        exchange.call = Call(
+        return Call(
             key=exchange.key,
             route=route,
             version=version,
@@ -237,8 +244,11 @@ class Front:
             idempotency_key=idempotency_key,
             fingerprint=fingerprint(exchange) if idempotency_key is not None else b"",
         )
+
+    def _submit(self, exchange: Exchange, call: Call) -> None:
+        exchange.call = call
         exchange.body = b""  # the tensors hold their own copy
-        self.gateway.submit(exchange.call)
+        self.gateway.submit(call)
 
     # --- out
 
@@ -386,6 +396,15 @@ def callable_version(route: ModelRoute, target: Target) -> VersionRoute:
     if version.state != "ready":
         raise errors.StateConflict(f"Version {version.number} of {route.full_name} is {version.state}, not ready")
     return version
+
+
+def is_large(exchange: Exchange) -> bool:
+    """Whether reading the body takes so long that the loop must not wait for it. Binary tensors are not read, only cut."""
+    size = len(exchange.body)
+    if size > LARGE_JSON and exchange.target.kind == "infer":
+        head = exchange.headers.get(b"inference-header-content-length", b"")
+        return not head.isdigit() or len(head) > 9 or int(head) > LARGE_JSON
+    return size > LARGE_JSON
 
 
 def fingerprint(exchange: Exchange) -> bytes:

@@ -35,6 +35,8 @@ CATALOG = "catalog"  # slug of the organization that owns the public models
 STOP_BOOKS_WITHIN = 5.0  # seconds that a stop waits for acknowledged closes
 ACCOUNT_WAIT = 2.0  # seconds that a call waits for its account to be rebuilt
 ACCOUNT_RETRY = 0.03
+LARGE_REPLY = 256 << 10  # bytes of outputs from which an answer is rendered in a thread; below, the hop costs more
+MANY_LABELS = 1000  # the same, for labels
 MS_PER_HOUR = 3_600_000
 MAX_PUSHES = 2  # a call is pushed again once if its worker dies, so that a poisonous one cannot kill them all
 CLAIM_KEEP = 48 * 3600  # seconds that an answer can be replayed (books.md)
@@ -274,16 +276,26 @@ class Gateway:
             self._fail(call, errors.Unavailable("The books did not confirm in time; nothing was charged", retry_after=1))
             return
         assert call.reply is not None
+        if is_large(call.reply):
+            rendering = self._loop.run_in_executor(None, rendered_or_error, call, call.reply)
+            rendering.add_done_callback(lambda done: self._rendered(call, done))
+        else:
+            self._close(call, rendered_or_error(call, call.reply))
+
+    def _rendered(self, call: Call, rendering: "asyncio.Future[Rendered | AppError]") -> None:
+        """A thread has rendered the answer. Meanwhile the call may have failed: its deadline, its client, its session."""
+        if call.is_ended:
+            return
+        if self.books.may_answer():
+            self._close(call, rendering.result())
+        else:
+            self._fail(call, errors.Unavailable("The books did not confirm in time; nothing was charged", retry_after=1))
+
+    def _close(self, call: Call, rendered: Rendered | AppError) -> None:
+        if isinstance(rendered, AppError):
+            self._fail(call, rendered)
+            return
         assert call.open_call is not None
-        try:
-            rendered = call.render(call, call.reply)
-        except AppError as error:
-            self._fail(call, error)
-            return
-        except Exception:  # a fault of ours: the caller is told so and not charged
-            log.exception("the answer of call %s could not be rendered", call.id)
-            self._fail(call, errors.InternalError())
-            return
         call.bytes_out = len(rendered.body)
         if call.idempotency_key is None:
             self._end(call, rendered)
@@ -425,6 +437,24 @@ class Gateway:
             if call.is_admitted and call.reply is None and call.pushed < before and call.attempts < MAX_PUSHES:
                 call.attempts += 1
                 self.lanes.repush(call)
+
+
+def is_large(reply: Reply) -> bool:
+    """Whether rendering takes so long that the loop must not wait for it."""
+    if reply.predictions:
+        return len(reply.predictions) * len(reply.predictions[0]) > MANY_LABELS
+    return sum([len(output[3]) for output in reply.outputs or ()]) > LARGE_REPLY
+
+
+def rendered_or_error(call: Call, reply: Reply) -> Rendered | AppError:
+    """The call's answer; a fault of ours is logged and told as one."""
+    try:
+        return call.render(call, reply)
+    except AppError as error:
+        return error
+    except Exception:
+        log.exception("the answer of call %s could not be rendered", call.id)
+        return errors.InternalError()
 
 
 @lru_cache(maxsize=8)

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from inference.gateway import friendly
 from saas.lib import errors
-from tests.saas.serving import tensor, wait_for
+from tests.saas.serving import Served, model_route, tensor, version_route, wait_for
 
 pytestmark = pytest.mark.no_servers
 
@@ -118,7 +119,10 @@ BAD = {
     "empty image": ("photos", {"inputs": [""]}, {}, 400, "invalid_tensor"),
     "number among images": ("photos", {"inputs": ["aGk=", 3]}, {}, 400, "invalid_tensor"),
     "number as text": ("texts", {"inputs": ["a", 3]}, {}, 400, "invalid_tensor"),
-    "no texts": ("texts", {"inputs": []}, {}, 400, "invalid_request"),
+    "no list of texts": ("texts", {"inputs": {}}, {}, 400, "invalid_tensor"),
+    "too many rows": ("flowers", {"inputs": [[1, 2, 3]] * 10_001}, {}, 400, "invalid_request"),
+    "too many rows with names": ("two", {"inputs": {"a": [[1, 2]] * 10_001, "b": [1] * 10_001}}, {}, 400, "invalid_request"),
+    "too many texts": ("texts", {"inputs": ["a"] * 10_001}, {}, 400, "invalid_request"),
     "image for a text model": ("texts", PNG, {"Content-Type": "image/png"}, 400, "invalid_request"),
     "form for a model of rows": ("flowers", *form(("file", "a", b"x")), 400, "invalid_request"),
     "form without file": ("photos", *form(("top", None, b"1")), 400, "invalid_request"),
@@ -225,3 +229,45 @@ def test_metrics_count_requests(served):
     assert 'http_requests_total{code="",method="POST"' in text
     assert 'http_request_duration_seconds_bucket{le="+Inf"' in text
     assert "maas_rows_total" in text
+
+
+@pytest.fixture(scope="module")
+def spacious():
+    with Served(body_max=4 << 20) as served:
+        yield served
+
+
+@pytest.mark.parametrize("row", [lambda n: [1, 2, n + 3], lambda n: {"b": n + 3, "r": 1, "g": 2}])
+def test_a_large_body_is_read_in_pieces_with_the_same_answer(spacious, row):
+    body = json.dumps({"inputs": [row(n) for n in range(10_000)]}, indent=4).encode()
+    assert len(body) > friendly.LARGE_BYTES
+    status, _, answer = spacious.predict("flowers", body)
+    assert status == 200
+    assert answer["predictions"] == [{"label": "blue", "confidence": n + 3.0} for n in range(10_000)]
+
+
+def test_a_large_body_with_too_many_rows_names_the_limit_and_the_way_out(spacious):
+    for model, inputs in (("flowers", [[1, 2, 3]] * 100_000), ("two", {"a": [[1, 2]] * 100_000, "b": [1] * 100_000})):
+        status, _, answer = spacious.predict(model, {"inputs": inputs})
+        assert (status, answer["code"]) == (400, "invalid_request")
+        assert "10000" in answer["detail"]
+        assert "/v2" in answer["detail"]
+
+
+def test_a_large_body_that_is_no_request_is_a_problem(spacious):
+    for body in (b'{"inputs": [' + b"[1, 2, 3]," * 50_000, b'{"inputs": ' + b" " * 300_000 + b"[[1, 2, NaN]]}", b"[" * 400_000):
+        assert spacious.predict("flowers", body)[2]["code"] == "invalid_request"
+
+
+def test_one_large_row_of_numbers_is_one_row(spacious):
+    assert len(spacious.predict("dynamic", {"inputs": [[0.5] * 120_000]})[2]["predictions"][0]) == 120_000
+    assert len(spacious.predict("dynamic", {"inputs": [0.5] * 120_000})[2]["predictions"][0]) == 120_000
+
+
+def test_so_many_labels_are_not_shown(spacious):
+    spacious.gateway.models["wide"] = model_route(
+        "wide", version_route([("x", "FP32", [-1, 1])], [("s", "FP32", [-1, 1])], labels=[f"{n}" for n in range(1000)])
+    )
+    status, _, answer = spacious.predict("wide", {"inputs": [[1]] * 101, "top": 1000})
+    assert (status, answer["code"]) == (400, "invalid_request")
+    assert "100000" in answer["detail"]

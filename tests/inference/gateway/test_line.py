@@ -286,3 +286,87 @@ async def test_a_call_that_is_lost_while_its_answer_is_stored_gets_no_answer_and
 
     assert (await outcome).status == 503
     assert desk.records() == []
+
+
+class Rendering:
+    """A `render` that a test holds up; a large reply is rendered beside the loop, which meanwhile goes on."""
+
+    def __init__(self):
+        self.began, self.may_end, self.thread = threading.Event(), threading.Event(), None
+
+    def __call__(self, call, reply):
+        self.thread = threading.get_ident()
+        self.began.set()
+        assert self.may_end.wait(10)
+        return Rendered(200, [], b"large")
+
+
+LARGE = [("y", "UINT8", [300_000], bytes(300_000))]
+
+
+@pytest.fixture
+def rendering():
+    rendering = Rendering()
+    yield rendering
+    rendering.may_end.set()
+
+
+async def test_a_large_answer_is_rendered_beside_the_loop_and_charged_once(desk, rendering):
+    call, outcome = desk.ask(render=rendering)
+    await desk.reply(await desk.take(), outputs=LARGE)
+    await desk.until(rendering.began.is_set)
+    assert not call.is_ended
+    rendering.may_end.set()
+
+    assert (await outcome).body == b"large"
+    assert rendering.thread != threading.get_ident()
+    await desk.until(lambda: len(desk.records()) == 1)
+    assert desk.calls_this_month() == 1
+
+
+@pytest.mark.parametrize("end", ["deadline", "lost", "cancel", "abandon", "stop"])
+async def test_a_call_that_ends_while_its_answer_is_rendered_is_told_so_once_and_costs_nothing(desk, rendering, end):
+    call, outcome = desk.ask(render=rendering, timeout=1.0 if end == "deadline" else 10.0)
+    await desk.reply(await desk.take(), outputs=LARGE)
+    await desk.until(rendering.began.is_set)
+    if end == "lost":
+        call.open_call.on_open("lost", None)  # as Books does when a reaper took the session
+    elif end == "cancel":
+        desk.gateway.cancel(call)
+    elif end == "abandon":
+        desk.gateway.abandon(call)
+    elif end == "stop":
+        await desk.gateway.stop(0)
+    await desk.until(lambda: call.is_ended)
+    rendering.may_end.set()
+
+    if end != "abandon":
+        assert (await outcome).code == {"deadline": "deadline_exceeded", "cancel": "state_conflict"}.get(end, "unavailable")
+    await asyncio.to_thread(int)  # the thread pool's later work: the rendering's callback has been called by then
+    assert desk.records() == []
+    if end != "lost":  # what was opened is taken back by the reaper itself
+        await desk.until(lambda: desk.calls_this_month() == 0)
+    assert not desk.gateway.calls
+
+
+async def test_an_answer_that_cannot_be_rendered_beside_the_loop_costs_nothing(desk):
+    def refuse(call, reply):
+        raise RuntimeError("a fault of ours")
+
+    _, outcome = desk.ask(render=refuse)
+    await desk.reply(await desk.take(), outputs=LARGE)
+
+    assert (await outcome).code == "internal_error"
+    await desk.until(lambda: desk.calls_this_month() == 0)
+    assert desk.records() == []
+
+
+async def test_a_large_keyed_answer_is_stored_and_replayed(desk, rendering):
+    rendering.may_end.set()
+    _, first = desk.ask(render=rendering, idempotency_key="large", fingerprint=b"f" * 32)
+    await desk.reply(await desk.take(), outputs=LARGE)
+    assert (await first).body == b"large"
+    _, again = desk.ask(idempotency_key="large", fingerprint=b"f" * 32)
+
+    assert (await again).body == b"large"
+    assert desk.calls_this_month() == 1
