@@ -5,12 +5,21 @@ A wrong value stops the start with its name and reason; with DEBUG=0 a missing s
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from saas.lib.crypto import KeyRing, parse_versions
 
 ROOT = Path(__file__).resolve().parent.parent
 INSECURE = "insecure-for-development-only"
+INSECURE_SECRETS = {
+    "secret_key": INSECURE * 2,
+    "key_peppers": f"1:{INSECURE}",
+    "kek": "1:aW5zZWN1cmUtZm9yLWRldmVsb3BtZW50LW9ubHktMzI=",
+}
+MIN_SECRET_KEY, MIN_PEPPER = 32, 16  # characters
 
 
 class Config(BaseSettings):
@@ -60,6 +69,69 @@ class Config(BaseSettings):
     prediction_retention_hours: int = Field(24, ge=1, description="How long results of asynchronous predictions are kept.")
     log_format: Literal["text", "json"] = Field("json", description="Form of log lines.")
 
+    # Values may hold passwords, so that no message quotes one. Empty means the default, which is checked elsewhere.
+
+    @field_validator("database_url", "database_owner_url", "database_metering_url", "database_ops_url")
+    @classmethod
+    def is_postgresql(cls, url: str) -> str:
+        if url and not _split(url, "postgresql", "postgres").path.strip("/"):
+            raise ValueError("it names no database: postgresql://user:password@host:port/database")
+        return url
+
+    @field_validator("state_url", "lanes_url")
+    @classmethod
+    def is_valkey(cls, url: str) -> str:
+        if url:
+            parts = _split(url, "unix", "redis", "rediss")
+            if not (parts.path if parts.scheme == "unix" else parts.hostname):
+                raise ValueError("it names no server: redis://host:port/0, rediss://… or unix:///path")
+        return url
+
+    @field_validator("base_url", "s3_endpoint")
+    @classmethod
+    def is_http(cls, url: str) -> str:
+        return _with_host(url, "http", "https")
+
+    @field_validator("artifacts_url")
+    @classmethod
+    def is_bucket(cls, url: str) -> str:
+        return _with_host(url, "s3")
+
+    @field_validator("email_url")
+    @classmethod
+    def is_mail_server(cls, url: str) -> str:
+        return _with_host(url, "smtp", "smtps")
+
+    @field_validator("secret_key")
+    @classmethod
+    def is_long(cls, secret: SecretStr) -> SecretStr:
+        if 0 < len(secret.get_secret_value()) < MIN_SECRET_KEY:
+            raise ValueError(f"it is shorter than {MIN_SECRET_KEY} characters")
+        return secret
+
+    @field_validator("key_peppers")
+    @classmethod
+    def are_peppers(cls, secret: SecretStr) -> SecretStr:
+        versions = parse_versions(secret.get_secret_value()) if secret.get_secret_value() else {}
+        short = [version for version, pepper in versions.items() if len(pepper) < MIN_PEPPER]
+        if short:
+            raise ValueError(f"version {short[0]} is shorter than {MIN_PEPPER} characters")
+        return secret
+
+    @field_validator("kek")
+    @classmethod
+    def are_keys(cls, secret: SecretStr) -> SecretStr:
+        if secret.get_secret_value():
+            KeyRing.parse(secret.get_secret_value())
+        return secret
+
+    @field_validator("metrics_token")
+    @classmethod
+    def fits_a_header(cls, secret: SecretStr) -> SecretStr:
+        if not all("!" <= character <= "~" for character in secret.get_secret_value()):
+            raise ValueError("it may only hold printable ASCII characters without spaces")
+        return secret
+
     @model_validator(mode="after")
     def secrets_are_there(self) -> "Config":
         """With DEBUG=0 each secret must be given; with DEBUG=1 a fixed insecure one fills the gap."""
@@ -67,7 +139,7 @@ class Config(BaseSettings):
             if not getattr(self, name).get_secret_value():
                 if not self.debug:
                     raise ValueError(f"{name.upper()} is missing and DEBUG is 0: set it, or start with `make run`")
-                setattr(self, name, SecretStr(_INSECURE_DEFAULTS[name]))
+                setattr(self, name, SecretStr(INSECURE_SECRETS[name]))
         if not self.base_url:
             self.base_url = f"http://127.0.0.1:{self.port}"
         return self
@@ -79,8 +151,22 @@ def describe(error: ValidationError) -> str:
     return "The environment is not usable:\n" + "\n".join(lines)
 
 
-_INSECURE_DEFAULTS = {
-    "secret_key": INSECURE * 2,
-    "key_peppers": f"1:{INSECURE}",
-    "kek": "1:aW5zZWN1cmUtZm9yLWRldmVsb3BtZW50LW9ubHktMzI=",
-}
+def _split(url: str, *schemes: str) -> SplitResult:
+    """The parts of an address with one of `schemes` and, if any, a valid port. Raises ValueError without quoting it."""
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.port is None or parts.port > 0
+    except ValueError:  # its text may hold a piece of a password
+        is_whole = False
+    if not is_whole:
+        raise ValueError("it is not an address: are the special characters of its password percent-encoded?")
+    if parts.scheme not in schemes:
+        raise ValueError(f"it must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    return parts
+
+
+def _with_host(url: str, *schemes: str) -> str:
+    """`url`, which is empty or an address with one of `schemes` and a host. Raises ValueError without quoting it."""
+    if url and not _split(url, *schemes).hostname:
+        raise ValueError(f"it names no host after {schemes[0]}://")
+    return url

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from saas.config import Config, describe
+from saas.config import INSECURE_SECRETS, Config, describe
 from saas.local.control import ask, control_path
 from saas.local.environment import UnusableEnvironment
 from saas.local.home import HomeError, claim
@@ -20,16 +20,15 @@ from saas.local.processes import end_leftovers
 from saas.local.servers import embedded_servers
 from saas.local.supervisor import CannotStart, Supervisor, lock_or_refuse
 
-SECRETS = ("secret_key", "key_peppers", "kek")  # without them in the environment they are made and kept
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m saas.local", description=__doc__)
     parser.add_argument("command", choices=("run", "restart", "status", "stop", "reset"))
     command = parser.parse_args().command
     try:
-        made: Any = {name: "made at the start" for name in SECRETS if not os.environ.get(name.upper())}  # Any: fields of Config
-        config = Config(**made)
+        # Secrets that are not given are made at the start, and kept; these only stand in for them here.
+        absent: Any = {name: value for name, value in INSECURE_SECRETS.items() if not os.environ.get(name.upper())}  # fields
+        config = Config(**absent)
     except ValidationError as error:
         sys.exit(describe(error))
     if command in ("restart", "status", "stop"):

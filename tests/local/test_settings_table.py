@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 
-from saas.config import ROOT, Config
+from saas.config import INSECURE_SECRETS, ROOT, Config, describe
 
 pytestmark = pytest.mark.no_servers
 
@@ -51,3 +52,79 @@ def test_without_debug_a_missing_secret_stops_the_start(name):
 
     assert done.returncode == 1
     assert f"{name} is missing" in done.stderr
+
+
+URLS = {
+    "DATABASE_URL": ["mysql://u:hidden@h/db", "hidden", "postgresql://u:hidden@h", "postgresql://u:a:hidden/x@h/db"],
+    "DATABASE_OWNER_URL": ["redis://:hidden@h/0"],
+    "DATABASE_METERING_URL": ["postgresql://u:hidden@h:99999/db"],
+    "DATABASE_OPS_URL": ["postgresql://u:hidden@[h/db"],
+    "STATE_URL": ["http://:hidden@h", "unix://", "redis:///hidden", "h:6379/hidden"],
+    "LANES_URL": ["memcached://hidden", "rediss://:hid/hidden@h:1"],
+    "ARTIFACTS_URL": ["/srv/hidden", "s3://", "https://hidden/prefix"],
+    "EMAIL_URL": ["http://u:hidden@h", "smtp://", "smtps://u:hidden@"],
+    "BASE_URL": ["hidden.example", "ftp://hidden", "https://", "https:///hidden"],
+    "S3_ENDPOINT": ["hidden:9000", "s3://hidden", "http://"],
+}
+SECRETS = {
+    "SECRET_KEY": ["hidden"],
+    "KEY_PEPPERS": ["hidden", "1:hidden", "1:" + "hidden" * 5 + ",2:hidden", "x:" + "hidden" * 5, "1:" + "hidden" * 5 + ",1:x"],
+    "KEK": ["hidden", "1:hidden", "1:aGlkZGVu", "1:!!hidden"],
+    "METRICS_TOKEN": ["hidden token", "hidden\n", "hiddén", "hidden\x7f"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in (URLS | SECRETS).items() for value in values])
+def test_a_wrong_address_or_secret_is_refused_by_its_name_and_never_quoted(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ValidationError) as refused:
+        Config()
+
+    assert f"  {name}: " in describe(refused.value)
+    assert "hidden" not in describe(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://maas_app:p%40ss@/maas?host=%2Frun%2Fsockets"),
+        ("DATABASE_URL", "postgres://maas_app:word@db.example:5432/maas"),
+        ("STATE_URL", "unix:///run/state.sock"),
+        ("LANES_URL", "rediss://:word@[::1]:6379/0"),
+        ("ARTIFACTS_URL", "s3://bucket/prefix"),
+        ("EMAIL_URL", "smtp://user:word@mail.example:587"),
+        ("BASE_URL", "https://models.example"),
+        ("S3_ENDPOINT", "http://storage:9000"),
+        ("SECRET_KEY", "s" * 32),
+        ("KEY_PEPPERS", "1:" + "p" * 16 + ", 2:" + "q" * 16),
+        ("KEK", INSECURE_SECRETS["kek"]),
+        ("METRICS_TOKEN", "a+B/9=._~-"),
+    ],
+)
+def test_a_right_address_or_secret_is_taken(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+
+    taken = getattr(Config(), name.lower())
+
+    assert getattr(taken, "get_secret_value", lambda: taken)() == value
+
+
+@pytest.mark.parametrize("name", INSECURE_SECRETS)
+def test_the_insecure_defaults_would_be_taken_from_the_environment(monkeypatch, name):
+    monkeypatch.setenv(name.upper(), INSECURE_SECRETS[name])
+
+    assert getattr(Config(), name).get_secret_value() == INSECURE_SECRETS[name]
+
+
+def test_make_run_refuses_a_wrong_secret_before_it_makes_anything(tmp_path):
+    data = tmp_path / "data"
+    environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(data), "KEY_PEPPERS": "1:hidden"}
+    command = [sys.executable, "-m", "saas.local", "run"]
+
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "KEY_PEPPERS: Value error, version 1 is shorter" in done.stderr
+    assert "hidden" not in done.stderr + done.stdout
+    assert not data.exists()
