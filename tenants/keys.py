@@ -61,10 +61,24 @@ def parse(presented: str) -> str | None:
 
 def verify(record: KeyRecord, presented: str) -> None:
     """Raise ApiKeyInvalid, without a reason, unless `presented` is the whole key behind `record`, active and not expired."""
-    pepper = peppers().get(record.pepper_version)
-    is_right = hmac.compare_digest(record.hash if pepper else _NO_HASH, _hash(presented, pepper or b""))
-    if not is_right or not record.is_active or (record.expires_at is not None and record.expires_at <= time.time()):
+    if (
+        not matches(record, presented)
+        or not record.is_active
+        or (record.expires_at is not None and record.expires_at <= time.time())
+    ):
         raise ApiKeyInvalid
+
+
+def matches(record: KeyRecord, presented: str) -> bool:
+    """Whether `presented` is the whole key behind `record`, by a pepper of this process. In the same time for any answer."""
+    pepper = peppers().get(record.pepper_version)
+    return hmac.compare_digest(record.hash if pepper else _NO_HASH, _hash(presented, pepper or b""))
+
+
+def missing_peppers() -> list[int]:
+    """Versions of peppers that this process lacks and active keys of any organization need. As the operator."""
+    active = ApiKey.objects.filter(revoked_at=None).exclude(expires_at__lte=timezone.now())
+    return sorted(set(active.values_list("pepper_version", flat=True).distinct()) - peppers().keys())
 
 
 def verify_nothing(presented: str) -> None:

@@ -33,6 +33,7 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "saas.settings")
     django.setup()
     migrate()
+    refuse_missing_peppers()
     publish_catalogue()
     if "--demo" in sys.argv[1:]:
         make_demo(settings.CONFIG.data_dir / "demo.json")
@@ -45,6 +46,18 @@ def migrate() -> None:
     if plan:
         print(f"creating tables: {len(plan)} migrations")
         call_command("migrate", database="owner", verbosity=0)
+
+
+def refuse_missing_peppers() -> None:
+    """Active keys that no pepper of this start can check end it: nobody could use them, and nothing would say why."""
+    from tenants.databases import as_operator
+    from tenants.keys import missing_peppers
+
+    with as_operator():
+        missing = missing_peppers()
+    if missing:
+        versions = ", ".join(map(str, missing))
+        sys.exit(f"KEY_PEPPERS does not contain version {versions}, which active API keys need; restore it, or `make reset`")
 
 
 def publish_catalogue() -> None:
@@ -144,15 +157,23 @@ def _api_key(known: str) -> str:
 
 
 def _is_good(presented: str, organization: str) -> bool:
-    """Whether the key would be accepted, for the organization with this id (hexadecimal)."""
+    """Whether the key would be accepted, for the organization with this id (hexadecimal).
+
+    One that was made under another pepper of the same version ends the start: all other keys would be refused as well.
+    """
     from saas.lib.errors import ApiKeyInvalid
-    from tenants.keys import load_key, parse, verify
+    from tenants.keys import load_key, matches, parse, verify
     from tenants.principal import unpack_key
 
     packed = load_key(parse(presented) or "")
     if packed is None:
         return False
     record = unpack_key(packed)
+    if not matches(record, presented):
+        sys.exit(
+            f"KEY_PEPPERS does not contain the version {record.pepper_version} that the demo key was made with, but another "
+            "secret of that number; restore it, or `make reset`"
+        )
     try:
         verify(record, presented)
     except ApiKeyInvalid:
