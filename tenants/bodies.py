@@ -1,11 +1,38 @@
 """Base of request bodies: unknown fields are refused, texts can be stored, every complaint names its field."""
 
-from typing import Any
+import io
+from collections.abc import Mapping
+from typing import IO, Any
 
 from rest_framework import serializers
+from rest_framework.parsers import BaseParser, JSONParser
 
-from saas.lib.errors import InvalidRequest
+from saas.lib.errors import InvalidRequest, PayloadTooLarge
 from saas.lib.ids import shown
+
+
+class JSONBodyParser(BaseParser):
+    """DRF's parser with a limit: a larger body is refused before it is read. Raises PayloadTooLarge.
+
+    It is not a JSONParser itself, because DRF reads the whole body before it asks one.
+    """
+
+    media_type = JSONParser.media_type
+    max_bytes: int = 1 << 20
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:  # Any: JSON, and as DRF declares it
+        context = parser_context or {}
+        declared = int(context["request"].META.get("CONTENT_LENGTH") or 0)
+        body = b"" if declared > self.max_bytes else stream.read(self.max_bytes + 1)
+        if max(declared, len(body)) > self.max_bytes:
+            raise PayloadTooLarge(f"The body may have {self.max_bytes} bytes at most")
+        self.received(body, context)
+        return JSONParser().parse(io.BytesIO(body), media_type, context)
+
+    def received(self, body: bytes, context: Mapping[str, Any]) -> None:  # Any: DRF's context
+        """For a view that needs the bytes as they came."""
 
 
 class Body(serializers.Serializer[Any]):  # Any: bodies are not bound to a model
@@ -28,6 +55,9 @@ class Body(serializers.Serializer[Any]):  # Any: bodies are not bound to a model
             broken = [name for name, value in data.items() if not _is_storable(value)]
             if broken:
                 raise serializers.ValidationError({name: ["Not valid Unicode text."] for name in broken})
+            numbers = [name for name, value in data.items() if not _is_text(self.fields[name], value)]
+            if numbers:
+                raise serializers.ValidationError({name: ["Not a valid string."] for name in numbers})
         return super().to_internal_value(data)
 
 
@@ -36,6 +66,13 @@ def _is_storable(value: Any) -> bool:  # Any: JSON
     if isinstance(value, list):
         return all(map(_is_storable, value))
     return not isinstance(value, str) or _printable(value) == value
+
+
+def _is_text(field: serializers.Field[Any, Any, Any, Any], value: Any) -> bool:  # Any: of what the field is, JSON
+    """False for a number where `field` takes a text: DRF would make "5" of it. Everything else is left to the field."""
+    if isinstance(field, serializers.ListField) and isinstance(value, list):
+        return all(_is_text(field.child, each) for each in value)
+    return not isinstance(field, serializers.CharField) or not isinstance(value, int | float)
 
 
 def _printable(text: str) -> str:
