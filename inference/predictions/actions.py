@@ -5,14 +5,14 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from inference.predictions.attempts import read_ask
 from inference.predictions.models import Prediction, Status
 from inference.routes import ModelRoute, VersionRoute
-from saas.lib.errors import StateConflict
+from saas.lib.errors import IdempotencyKeyReused, StateConflict
 from saas.lib.ids import uuid7
 from tenants.crypto import seal_for
 from tenants.models import Organization
@@ -32,16 +32,20 @@ def create_prediction(
     timeout: float,
     retention: timedelta,
     request_id: str,
-) -> Prediction:
+    idempotency_key: str | None = None,
+    fingerprint: bytes = b"",
+) -> tuple[Prediction, bool]:
     """Accept a prediction: it is stored, its input sealed, and sent to a worker once the transaction is committed.
 
-    `body` is the JSON that the endpoint takes; it is checked here, so that bad input is refused at once.
+    `body` is the JSON that the endpoint takes; it is checked here, so that bad input is refused at once. Returns whether it
+    is new: of requests with one idempotency key the first to be stored wins, the others get its prediction. Raises
+    IdempotencyKeyReused if that one's fingerprint is another.
     """
     if version.state != "ready":
         raise StateConflict(f"Version {version.number} of {route.full_name} is {version.state}, not ready")
     read_ask(endpoint, body, route, version)
     identity = uuid7()
-    prediction = Prediction.objects.create(
+    prediction = Prediction(
         id=identity,
         organization=organization,
         key_public_id=key.public_id,
@@ -56,9 +60,29 @@ def create_prediction(
         timeout=timeout,
         request_id=request_id,
         expires_at=timezone.now() + retention,
+        idempotency_key=idempotency_key,
+        fingerprint=fingerprint if idempotency_key is not None else None,
     )
+    try:
+        with transaction.atomic():
+            prediction.save(force_insert=True)
+    except IntegrityError:
+        winner = find_keyed(organization, idempotency_key, fingerprint)
+        if winner is None:
+            raise
+        return winner, False
     transaction.on_commit(partial(send, prediction))
-    return prediction
+    return prediction, True
+
+
+def find_keyed(organization: Organization, idempotency_key: str | None, fingerprint: bytes) -> Prediction | None:
+    """The prediction that an earlier request with this key made. Raises IdempotencyKeyReused if it was another request."""
+    if idempotency_key is None:
+        return None
+    found: Prediction | None = Prediction.objects.of(organization).filter(idempotency_key=idempotency_key).first()
+    if found is not None and bytes(found.fingerprint or b"") != fingerprint:
+        raise IdempotencyKeyReused()
+    return found
 
 
 def send(prediction: Prediction) -> None:

@@ -5,6 +5,8 @@ The rate is taken from the same buckets. The month's calls are only looked at: t
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from uuid import UUID
@@ -30,11 +32,11 @@ def lanes() -> "redis.Redis":
     return sync_client(settings.CONFIG.lanes_url, timeout=2.0)
 
 
-def admit(key: KeyRecord) -> None:
-    """Take one request from the limits of the key and its organization. Raises RateLimited, QuotaExceeded, Unavailable."""
+@contextmanager
+def _needing_servers() -> Iterator[None]:
+    """Turns an outage into Unavailable."""
     try:
-        _take_token(key)
-        _look_at_quota(key)
+        yield
     except redis.RedisError as error:
         raise Unavailable("The platform cannot take predictions right now; try again soon", retry_after=1) from error
 
@@ -46,7 +48,9 @@ def check_waiting(organization_id: UUID) -> None:
         raise ConcurrencyLimited(f"{MAX_WAITING} predictions wait already", retry_after=5, source="organization")
 
 
-def _take_token(key: KeyRecord) -> None:
+@_needing_servers()
+def take_token(key: KeyRecord) -> None:
+    """Take one request from the limits of the key and its organization. Raises RateLimited, Unavailable."""
     mine, all_ = key.limits, key.organization_limits
     buckets = [f"bucket:{key.id}", f"bucket:{key.organization}"]
     refused, wait_ms = TAKE.run_sync(lanes(), buckets, [mine.rate, mine.burst, all_.rate, all_.burst])
@@ -57,7 +61,9 @@ def _take_token(key: KeyRecord) -> None:
         raise RateLimited(f"The {source}'s limit is {limits.rate:g} requests per second", retry_after=wait, source=source)
 
 
-def _look_at_quota(key: KeyRecord) -> None:
+@_needing_servers()
+def check_quota(key: KeyRecord) -> None:
+    """Raise QuotaExceeded if the month's calls are used up; Unavailable."""
     account = accounts.read(key.organization) if key.is_capped else None
     if account is None:
         return  # no cap, or the account is being rebuilt: the books decide when it runs

@@ -1,8 +1,10 @@
 """/api/v1/predictions: asynchronous calls. The object and its statuses are named as in Replicate's API (`canceled`)."""
 
+import hashlib
 import re
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
@@ -18,13 +20,13 @@ from rest_framework.response import Response
 
 from inference import registry
 from inference.gateway import headers
-from inference.predictions.actions import cancel_prediction, create_prediction
-from inference.predictions.admission import admit, check_waiting
+from inference.predictions.actions import cancel_prediction, create_prediction, find_keyed
+from inference.predictions.admission import check_quota, check_waiting, take_token
 from inference.predictions.models import TERMINAL, Prediction, PredictionQuerySet, Status
 from inference.routes import ModelRoute
-from saas.lib.errors import ApiKeyMissing, InvalidRequest, ModelNotAllowed, NotFound, PayloadTooLarge, ValidationFailed
+from saas.lib.errors import ApiKeyMissing, InvalidRequest, ModelNotAllowed, NotFound, ValidationFailed
 from saas.lib.ids import parse_id
-from tenants.bodies import Body
+from tenants.bodies import Body, JSONBodyParser
 from tenants.crypto import unseal_for
 from tenants.models import CATALOG_SLUG
 from tenants.pagination import page
@@ -37,6 +39,18 @@ CANCEL_WAIT = 2.0  # seconds that a cancel waits to see whether the worker stopp
 LOOK_EVERY = 0.05  # seconds between looks at a row that somebody waits for
 WAITERS = threading.BoundedSemaphore(4)  # threads of one process that may wait; others answer at once
 WAIT = re.compile(r"(?:^|,)\s*wait(?:\s*=\s*(\d{1,5}))?\s*(?:,|$)")
+
+
+class PredictionParser(JSONBodyParser):
+    """Leaves the view the fingerprint of its request: what an Idempotency-Key stands for, as in gateways."""
+
+    @property
+    def max_bytes(self) -> int:
+        return settings.CONFIG.body_max_bytes
+
+    def received(self, body: bytes, context: Mapping[str, Any]) -> None:  # Any: DRF's context
+        request, view = context["request"], context["view"]
+        view.fingerprint = hashlib.sha256(b"\n".join((b"POST", request.get_full_path().encode(), body))).digest()
 
 
 class PredictionBody(Body):
@@ -83,26 +97,36 @@ class PredictionsView(PredictionView):
     """Create and list. Creating takes an API key: its limits and allow-list hold for the call."""
 
     required_scope: ClassVar[dict[str, str]] = {"GET": "predictions:read", "POST": "predictions:write"}
+    parser_classes = (PredictionParser,)
+    fingerprint: bytes = b""
 
-    @extend_schema(request=PredictionBody, responses={202: dict})
+    @extend_schema(request=PredictionBody, responses={200: dict, 201: dict, 202: dict})
     def post(self, request: Request) -> Response:
         key = self.access.key
         if key is None:
             raise ApiKeyMissing("Create predictions with an API key: its limits and models hold for the call")
-        body, config = PredictionBody.parse(request.data), settings.CONFIG
+        body = PredictionBody.parse(request.data)
+        idempotency_key = headers.idempotency_key(_header(request, "Idempotency-Key"))
         wait = wait_of(request.headers.get("Prefer", ""))
-        timeout = headers.timeout(_header(request, "X-Request-Timeout"), config.timeout_max, config.timeout_max)
-        admit(key)
-        packed = orjson.dumps(body["input"])
-        if len(packed) > config.body_max_bytes:
-            raise PayloadTooLarge(f"The input is larger than {config.body_max_bytes} bytes")
+        timeout_max = settings.CONFIG.timeout_max
+        timeout = headers.timeout(_header(request, "X-Request-Timeout"), timeout_max, timeout_max)
+        take_token(key)
         route = route_for(key, self.organization.id, body["model"])
+        with tenant_scope(self.organization.id):
+            earlier = find_keyed(self.organization, idempotency_key, self.fingerprint)
+        if earlier is not None:
+            return self.answer(earlier, wait, is_replay=True)
+        check_quota(key)
+        try:
+            packed = orjson.dumps(body["input"])
+        except orjson.JSONEncodeError as error:  # an integer above 64 bits, half of a surrogate pair
+            raise InvalidRequest(f"The input cannot be taken: {error}") from None
         version = route.version(body.get("version"))
         if version is None:
             raise NotFound(f"{route.full_name} has no version or alias {body.get('version', 'production')}")
         with tenant_scope(self.organization.id):
             check_waiting(self.organization.id)
-            prediction = create_prediction(
+            prediction, is_new = create_prediction(
                 organization=self.organization,
                 key=key,
                 route=route,
@@ -110,11 +134,19 @@ class PredictionsView(PredictionView):
                 endpoint=body["endpoint"],
                 body=packed,
                 timeout=timeout,
-                retention=timedelta(hours=config.prediction_retention_hours),
+                retention=timedelta(hours=settings.CONFIG.prediction_retention_hours),
                 request_id=headers.request_id(_header(request, "X-Request-Id")),
+                idempotency_key=idempotency_key,
+                fingerprint=self.fingerprint,
             )
+        return self.answer(prediction, wait, is_replay=not is_new)
+
+    def answer(self, prediction: Prediction, wait: float, *, is_replay: bool) -> Response:
+        """The prediction after at most `wait` seconds: 202 while it is not finished, then 201, or 200 for a replay."""
         result = self.waited(prediction.pk, wait)
-        return Response(result, status=201 if result["status"] in TERMINAL else 202)
+        done = 200 if is_replay else 201
+        replayed = {"Idempotent-Replayed": "true"} if is_replay else None
+        return Response(result, status=done if result["status"] in TERMINAL else 202, headers=replayed)
 
     def get(self, request: Request) -> Response:
         with tenant_scope(self.organization.id):

@@ -16,6 +16,8 @@ LEASE = timedelta(seconds=90)
 RESEND = timedelta(seconds=60)
 """A message that was not taken for so long is sent again; claiming makes a second one harmless."""
 MAX_ATTEMPTS = 3
+KEY_LIFE = timedelta(hours=48)
+"""How long an Idempotency-Key stands for its prediction: as long as gateways replay an answer."""
 
 
 class Status(models.TextChoices):
@@ -77,6 +79,9 @@ class Prediction(TenantModel):
     data_removed_at = models.DateTimeField(null=True)
     queue_us = models.BigIntegerField(default=0)
     compute_us = models.BigIntegerField(default=0)
+    # null: none was given, or it is older than KEY_LIFE
+    idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001  # the constraint lets there be many nulls
+    fingerprint = models.BinaryField(max_length=32, null=True)  # SHA-256 of the request that the key stands for
 
     objects: ClassVar[Any] = PredictionQuerySet.as_manager()  # Any: the base class has a manager of another type
 
@@ -85,9 +90,15 @@ class Prediction(TenantModel):
             models.Index(fields=["organization", "-id"], name="prediction_newest"),
             models.Index(fields=["next_try_at"], name="prediction_due", condition=Q(status__in=["starting", "processing"])),
             models.Index(fields=["expires_at"], name="prediction_expiry", condition=Q(data_removed_at__isnull=True)),
+            models.Index(fields=["created_at"], name="prediction_keyed", condition=Q(idempotency_key__isnull=False)),
         ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.CheckConstraint(condition=Q(status__in=Status.values), name="prediction_status"),
+            models.UniqueConstraint(
+                fields=["organization", "idempotency_key"],
+                name="prediction_idempotency_key",
+                condition=Q(idempotency_key__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from django.utils import timezone
 from inference.gateway.call import Call, Rendered
 from inference.predictions.actions import send
 from inference.predictions.attempts import build_call
-from inference.predictions.models import MAX_ATTEMPTS, Prediction, Status, StoredAnswer
+from inference.predictions.models import KEY_LIFE, MAX_ATTEMPTS, Prediction, Status, StoredAnswer
 from inference.predictions.runner import GatewayThread
 from saas.lib.errors import AppError, IdempotencyInProgress
 from tenants.crypto import seal_for, unseal_for
@@ -116,7 +116,7 @@ def _fail(prediction: Prediction, code: str, detail: str) -> None:
 
 @shared_task(name="inference.sweep_predictions")
 def sweep() -> None:
-    """Send again what was lost, and remove the data of what has expired."""
+    """Send again what was lost, remove the data of what has expired, forget old idempotency keys."""
     now = timezone.now()
     with as_operator():
         unsent = list(Prediction.objects.unsent(now)[:BATCH])
@@ -125,4 +125,6 @@ def sweep() -> None:
             send(prediction)
         expired = Prediction.objects.filter(expires_at__lte=now, data_removed_at=None).values("pk")[:BATCH]
         Prediction.objects.filter(pk__in=expired).update(input=None, output=None, data_removed_at=now)
+        keyed = Prediction.objects.filter(idempotency_key__isnull=False, created_at__lte=now - KEY_LIFE).values("pk")[:BATCH]
+        Prediction.objects.filter(pk__in=keyed).update(idempotency_key=None, fingerprint=None)
         StoredAnswer.objects.filter(expires_at__lte=now).delete()

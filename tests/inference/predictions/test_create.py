@@ -1,0 +1,152 @@
+"""POST /api/v1/predictions: what an Idempotency-Key does there, and what is refused. Nothing runs: there is no worker."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from inference.predictions.models import Prediction, Status
+from inference.predictions.tasks import sweep
+from tenants.databases import as_operator
+from tenants.scope import tenant_scope
+
+URL = "/api/v1/predictions"
+BODY = {"model": "mine", "input": {"inputs": [[1, 2, 3]]}}
+
+
+@pytest.fixture
+def caller(alice, make_key, client_of, publish):
+    publish(alice.organization, "mine")
+    alice.key = make_key(alice.organization)[1]
+    return client_of(alice.key)
+
+
+def create(client, body=BODY, key="first", **headers):
+    given = {"Idempotency-Key": key} if key is not None else {}
+    return client.post(URL, body, format="json", headers=given | headers)
+
+
+def rows(alice):
+    with tenant_scope(alice.organization.id):
+        return list(Prediction.objects.of(alice.organization))
+
+
+def test_a_repeated_request_gets_the_same_prediction(caller, alice):
+    made, again, quoted = create(caller), create(caller), create(caller, key='"first"')
+
+    assert (made.status_code, again.status_code, quoted.status_code) == (202, 202, 202)
+    assert made.json()["id"] == again.json()["id"] == quoted.json()["id"]
+    assert "Idempotent-Replayed" not in made
+    assert again["Idempotent-Replayed"] == "true"
+    assert len(rows(alice)) == 1
+
+
+def test_a_repeated_request_is_answered_as_the_prediction_stands_now(caller, alice):
+    create(caller)
+    (row,) = rows(alice)
+    with tenant_scope(alice.organization.id):
+        row.finish(Status.FAILED, error_code="model_failed")
+
+    again = create(caller)
+
+    assert (again.status_code, again.json()["status"]) == (200, "failed")
+
+
+def test_the_key_with_another_body_is_refused(caller, alice):
+    create(caller)
+    other = create(caller, BODY | {"input": {"inputs": [[3, 2, 1]]}})
+
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert len(rows(alice)) == 1
+
+
+def test_without_a_key_and_with_another_one_each_request_is_new(caller, alice):
+    for key in (None, None, "first", "second"):
+        assert create(caller, key=key).status_code == 202
+
+    assert len(rows(alice)) == 4
+
+
+def test_keys_of_another_organization_are_others(caller, client_of, charlie, make_key, publish):
+    publish(charlie.organization, "mine")
+    made = create(caller)
+    other = create(client_of(make_key(charlie.organization)[1]))
+
+    assert other.status_code == 202
+    assert other.json()["id"] != made.json()["id"]
+    assert "Idempotent-Replayed" not in other
+
+
+def test_of_concurrent_requests_one_makes_the_prediction(caller, client_of, alice):
+    def ask(_):
+        try:
+            return create(client_of(alice.key))
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(ask, range(16)))
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sum("Idempotent-Replayed" not in answer for answer in answers) == 1
+    assert len(rows(alice)) == 1
+
+
+@pytest.mark.parametrize("key", ["", "two words", "ä", "x" * 256, '"open'])
+def test_a_key_that_is_none_is_refused(caller, alice, key):
+    refused = create(caller, key=key)
+
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
+    assert rows(alice) == []
+
+
+def test_a_replay_takes_from_the_rate_limit(alice, client_of, make_key, publish):
+    publish(alice.organization, "mine")
+    client = client_of(make_key(alice.organization, rate=0.01, burst=2)[1])
+
+    assert [create(client).status_code for _ in range(3)] == [202, 202, 429]
+
+
+def test_a_key_that_may_not_call_the_model_gets_no_replay(caller, alice, client_of, make_key):
+    create(caller)
+    limited = create(client_of(make_key(alice.organization, models=["other"])[1]))
+
+    assert (limited.status_code, limited.json()["code"]) == (403, "model_not_allowed")
+
+
+def test_keys_are_forgotten_after_two_days(caller, alice):
+    first, fresh = create(caller), create(caller, key="fresh")
+    with as_operator():
+        old = Prediction.objects.filter(organization_id=alice.organization.id, idempotency_key="first")
+        old.update(created_at=timezone.now() - timedelta(hours=48, seconds=1))
+    sweep()
+
+    again = create(caller)
+    assert again.status_code == 202
+    assert again.json()["id"] != first.json()["id"]
+    assert create(caller, key="fresh").json()["id"] == fresh.json()["id"]
+
+
+def test_a_number_that_json_carries_and_we_do_not_is_refused(caller):
+    refused = create(caller, BODY | {"input": {"inputs": [[10**30, 0, 0]]}})
+
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("field", ["model", "version"])
+def test_a_number_is_no_text(caller, field):
+    refused = create(caller, BODY | {field: 5})
+
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, field)
+
+
+def test_a_body_may_be_as_large_as_a_call_and_no_larger(caller):
+    pad = json.dumps(BODY)[:-1] + ' , "version": "production"' + " " * (10 << 20) + "}"
+
+    assert caller.post(URL, pad, content_type="application/json").status_code == 202
+    refused = caller.post(URL, pad + " " * (7 << 20), content_type="application/json")
+    assert (refused.status_code, refused.json()["code"]) == (413, "payload_too_large")
