@@ -32,6 +32,9 @@ def run_batch(model: Model, works: Sequence[Work], *, max_rows: int, is_shared: 
         except EngineError as error:
             replies[place] = refusal(work, error)
             continue
+        if work.rows == 0 and is_friendly(work) and model.has_batch:
+            replies[place] = _nothing(model, work)
+            continue
         groups.setdefault(key if model.is_batchable else (place,), []).append(place)
     for places in groups.values():
         for chunk in _cut(works, places, max_rows):
@@ -43,6 +46,21 @@ def run_batch(model: Model, works: Sequence[Work], *, max_rows: int, is_shared: 
 
 def refusal(work: Work, error: EngineError) -> Reply:
     return Reply(work.number, error.code, str(error))
+
+
+def is_friendly(work: Work) -> bool:
+    return work.items is not None or work.top > 0
+
+
+def _nothing(model: Model, work: Work) -> Reply:
+    """The answer for no rows, without a run: many models cannot run on none."""
+    if model.is_classifier:
+        return Reply(work.number, predictions=[])
+    specs = [model.outputs[name] for name in work.outputs or model.output_names]
+    return Reply(
+        work.number,
+        outputs=[(spec.name, spec.datatype, [0, *(max(0, size) for size in spec.shape[1:])], b"") for spec in specs],
+    )
 
 
 def _cut(works: Sequence[Work], places: list[int], max_rows: int) -> list[list[int]]:
@@ -101,7 +119,7 @@ def _run_items(model: Model, works: list[Work]) -> list[Reply]:
     refusals: dict[int, Reply] = {}
     for place, work in enumerate(works):
         try:
-            feeds.append((work, model.arrays_of(work.items or [])))
+            feeds.append((work, model.arrays_of(work.items or [], deadline=work.deadline)))
         except EngineError as error:
             refusals[place] = refusal(work, error)
     answers: list[Reply] = []

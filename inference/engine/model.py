@@ -79,8 +79,6 @@ class Model:
     def key_of(self, work: Work) -> tuple[Any, ...]:
         """What calls must have in common to share a run, the tenant aside. Raises InvalidTensor or InvalidRequest."""
         if work.items is not None:
-            if not work.items:
-                raise InvalidRequest("inputs is empty")
             if len(work.items) != work.rows:
                 raise InvalidRequest(f"{work.rows} items expected, got {len(work.items)}")
             if len(work.items) > 1 and not self.has_batch:
@@ -132,14 +130,15 @@ class Model:
         ):
             raise InvalidTensor(f"input {name}: shape {spec.shape} expected, got {shape}")
 
-    def arrays_of(self, items: list[Any]) -> dict[str, Array]:
-        """A friendly call's items as the model's inputs, each (n, …). Raises InvalidRequest, ModelFailed."""
+    def arrays_of(self, items: list[Any], *, deadline: float = math.inf) -> dict[str, Array]:
+        """A friendly call's items as the model's inputs, each (n, …). Raises EngineError."""
         spec = self.item_input
         feed: dict[str, Array] = {}
         if self.manifest.task == "image-classification":
-            feed[spec.name] = steps.read_images(self.manifest, items).astype(DTYPES[spec.datatype], copy=False)
+            images = steps.read_images(self.manifest, items, deadline=deadline)
+            feed[spec.name] = images.astype(DTYPES[spec.datatype], copy=False)
         elif self.tokenizer is not None:
-            ids, mask = steps.tokenize(self.tokenizer, steps.read_texts(items))
+            ids, mask = steps.tokenize(self.tokenizer, steps.read_texts(items), deadline=deadline)
             feed[spec.name] = ids.astype(DTYPES[spec.datatype], copy=False)
             if self.manifest.attention_mask:
                 feed[self.manifest.attention_mask] = mask.astype(DTYPES[self.inputs[self.manifest.attention_mask].datatype])

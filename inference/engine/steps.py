@@ -4,6 +4,10 @@ import base64
 import binascii
 import io
 import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-from inference.engine.errors import InvalidRequest, ModelFailed
+from inference.engine.errors import DeadlineExceeded, InvalidRequest, InvalidTensor, ModelFailed
 from inference.engine.manifest import (
     Grayscale,
     Invert,
@@ -26,7 +30,10 @@ from inference.engine.manifest import (
 from inference.lanes import Prediction
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 32_000_000  # of one image, decoded: 96 MB as RGB. A PNG of a few KB can unfold to gigabytes.
+MAX_PIXELS = 32_000_000  # of one call's images, decoded: 96 MB as RGB. A PNG of a few KB can unfold to gigabytes.
+UNREADABLE = f"is not a readable image; {', '.join(IMAGE_FORMATS)} are taken"  # Pillow's own words tell of our insides
+# What Pillow raises for files that are broken; anything else is our mistake and fails the call as such.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 MAX_TEXT = 1_000_000  # characters of one text
 MODE_16_BIT = "I;16"
 
@@ -50,10 +57,15 @@ def load_tokenizer(manifest: Manifest) -> Tokenizer | None:
     return tokenizer
 
 
-def tokenize(tokenizer: Tokenizer, texts: list[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Token ids and attention mask, each (n, max_length) int64."""
+def tokenize(
+    tokenizer: Tokenizer, texts: list[str], *, deadline: float = math.inf
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token ids and attention mask, each (n, max_length) int64. Raises DeadlineExceeded."""
     # One by one: encode_batch starts a thread per core, and the engine's slots already are the threads.
-    encodings = [tokenizer.encode(text) for text in texts]
+    encodings = []
+    for text in texts:
+        check_deadline(deadline)
+        encodings.append(tokenizer.encode(text))
     ids = np.array([encoding.ids for encoding in encodings], np.int64)
     mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
     return ids, mask
@@ -76,34 +88,66 @@ def read_texts(items: list[Any]) -> list[str]:
     return texts
 
 
-def read_images(manifest: Manifest, items: list[Any]) -> Floats:
-    """The images of a call after the declared steps: (n, …) float32. Raises InvalidRequest with the item's place."""
-    arrays = []
-    for place, item in enumerate(items):
-        try:
-            arrays.append(image_array(manifest, open_image(item)))
-        except InvalidRequest as error:
-            raise InvalidRequest(f"inputs[{place}] {error}") from None
+def check_deadline(deadline: float) -> None:
+    """Raises DeadlineExceeded once nobody waits any more. `deadline` is in seconds since the epoch."""
+    if time.time() >= deadline:
+        raise DeadlineExceeded("The deadline passed while the inputs were prepared")
+
+
+def read_images(manifest: Manifest, items: list[Any], *, deadline: float = math.inf) -> Floats:
+    """The images of a call after the declared steps: (n, …) float32.
+
+    Raises InvalidTensor with the item's place, InvalidRequest for too many pixels, DeadlineExceeded.
+    """
+    pixels = 0
+    images: list[Image.Image] = []
+    for place, item in enumerate(items):  # all headers first: nothing is unfolded of a call that is too large
+        with _at(place):
+            images.append(open_image(item))
+        pixels += images[-1].width * images[-1].height
+        if pixels > MAX_PIXELS:
+            raise InvalidRequest(f"the images up to inputs[{place}] have {pixels} pixels; a call takes at most {MAX_PIXELS}")
+    arrays: list[Floats] = []
+    for place, image in enumerate(images):
+        check_deadline(deadline)
+        with _at(place):
+            arrays.append(image_array(manifest, decoded(image)))
+        image.close()
         if arrays[-1].shape != arrays[0].shape:
-            raise InvalidRequest(f"inputs[{place}] has another size than inputs[0]; the images of one call must be alike")
+            raise InvalidTensor(f"inputs[{place}] has another size than inputs[0]; the images of one call must be alike")
     return np.stack(arrays)
 
 
+@contextmanager
+def _at(place: int) -> Iterator[None]:
+    """A refusal inside says which item it is about."""
+    try:
+        yield
+    except InvalidTensor as error:
+        raise InvalidTensor(f"inputs[{place}] {error}") from None
+
+
 def open_image(item: Any) -> Image.Image:
-    """The decoded image, mode L or RGB, from a file's bytes or their base64. Raises InvalidRequest."""
+    """An image of which only the header was read, from a file's bytes or their base64. Raises InvalidTensor."""
     if isinstance(item, str):
         item = _from_base64(item)
     if not isinstance(item, bytes):
-        raise InvalidRequest("must be an image file, as base64 or multipart")
+        raise InvalidTensor("must be an image file, as base64 or multipart")
     try:
-        image = Image.open(io.BytesIO(item), formats=IMAGE_FORMATS)
-        if image.width * image.height > MAX_PIXELS:  # known from the header, before anything is unfolded
-            raise InvalidRequest(f"has {image.width} × {image.height} pixels; at most {MAX_PIXELS} are taken")
+        return Image.open(io.BytesIO(item), formats=IMAGE_FORMATS)
+    except Image.DecompressionBombError:  # Pillow's own limit, above ours
+        raise InvalidTensor(f"has too many pixels; a call takes at most {MAX_PIXELS}") from None
+    except BROKEN:
+        raise InvalidTensor(UNREADABLE) from None
+
+
+def decoded(image: Image.Image) -> Image.Image:
+    """The pixels, mode L or RGB. Raises InvalidTensor."""
+    try:
         image.load()
         return _flat(image)
-    # Pillow raises these for files that are broken; anything else is our mistake and fails the call as such.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InvalidRequest(f"is not a readable image ({', '.join(IMAGE_FORMATS)}): {error}"[:300]) from None
+    except BROKEN:
+        raise InvalidTensor(UNREADABLE) from None
 
 
 def _from_base64(text: str) -> bytes:
@@ -112,7 +156,7 @@ def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest("is not base64") from None
+        raise InvalidTensor("is not base64") from None
 
 
 def _flat(image: Image.Image) -> Image.Image:
@@ -151,7 +195,7 @@ def image_array(manifest: Manifest, image: Image.Image) -> Floats:
 
 def _normalize(array: Floats, step: Normalize) -> Floats:
     if len(step.mean) not in (1, array.shape[2]):
-        raise InvalidRequest(f"has {array.shape[2]} channels, but the model's step normalize is declared for {len(step.mean)}")
+        raise InvalidTensor(f"has {array.shape[2]} channels, but the model's step normalize is declared for {len(step.mean)}")
     mean, std = (np.array(values, np.float32) for values in (step.mean, step.std))
     return np.asarray((array - mean) / std, np.float32)
 

@@ -58,6 +58,12 @@ def test_a_model_without_labels_gives_rows_of_numbers(served):
     assert served.predict("scalar", {"inputs": 3})[2]["predictions"] == 3.0
 
 
+@pytest.mark.parametrize("model", ["rows", "flowers", "photos", "texts", "echo-bytes"])
+def test_no_rows_are_answered_with_no_predictions(served, model):
+    status, _, answer = served.predict(model, {"inputs": []})
+    assert (status, answer["predictions"]) == (200, [])
+
+
 def test_a_model_with_several_inputs_takes_them_by_name(served):
     _, _, body = served.predict("two", {"inputs": {"b": [7], "a": [[1, 2]]}})
     assert body["predictions"] == {"ya": [[1.0, 2.0]], "yb": [7]}

@@ -14,10 +14,10 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from inference.engine import steps
 from inference.engine.batch import run_batch
-from inference.engine.errors import InvalidRequest
+from inference.engine.errors import DeadlineExceeded, InvalidRequest, InvalidTensor
 from inference.engine.manifest import parse_manifest
 from inference.engine.model import Model
-from inference.engine.steps import best_labels, image_array, open_image, softmax
+from inference.engine.steps import best_labels, decoded, image_array, open_image, read_images, softmax, tokenize
 from tests.inference.engine import models
 from tests.inference.engine.models import FLOAT, work
 
@@ -83,8 +83,9 @@ def test_an_item_that_is_no_image_fails_its_own_call_with_its_place(item):
 
     replies = run_batch(Model.open(made), works, max_rows=64, is_shared=True)
 
-    assert [reply.code for reply in replies] == ["", "invalid_request", ""]
+    assert [reply.code for reply in replies] == ["", "invalid_tensor", ""]
     assert replies[1].message.startswith("inputs[1] ")
+    assert "0x" not in replies[1].message
     assert replies[2].predictions[0][0].label == "dark"
 
 
@@ -95,16 +96,61 @@ def test_a_small_file_that_unfolds_to_a_huge_image_is_refused_by_its_header():
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(60_000))) + chunk(b"IEND", b"")
 
-    with pytest.raises(InvalidRequest):
-        open_image(bomb)
+    with pytest.raises(InvalidTensor, match=r"inputs\[0\] has too many pixels; a call takes at most 32000000"):
+        read_images(brightness_manifest(), [bomb])
+
+
+def brightness_manifest():
+    return parse_manifest(brightness().manifest)
+
+
+def test_many_small_files_that_together_unfold_to_a_huge_image_are_refused_by_their_headers():
+    file = io.BytesIO()
+    Image.new("1", (2000, 2000)).save(file, "PNG")
+    cut = file.getvalue()[:60]  # header only: whoever decoded it would find it broken
+
+    with pytest.raises(InvalidRequest, match=r"inputs\[8\] have 36000000 pixels; a call takes at most 32000000"):
+        read_images(brightness_manifest(), [cut] * 9)
+
+
+def test_the_preparation_of_a_call_ends_at_its_deadline_and_the_others_go_on():
+    made = brightness()
+    works = [work(made, items=[png(WHITE)] * 3, deadline=1.0), work(made, items=[png(BLACK)])]
+
+    replies = run_batch(Model.open(made), works, max_rows=64, is_shared=True)
+
+    assert [reply.code for reply in replies] == ["deadline_exceeded", ""]
+    assert replies[1].predictions[0][0].label == "dark"
+    with pytest.raises(DeadlineExceeded):
+        tokenize(Tokenizer(WordLevel({"a": 0}, "a")), ["a"], deadline=1.0)
+
+
+@pytest.mark.parametrize(
+    "made", [brightness, models.linear, lambda: models.linear({"labels": ["a", "b", "c"]}), lambda: language()]
+)
+def test_no_rows_in_a_friendly_call_are_an_answer_without_rows_and_shift_nobodys(made):
+    made = made()
+    takes_items = made.manifest.get("task", "").endswith("classification")
+    empty = work(made, items=[], top=1) if takes_items else work(made, np.zeros((0, 4), "f4"), top=1)
+    one = {"image-classification": [png(WHITE)], "text-classification": ["a b"]}.get(made.manifest.get("task", ""))
+    full = work(made, items=one, top=1) if one else work(made, models.row(1, 2, 3, 4), top=1)
+
+    replies = run_batch(Model.open(made), [empty, full, empty], max_rows=64, is_shared=True)
+
+    assert [reply.code for reply in replies] == ["", "", ""]
+    assert [len(reply.predictions if reply.predictions is not None else reply.outputs[0][3]) for reply in replies][::2] == [
+        0,
+        0,
+    ]
+    assert replies[1].predictions or replies[1].outputs[0][2] == [1, 3]
 
 
 def test_transparency_is_white_and_sixteen_bits_are_scaled():
     clear = np.zeros((1, 1, 4), np.uint8)
     deep = np.array([[0x8000]], np.uint16)
 
-    assert np.asarray(open_image(png(clear))).tolist() == [[[255, 255, 255]]]
-    assert np.asarray(open_image(png(deep))).tolist() == [[128]]
+    assert np.asarray(decoded(open_image(png(clear)))).tolist() == [[[255, 255, 255]]]
+    assert np.asarray(decoded(open_image(png(deep)))).tolist() == [[128]]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +172,11 @@ def test_declared_steps_give_these_numbers(declared, expected):
 
     assert array.dtype == np.float32
     assert array.tolist() == expected
+
+
+def language():
+    nodes = [helper.make_node("Cast", ["ids"], ["scores"], to=FLOAT)]
+    return models.source(models.graph([("ids", TensorProto.INT64, ["n", 4])], [("scores", FLOAT, ["n", 4])], nodes), words())
 
 
 def words(**manifest):
