@@ -1,7 +1,8 @@
 """Looking models up: for gateways (route records), for views (rows), for the engine (artifacts).
 
-`name` is the organization's own model, else one of the public catalogue; `organization/name` is the own one if the slug is
-one's own, else a public one. Another organization's private model does not exist.
+`name` is the organization's own model, else one of the public catalogue; for calls an own one without any ready version does
+not hide the catalogue's (inference.routes.preferred), for managing models it does. `organization/name` is the own one if the
+slug is one's own, else a public one. Another organization's private model does not exist.
 """
 
 from uuid import UUID
@@ -13,7 +14,7 @@ from inference.engine.manifest import parse_manifest
 from inference.engine.source import ArtifactSource
 from inference.engine.tensors import FLOATS
 from inference.models import LiveQuerySet, MLModel, ModelVersion, State, Visibility
-from inference.routes import ModelRoute, TensorSpec, VersionRoute, pack_route
+from inference.routes import ModelRoute, TensorSpec, VersionRoute, pack_route, preferred
 from saas.lib.errors import NotFound
 from tenants.models import CATALOG_ID, CATALOG_SLUG, Organization
 from tenants.records import changed
@@ -56,6 +57,15 @@ def load_public_route(slug: str, name: str) -> ModelRoute | None:
         return None
     with tenant_scope(None):
         return _route(MLModel.objects.of(CATALOG_ID).live().filter(name=name, visibility=Visibility.PUBLIC))
+
+
+def load_route(organization_id: UUID, slug: str, name: str) -> ModelRoute | None:
+    """The model that the organization with this slug calls `name` or `owner/name`, as gateways find it."""
+    owner, _, short = name.rpartition("/")
+    own = load_own_route(organization_id, short) if owner in ("", slug) else None
+    if owner == slug or (own is not None and own.is_callable):
+        return own
+    return preferred(own, load_public_route(owner or CATALOG_SLUG, short))
 
 
 def visible_routes(organization_id: UUID) -> list[ModelRoute]:

@@ -42,10 +42,22 @@ class ModelRoute(msgspec.Struct):
     def full_name(self) -> str:
         return f"{self.owner_slug}/{self.name}"
 
+    @property
+    def is_callable(self) -> bool:
+        """Whether any version is ready."""
+        return any(version.state == "ready" for version in self.versions.values())
+
     def version(self, reference: str | None) -> VersionRoute | None:
         """The version behind a number, an alias, or nothing (`production`)."""
         number = self.aliases.get(reference or "production", reference or "")
         return self.versions.get(number)
+
+
+def preferred(own: ModelRoute | None, public: ModelRoute | None) -> ModelRoute | None:
+    """Which of two models a bare name means: the own one, unless only the catalogue's can be called."""
+    if own is None:
+        return public
+    return public if public is not None and public.is_callable and not own.is_callable else own
 
 
 pack_route = msgspec.msgpack.Encoder().encode

@@ -22,10 +22,11 @@ from inference.gateway.call import Call, Rendered
 from inference.gateway.lanes import Admitted, Lanes
 from inference.gateway.records import Records
 from inference.lanes import Reply
-from inference.routes import ModelRoute
+from inference.routes import ModelRoute, preferred
 from saas.lib import errors
 from saas.lib.errors import AppError
 from saas.lib.ids import uuid7
+from saas.lib.names import is_name
 from tenants import keys
 from tenants.principal import KeyRecord
 
@@ -124,38 +125,45 @@ class Gateway:
     def route(self, key: KeyRecord, owner: str | None, name: str, *, scope: str = "predictions:write") -> ModelRoute | None:
         """The model that `key` calls `name` or `owner/name`, if memory knows; None: ask fetch_route.
 
-        A name without owner is the organization's own model, else the catalogue's. Raises ScopeMissing, ModelNotAllowed
-        and NotFound: another organization's private model does not exist.
+        A name without owner is the organization's own model, else the catalogue's (inference.routes.preferred).
+        Raises ScopeMissing, ModelNotAllowed and NotFound: another organization's private model does not exist.
         """
+        found: ModelRoute | None = None
         for record_name in self._route_names(key, owner, name, scope):
             known, route = self.records.get(record_name)
             if not known:
                 return None
-            if route is not None:
-                return self._allowed(key, route)
-        raise errors.NotFound(_no_model(owner, name))
+            found = preferred(found, route)
+            if found is not None and found.is_callable:
+                break
+        return self._allowed(key, found, owner, name)
 
     async def fetch_route(
         self, key: KeyRecord, owner: str | None, name: str, *, scope: str = "predictions:write"
     ) -> ModelRoute:
         """The same, asking the lanes server and then PostgreSQL. Raises Unavailable too."""
+        found: ModelRoute | None = None
         for record_name in self._route_names(key, owner, name, scope):
-            route = await self.records.fetch(record_name)
-            if route is not None:
-                return self._allowed(key, route)
-        raise errors.NotFound(_no_model(owner, name))
+            found = preferred(found, await self.records.fetch(record_name))
+            if found is not None and found.is_callable:
+                break
+        return self._allowed(key, found, owner, name)
 
     @staticmethod
     def _route_names(key: KeyRecord, owner: str | None, name: str, scope: str) -> tuple[str, ...]:
         if scope not in key.scopes:
             raise errors.ScopeMissing(f"The key has no scope {scope}; give it one, or use another key")
+        if not is_name(name) or not (owner is None or is_name(owner)):
+            raise errors.NotFound(_no_model(owner, name))  # nothing is asked for what cannot exist
         own = f"route:own:{key.organization}:{name}"
         if owner is None:
             return (own, f"route:public:{CATALOG}:{name}")
         return (own,) if owner == key.slug else (f"route:public:{owner}:{name}",)
 
     @staticmethod
-    def _allowed(key: KeyRecord, route: ModelRoute) -> ModelRoute:
+    def _allowed(key: KeyRecord, route: ModelRoute | None, owner: str | None, name: str) -> ModelRoute:
+        if route is None:
+            raise errors.NotFound(_no_model(owner, name))
         if not key.may_call(route.full_name, route.name):
             raise errors.ModelNotAllowed(f"The key may not call {route.full_name}; its allow-list names other models")
         return route

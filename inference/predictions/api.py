@@ -26,9 +26,9 @@ from inference.predictions.models import TERMINAL, Prediction, PredictionQuerySe
 from inference.routes import ModelRoute
 from saas.lib.errors import ApiKeyMissing, InvalidRequest, ModelNotAllowed, NotFound, ValidationFailed
 from saas.lib.ids import parse_id
+from saas.lib.names import is_model_name
 from tenants.bodies import Body, JSONBodyParser
 from tenants.crypto import unseal_for
-from tenants.models import CATALOG_SLUG
 from tenants.pagination import page
 from tenants.principal import KeyRecord
 from tenants.scope import tenant_scope
@@ -184,6 +184,8 @@ def filtered(rows: PredictionQuerySet, request: Request) -> PredictionQuerySet:
             raise ValidationFailed(errors=[{"field": "status", "detail": f"One of {', '.join(Status.values)}."}])
         rows = rows.filter(status=status)
     if model := query.get("model"):
+        if not is_model_name(model):
+            raise NotFound(f"There is no model {model}")
         rows = rows.filter(model_name=model) if "/" in model else rows.filter(model_name__endswith=f"/{model}")
     if after := query.get("created_after"):
         rows = rows.filter(created_at__gt=_moment("created_after", after))
@@ -213,10 +215,7 @@ def wait_of(prefer: str) -> float:
 
 def route_for(key: KeyRecord, organization_id: UUID, name: str) -> ModelRoute:
     """The model that the key calls `name`, as for gateways. Raises NotFound, ModelNotAllowed; has its own transactions."""
-    owner, _, short = name.rpartition("/")
-    route = registry.load_own_route(organization_id, short) if owner in ("", key.slug) else None
-    if route is None and owner != key.slug:
-        route = registry.load_public_route(owner or CATALOG_SLUG, short)
+    route = registry.load_route(organization_id, key.slug, name)
     if route is None:
         raise NotFound(f"There is no model {name}")
     if not key.may_call(route.full_name, route.name):
