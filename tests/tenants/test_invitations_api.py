@@ -25,8 +25,14 @@ def invite(client, email, role="developer"):
 
 def token_for(email):
     """The token in the newest mail to this address."""
-    mails = [path.read_text() for path in Path(settings.EMAIL_FILE_PATH).iterdir() if f"To: {email}" in path.read_text()]
-    return re.findall(r"^([A-Za-z0-9_-]{43})$", mails[-1], re.MULTILINE)[-1]
+    return tokens_for(email)[-1]
+
+
+def tokens_for(email):
+    """The tokens in all mails to this address, oldest first."""
+    files = sorted(Path(settings.EMAIL_FILE_PATH).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    mails = [text for path in files if f"To: {email}" in (text := path.read_text())]
+    return [token for mail in mails for token in re.findall(r"^([A-Za-z0-9_-]{43})$", mail, re.MULTILINE)]
 
 
 def accept(client, token):
@@ -120,6 +126,23 @@ def test_a_new_invitation_replaces_the_open_one(client_of, alice, charlie):
 
     assert client_of(alice).get(f"{URL}/{first['id']}").json()["status"] == "revoked"
     assert client_of(alice).get(f"{URL}/{second['id']}").json()["status"] == "open"
+    assert accept(client_of(charlie), old).status_code == 404
+
+
+@pytest.mark.parametrize("change", [str, str.upper, str.title])
+def test_an_owners_invitation_is_worthless_once_the_address_is_invited_as_a_viewer(client_of, alice, charlie, change):
+    """However the address is written."""
+    first = invite(client_of(alice), change(charlie.email), "owner").json()
+    old = token_for(charlie.email)
+    second = invite(client_of(alice), charlie.email, "viewer").json()
+
+    listed = {each["id"]: each["status"] for each in client_of(alice).get(URL).json()["results"]}
+    assert listed == {first["id"]: "revoked", second["id"]: "open"}
+    assert accept(client_of(charlie), old).status_code == 404
+    with tenant_scope(alice.organization.id):
+        assert not Membership.objects.filter(user=charlie).exists()
+    (new,) = set(tokens_for(charlie.email)) - {old}
+    assert accept(client_of(charlie), new).json()["role"] == "viewer"
     assert accept(client_of(charlie), old).status_code == 404
 
 
