@@ -44,9 +44,7 @@ WAIT = re.compile(r"(?:^|,)\s*wait(?:\s*=\s*(\d{1,5}))?\s*(?:,|$)")
 class PredictionParser(JSONBodyParser):
     """Leaves the view the fingerprint of its request: what an Idempotency-Key stands for, as in gateways."""
 
-    @property
-    def max_bytes(self) -> int:
-        return settings.CONFIG.body_max_bytes
+    max_bytes = settings.CONFIG.body_max_bytes
 
     def received(self, body: bytes, context: Mapping[str, Any]) -> None:  # Any: DRF's context
         request, view = context["request"], context["view"]
@@ -215,7 +213,7 @@ def wait_of(prefer: str) -> float:
 
 def route_for(key: KeyRecord, organization_id: UUID, name: str) -> ModelRoute:
     """The model that the key calls `name`, as for gateways. Raises NotFound, ModelNotAllowed; has its own transactions."""
-    route = registry.load_route(organization_id, key.slug, name)
+    route = registry.load_route(organization_id, key.slug, name) if is_model_name(name) else None
     if route is None:
         raise NotFound(f"There is no model {name}")
     if not key.may_call(route.full_name, route.name):

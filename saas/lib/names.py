@@ -13,6 +13,12 @@ ROUTE_WORDS = frozenset(_WORDS.split())
 """Words of the route grammar: as a name they would make a URL ambiguous."""
 
 
+def is_model_name(text: str) -> bool:
+    """True for `name` and `organization/name`, as a caller names a model."""
+    owner, slash, name = text.partition("/")
+    return is_name(owner) and (not slash or is_name(name))
+
+
 def is_name(text: str) -> bool:
     """True for what may name an organization, a model or an alias."""
     return bool(_NAME.match(text)) and text not in ROUTE_WORDS

@@ -202,3 +202,11 @@ async def test_slugs_cannot_be_guessed_by_errors(world, door):
     ]
     assert answers[0] == answers[1]
     assert answers[0][0] == 404
+
+
+@pytest.mark.parametrize("kind", NAMING)
+@pytest.mark.parametrize("model", ["%00", "a%00b", "UPPER", "a" * 70, "a%20b", "%F0%9F%90%8D", "a:b", "catalog/%00", "%00/a"])
+async def test_what_cannot_be_a_name_is_not_found_before_anything_is_looked_up(world, door, kind, model):
+    status, _, body = await door.ask(*place(kind, world.names(), model), world.key_text)
+    assert (status, body["code"]) == (404, "not_found")
+    assert [kind for kind, _ in door.queries if kind == "route"] == []

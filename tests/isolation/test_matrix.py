@@ -399,3 +399,28 @@ def test_the_admin_is_the_operators_alone(world, client_of):
                 if answer.status_code == 302:
                     assert answer.headers["Location"].startswith("/admin/login/"), path
                 assert world.name not in answer.content.decode()
+
+
+# --- names that cannot be
+
+
+IMPOSSIBLE = ["%00", "a%00b", "UPPER", "a" * 70, "a%20b", "%F0%9F%90%8D", "a:b", "%0A"]
+NAMED_IN_THE_PATH = [route for route in MANAGEMENT if "{" in route]
+
+
+@pytest.mark.parametrize("route", NAMED_IN_THE_PATH)
+def test_what_cannot_be_a_name_is_not_found(world, client_of, route):
+    client, before = client_of(world.alice), world.state()
+    names = world.names()
+    for field in [
+        field for field in ("model", "version", "alias", "key", "member", "invitation", "prediction") if f"{{{field}}}" in route
+    ]:
+        for impossible in IMPOSSIBLE:
+            answer = send(client, route, names | {field: impossible})
+            assert answer.status_code == 404, (field, impossible, answer.content)
+    assert world.state() == before
+
+
+@pytest.mark.parametrize("model", IMPOSSIBLE)
+def test_predictions_of_what_cannot_be_a_model_are_not_found(world, client_of, model):
+    assert client_of(world.key_text).get(f"/api/v1/predictions?model={model}").status_code == 404
