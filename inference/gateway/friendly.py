@@ -7,6 +7,7 @@ as `items`; numbers travel as tensors, checked here.
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -285,12 +286,14 @@ def render_predict(predict: Predict, name: str, call: Call, reply: Reply) -> Ren
 
 
 def _predictions(predict: Predict, call: Call, reply: Reply) -> Any:  # Any: what orjson takes
+    number = _number_of(call.version)
     if reply.predictions is not None:
-        return [_shown(best, predict.top) for best in reply.predictions]
+        return [_shown(best, predict.top, number) for best in reply.predictions]
     outputs = reply.outputs or []
     labels = call.version.labels
     if labels and len(outputs) == 1 and outputs[0][1] in tensors.FLOATS:
-        return [_shown(best, predict.top) for best in ranked(outputs[0], labels, predict.top or 1, is_finite=reply.is_finite)]
+        rows = ranked(outputs[0], labels, predict.top or 1, is_finite=reply.is_finite)
+        return [_shown(best, predict.top, number) for best in rows]
     if len(outputs) == 1:
         return tensors.nested(outputs[0], is_finite=reply.is_finite)
     return {output[0]: tensors.nested(output, is_finite=reply.is_finite) for output in outputs}
@@ -308,8 +311,14 @@ def ranked(tensor: Tensor, labels: list[str], top: int, *, is_finite: bool) -> l
     return [[Prediction(labels[index], float(row[index])) for index in order] for row, order in zip(scores, best, strict=True)]
 
 
-def _shown(best: list[Prediction], top: int | None) -> dict[str, Any]:  # JSON
-    shown: dict[str, Any] = {"label": best[0].label, "confidence": best[0].confidence}
+def _number_of(version: VersionRoute) -> Callable[[float], Any]:  # Any: what orjson takes with OPT_SERIALIZE_NUMPY
+    """How confidences are written: those of an FP64 output in full, others in the digits of an FP32."""
+    is_double = any(spec.name == version.output and spec.datatype == "FP64" for spec in version.outputs)
+    return float if is_double else np.float32
+
+
+def _shown(best: list[Prediction], top: int | None, number: Callable[[float], Any]) -> dict[str, Any]:  # JSON
+    shown: dict[str, Any] = {"label": best[0].label, "confidence": number(best[0].confidence)}
     if top is not None:
-        shown["top"] = [{"label": each.label, "confidence": each.confidence} for each in best[:top]]
+        shown["top"] = [{"label": each.label, "confidence": number(each.confidence)} for each in best[:top]]
     return shown

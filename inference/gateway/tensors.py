@@ -36,6 +36,7 @@ TYPES = {
 }
 BF16 = "BF16"  # Triton's addition: the upper half of an FP32; it has no JSON form on the way in
 FLOATS = frozenset({"FP16", "FP32", "FP64"})
+NARROW = frozenset({"FP16", "FP32", BF16})  # written by orjson from numpy, in as few digits as name the number
 LENGTH = Struct("<I")
 CHUNK = 50_000  # elements that are written as JSON at once: about a millisecond in which no other thread runs
 SMALL = 64  # elements up to which struct is faster than numpy on the way out
@@ -216,7 +217,7 @@ def to_json(tensor: Tensor, *, is_finite: bool) -> Any:  # Any: what orjson take
             raise ValidationFailed(f"output '{name}' is not UTF-8 text; ask for it as a binary tensor") from None
     check_finite(tensor, is_finite=is_finite)
     count = len(data) // size_of(datatype)
-    if count <= SMALL and datatype != BF16:
+    if count <= SMALL and datatype not in NARROW:
         return packer(datatype, count).unpack(data)
     return in_pieces(numbers(tensor))
 
@@ -227,7 +228,7 @@ def nested(tensor: Tensor, *, is_finite: bool) -> Any:  # Any: what orjson takes
         return np.array(to_json(tensor, is_finite=is_finite), dtype=object).reshape(tensor[2]).tolist()
     check_finite(tensor, is_finite=is_finite)
     array = to_array(tensor)
-    return in_pieces(array) if array.ndim else array.item()
+    return in_pieces(array) if array.ndim else array[()]
 
 
 def in_pieces(array: "np.ndarray[Any, np.dtype[Any]]") -> Any:  # Any: what orjson takes with OPT_SERIALIZE_NUMPY

@@ -58,6 +58,22 @@ def test_a_model_without_labels_gives_rows_of_numbers(served):
     assert served.predict("scalar", {"inputs": 3})[2]["predictions"] == 3.0
 
 
+@pytest.mark.parametrize("count", [1, 100])
+def test_numbers_have_as_few_digits_as_name_a_float32(served, count):
+    body = json.dumps({"inputs": [[0.1, 0.2, 0.998264729976654]] * count, "top": 1}).encode()
+    text = served.request("POST", "/api/v1/models/flowers/predict", body)[2]
+    assert text.count(b'"confidence":0.99826473}') == text.count(b'"confidence":0.99826473,') == count
+    assert (
+        b"[0.1,0.2,0.3,0.99826473]"
+        in served.request(
+            "POST", "/api/v1/models/rows/predict", json.dumps({"inputs": [[0.1, 0.2, 0.3, 0.998264729976654]] * count}).encode()
+        )[2]
+    )
+    data = json.dumps({"inputs": [tensor("x", "FP32", [count, 4], [0.1, 0.2, 0.3, 0.998264729976654] * count)]}).encode()
+    assert b"0.1,0.2,0.3,0.99826473]" in served.request("POST", "/v2/models/rows/infer", data)[2]
+    assert served.request("POST", "/api/v1/models/scalar/predict", b'{"inputs": 0.1}')[2].endswith(b'"predictions":0.1}')
+
+
 @pytest.mark.parametrize("model", ["rows", "flowers", "photos", "texts", "echo-bytes"])
 def test_no_rows_are_answered_with_no_predictions(served, model):
     status, _, answer = served.predict(model, {"inputs": []})
