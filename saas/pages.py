@@ -3,14 +3,20 @@
 In a gateway process /livez, /readyz and /metrics are answered on the event loop (saas/asgi.py) and do not come here.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path, re_path
 from django.views import defaults
+from drf_spectacular.renderers import OpenApiJsonRenderer2
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
 
+import tenants.schema  # noqa: F401  # drf-spectacular finds its classes so
 from saas.lib.errors import InternalError, InvalidRequest, NotFound, ScopeMissing
 from tenants.problems import problem_response
 
@@ -67,9 +73,26 @@ def is_api(request: HttpRequest) -> bool:
     return request.path_info.startswith(("/api/", "/v2/", "/_allauth/"))
 
 
+class OnlyForm(BaseContentNegotiation):
+    """The view's one renderer, whatever is asked for."""
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        (renderer,) = renderers
+        return renderer, renderer.media_type
+
+
+class SchemaView(SpectacularAPIView):
+    """The API reference as JSON."""
+
+    renderer_classes = [OpenApiJsonRenderer2]
+    content_negotiation_class = OnlyForm
+
+
 urlpatterns = [
     path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
-    path("docs/openapi.json", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/openapi.json", SchemaView.as_view(), name="schema"),
     path("livez", livez),
     path("readyz", readyz),
     re_path(r"^(?:api|v2)(?:/|$)", unknown),
@@ -78,11 +101,6 @@ urlpatterns = [
 
 def with_gateway_routes(result: dict[str, Any], **_: Any) -> dict[str, Any]:  # Any: an OpenAPI document
     """drf-spectacular's hook: add the routes that the gateway answers, which Django does not know."""
-    result["components"].setdefault("securitySchemes", {})["apiKey"] = {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "maas_live_… or maas_test_…; X-API-Key is taken too.",
-    }
     result["components"].setdefault("schemas", {})["Tensor"] = TENSOR
     for place, operations in gateway_paths().items():
         result["paths"].setdefault(place, {}).update(operations)

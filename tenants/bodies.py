@@ -4,6 +4,8 @@ import io
 from collections.abc import Mapping
 from typing import IO, Any
 
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.parsers import BaseParser, JSONParser
 
@@ -79,6 +81,7 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+@extend_schema_field(OpenApiTypes.STR)
 class ShownId(serializers.Field):  # type: ignore[type-arg]  # its four types say nothing here
     """An id as it is shown: `key_…`. Read only."""
 

@@ -14,6 +14,19 @@ DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 M = TypeVar("M", bound=Model)
 
 
+class Pages:
+    """How the API reference describes `page`: as drf-spectacular asks a view's `pagination_class`."""
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:  # Any: OpenAPI
+        properties = {"results": schema, "next": {"type": "string", "format": "uri", "nullable": True}}
+        return {"type": "object", "required": ["results", "next"], "properties": properties}
+
+    def get_schema_operation_parameters(self, view: object) -> list[dict[str, Any]]:  # Any: OpenAPI
+        limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
+        cursor = {"name": "cursor", "description": "As in `next` of the page before.", "schema": {"type": "string"}}
+        return [{"name": "limit", "in": "query", "schema": limit}, {"in": "query", **cursor}]
+
+
 def page(request: Request, rows: "QuerySet[M]", render: Callable[[M], Any]) -> Response:  # Any: JSON
     """One page of `rows`, whose ids are UUIDv7: `{"results": […], "next": URL or null}`.
 

@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 from saas.lib.errors import NotFound
 from tenants.access import Access, Actor, access_to
 from tenants.models import ApiKey, Organization
+from tenants.pagination import Pages
 from tenants.scope import set_tenant
 
 
@@ -21,6 +22,7 @@ class TenantView(APIView):
     """
 
     required_scope: ClassVar[str | dict[str, str]]
+    pagination_class = Pages  # for the API reference
     access: Access
     organization: Organization
     actor: Actor

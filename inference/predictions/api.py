@@ -13,7 +13,8 @@ import orjson
 from django.conf import settings
 from django.db import transaction
 from django.utils.decorators import method_decorator
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -38,7 +39,16 @@ MAX_WAIT = 60  # seconds that `Prefer: wait` may ask for
 CANCEL_WAIT = 2.0  # seconds that a cancel waits to see whether the worker stopped
 LOOK_EVERY = 0.05  # seconds between looks at a row that somebody waits for
 WAITERS = threading.BoundedSemaphore(4)  # threads of one process that may wait; others answer at once
-WAIT = re.compile(r"(?:^|,)\s*wait(?:\s*=\s*(\d{1,5}))?\s*(?:,|$)")
+WAIT = re.compile(r"(?:^|,)\s*wait\s*(?:=\s*([^,]*?)\s*)?(?:[,;]|$)", re.ASCII | re.IGNORECASE)
+
+
+Out = serializers.Serializer[Any]  # Any: answers are bound to no model
+FILTERS = [
+    OpenApiParameter("status", OpenApiTypes.STR, enum=Status.values),
+    OpenApiParameter("model", OpenApiTypes.STR, description="`name` or `organization/name`."),
+    OpenApiParameter("created_after", OpenApiTypes.DATETIME),
+    OpenApiParameter("created_before", OpenApiTypes.DATETIME),
+]
 
 
 class PredictionParser(JSONBodyParser):
@@ -56,6 +66,48 @@ class PredictionBody(Body):
     version = serializers.CharField(max_length=63, required=False, help_text="A number or alias; default `production`.")
     endpoint = serializers.ChoiceField(["predict", "infer"], default="predict", help_text="Which call's body `input` is.")
     input = serializers.JSONField(help_text='The body of that call, for example {"inputs": [[5.1, 3.5, 1.4, 0.2]]}.')
+
+
+class ErrorOut(Out):
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class SecondsOut(Out):
+    predict_time = serializers.FloatField()
+    queue_time = serializers.FloatField()
+    total_time = serializers.FloatField(allow_null=True)
+
+
+class UrlsOut(Out):
+    get = serializers.URLField()
+    cancel = serializers.URLField()
+
+
+class ListedOut(Out):
+    """What `listed` makes, for the API reference."""
+
+    id = serializers.CharField()
+    model = serializers.CharField()
+    version = serializers.CharField()
+    endpoint = serializers.CharField()
+    status = serializers.ChoiceField(Status.choices)
+    error = ErrorOut(allow_null=True)
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    completed_at = serializers.DateTimeField(allow_null=True)
+    expires_at = serializers.DateTimeField()
+    data_removed = serializers.BooleanField()
+    attempts = serializers.IntegerField()
+    metrics = SecondsOut()
+    urls = UrlsOut()
+
+
+class PredictionOut(ListedOut):
+    """What `shown` makes, for the API reference."""
+
+    input = serializers.JSONField(allow_null=True)
+    output = serializers.JSONField(allow_null=True)
 
 
 @method_decorator(transaction.non_atomic_requests, name="dispatch")
@@ -98,7 +150,7 @@ class PredictionsView(PredictionView):
     parser_classes = (PredictionParser,)
     fingerprint: bytes = b""
 
-    @extend_schema(request=PredictionBody, responses={200: dict, 201: dict, 202: dict})
+    @extend_schema(request=PredictionBody, responses={200: PredictionOut, 201: PredictionOut, 202: PredictionOut})
     def post(self, request: Request) -> Response:
         key = self.access.key
         if key is None:
@@ -146,6 +198,7 @@ class PredictionsView(PredictionView):
         replayed = {"Idempotent-Replayed": "true"} if is_replay else None
         return Response(result, status=done if result["status"] in TERMINAL else 202, headers=replayed)
 
+    @extend_schema(parameters=FILTERS, responses=ListedOut(many=True))
     def get(self, request: Request) -> Response:
         with tenant_scope(self.organization.id):
             rows = filtered(Prediction.objects.of(self.organization), request)
@@ -155,7 +208,7 @@ class PredictionsView(PredictionView):
 class OnePredictionView(PredictionView):
     required_scope = "predictions:read"
 
-    @extend_schema(responses={200: dict})
+    @extend_schema(responses=PredictionOut)
     def get(self, request: Request, prediction: str) -> Response:
         with tenant_scope(self.organization.id):
             pk = self.find(prediction).pk
@@ -165,7 +218,7 @@ class OnePredictionView(PredictionView):
 class CancelPredictionView(PredictionView):
     required_scope = "predictions:write"
 
-    @extend_schema(request=None, responses={200: dict})
+    @extend_schema(request=None, responses=PredictionOut)
     def post(self, request: Request, prediction: str) -> Response:
         """Cancel what waits or runs. What runs may end first; the answer says how it did, or that it still runs."""
         with tenant_scope(self.organization.id):
@@ -205,10 +258,10 @@ def wait_of(prefer: str) -> float:
     match = WAIT.search(prefer)
     if match is None:
         return 0.0
-    seconds = float(match[1] or MAX_WAIT)
-    if not 1 <= seconds <= MAX_WAIT:
+    text = str(MAX_WAIT) if match[1] is None else match[1].strip('"')
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MAX_WAIT):
         raise InvalidRequest(f"Prefer: wait=N takes 1 to {MAX_WAIT} seconds")
-    return seconds
+    return float(text)
 
 
 def route_for(key: KeyRecord, organization_id: UUID, name: str) -> ModelRoute:

@@ -1,0 +1,76 @@
+"""/docs/: the API reference is complete, and the pages of this service load nothing from elsewhere."""
+
+import re
+
+import pytest
+from drf_spectacular.drainage import GENERATOR_STATS
+from drf_spectacular.generators import SchemaGenerator
+
+OUTSIDE = re.compile(r"""(?:src|href|action|url|from|import)\s*[=(:]?\s*["']?\s*((?:https?:)?//[^"'\s>)]+)""", re.I)
+
+
+@pytest.fixture(scope="module")
+def schema():
+    with GENERATOR_STATS.silence():
+        GENERATOR_STATS.reset()
+        made = SchemaGenerator().get_schema(request=None, public=True)
+        complaints = [*GENERATOR_STATS._warn_cache, *GENERATOR_STATS._error_cache]
+    assert complaints == []
+    return made
+
+
+def operations(schema):
+    return [(path, operation) for path, methods in schema["paths"].items() for operation in methods.values()]
+
+
+def test_operations_are_grouped_by_what_they_are_about(schema):
+    groups = {tag for _, operation in operations(schema) for tag in operation["tags"]}
+
+    assert {"models", "keys", "predictions", "usage", "limits", "members", "invitations", "inference"} <= groups
+    assert "api" not in groups
+
+
+def test_every_operation_has_a_name_of_its_own_and_says_how_to_sign_in(schema):
+    names = [operation["operationId"] for _, operation in operations(schema)]
+
+    assert len(names) == len(set(names))
+    assert not [name for name in names if re.search(r"_\d+$", name)]
+    assert schema["components"]["securitySchemes"].keys() == {"apiKey", "session", "sessionToken"}
+    assert not [path for path, operation in operations(schema) if {"session": [], "sessionToken": []} in operation["security"]]
+    assert all({"apiKey": []} in operation["security"] for path, operation in operations(schema) if path.startswith("/api/"))
+
+
+@pytest.mark.parametrize("resource", ["keys", "members", "invitations", "models", "predictions", "audit-events"])
+def test_a_list_is_described_as_the_pages_it_comes_in(schema, resource):
+    operation = schema["paths"][f"/api/v1/{resource}"]["get"]
+    reference = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    described = schema["components"]["schemas"][reference.rpartition("/")[2]]
+
+    assert described["required"] == ["results", "next"]
+    assert {"limit", "cursor"} <= {parameter["name"] for parameter in operation["parameters"]}
+
+
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "text/html,application/xhtml+xml,*/*;q=0.8", "application/vnd.oai.openapi", "text/html"]
+)
+def test_the_document_is_always_json(client_of, accept):
+    response = client_of(None).get("/docs/openapi.json", HTTP_ACCEPT=accept)
+
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.json()["openapi"].startswith("3.")
+
+
+@pytest.mark.parametrize("page", ["/docs/", "/admin/login/"])
+def test_a_page_and_what_it_loads_name_no_outside_host(client_of, page):
+    client = client_of(None)
+    response = client.get(page)
+    text = response.content.decode()
+
+    assert response.status_code == 200
+    assert OUTSIDE.findall(text) == []
+    assert re.findall(r"/static/[^\"'\s]+", text)  # its own files, which tell that the page was made as usual
+
+
+def test_the_search_for_outside_hosts_finds_them():
+    assert OUTSIDE.findall('<link rel="icon" href="//cdn.example/f.ico"><script src=https://cdn.example/x.js></script>')
