@@ -111,7 +111,7 @@ def test_only_a_ready_version_gets_an_alias(client, upload):
     assert production(client) == "1.0.0"
 
 
-@pytest.mark.parametrize(("version", "status"), [("9.9.9", 404), ("nothing", 404), ("", 422), (None, 422), (1, 404), ([], 422)])
+@pytest.mark.parametrize(("version", "status"), [("9.9.9", 404), ("nothing", 404), ("", 422), (None, 422), (1, 422), ([], 422)])
 def test_a_version_that_is_not_there_or_not_named_is_refused(client, version, status):
     assert put(client, version).status_code == status
 
