@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -212,7 +213,8 @@ class Host:
                     self._pending.pop(version, None)  # its work went with the server, which keeps nothing
             except Exception:  # one version must not take the loader with it
                 log.exception("loading %s failed", version)
-                self._refuse(version, "The model cannot be loaded now")
+                with suppress(RedisError):  # then nobody hears it, and the loader must live on
+                    self._refuse(version, "The model cannot be loaded now")
 
     def _load(self, version: str) -> None:
         owner = self._pending[version][0].work.owner

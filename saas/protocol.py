@@ -89,6 +89,7 @@ class FrontProtocol(HttpToolsProtocol):
         self.is_in_head = self.is_declining = False
         self.reading_since = 0.0  # loop time at which a message began that is not complete; 0: none
         self.received = 0  # bytes of its head, then of its body
+        self.overhead = 0  # bytes since its head that were not body, without body in between
         self.idle_since = self.stalled_since = 0.0
         self.closes_at = 0.0  # loop time; 0: not lingering
         self.url, self.headers, self.content_length = b"", [], UNTOLD
@@ -118,6 +119,7 @@ class FrontProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.is_deaf:
             return
+        body_before = -1 if self.is_in_head else self.received
         if self.is_in_head:
             self.received += len(data)
             if self.received > MAX_HEAD:
@@ -133,6 +135,16 @@ class FrontProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             if not self.is_deaf:
                 self._refuse_message(errors.InvalidRequest(f"This is not valid HTTP: {error}"))
+        self._weigh_trailers(len(data), body_before)
+
+    def _weigh_trailers(self, size: int, body_before: int) -> None:
+        """Bound what follows a chunked body, of which nothing is kept here but the parser may keep an unfinished line."""
+        if self.is_in_head or not self.reading_since or self.received != body_before:
+            self.overhead = 0
+            return
+        self.overhead += size
+        if self.overhead > MAX_HEAD and not self.is_deaf:
+            self._refuse_message(errors.HeadersTooLarge(f"More than {MAX_HEAD} bytes without body follow the head"))
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Read the message again without its offer of another protocol: the parser reads no body behind such an offer."""
@@ -197,6 +209,8 @@ class FrontProtocol(HttpToolsProtocol):
         self.is_in_head, self.received, self.reading_since = True, 0, self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.is_in_head:
+            return  # a trailer of a chunked body: nothing here reads them
         name = name.lower()
         if name == b"content-length":
             self.content_length = int(value)

@@ -100,7 +100,7 @@ def _relay_one(row: RecordChange) -> bool:
 def _project_now(name: str) -> None:
     try:
         project(name)
-    except redis.RedisError as error:
+    except Exception as error:  # the change is committed: whatever fails here, the relay does it
         log.warning("a record waits for its relay: %s", error, extra={"record": name})
 
 

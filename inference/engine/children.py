@@ -34,7 +34,7 @@ main(int(sys.argv[2]), int(sys.argv[3]))
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 LOAD_SECONDS = 30.0
 CODES = frozenset(
-    {"", "invalid_request", "invalid_tensor", "model_failed", "output_not_finite"}
+    {"", "deadline_exceeded", "invalid_request", "invalid_tensor", "model_failed", "output_not_finite"}
 )  # that a child may answer with
 
 
@@ -103,16 +103,20 @@ class Child:
         Raises DeadlineExceeded and, if the process ended or answered nonsense, ModelFailed.
         """
         bare = [  # a customer's model need not know who asks, nor through which gateway
-            Work("", place, "", "", "", version, 0, 0, work.rows, work.inputs, work.outputs, work.items, work.top)
+            Work("", place, "", "", "", version, work.deadline, 0, work.rows, work.inputs, work.outputs, work.items, work.top)
             for place, work in enumerate(works)
         ]
+        began = time.monotonic()
         replies = self._ask(Ask(b"", version=version, works=bare, max_rows=max_rows), until).replies
         try:
             if len(replies) != len(works):
                 raise ModelFailed("the model's process answered another number of calls")
+            most_us = int((time.monotonic() - began) * 1e6) + 1
             for reply, work in zip(replies, works, strict=True):
                 _check(reply)
                 reply.number = work.number
+                reply.compute_us = min(max(reply.compute_us, 0), most_us)  # a customer's process may say anything
+                reply.batch_rows = min(max(reply.batch_rows, 0), max_rows)
         except ModelFailed:
             self.kill()
             raise

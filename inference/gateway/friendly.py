@@ -95,7 +95,7 @@ def check_rows(count: int) -> None:
 
 
 def _top(text: str) -> int:
-    if not text.isdigit() or len(text) > 6 or not 1 <= int(text) <= MAX_TOP:
+    if not (text.isascii() and text.isdigit()) or len(text) > 6 or not 1 <= int(text) <= MAX_TOP:
         raise InvalidRequest(f"top must be a whole number from 1 to {MAX_TOP}")
     return int(text)
 
@@ -134,10 +134,10 @@ def _read_form(body: bytes, content_type: str) -> tuple[list[bytes | str], int |
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise InvalidRequest("The multipart body has no boundary")
-    parser = FormParser(
-        "multipart/form-data", on_field, on_file, lambda: ends.append(True), boundary=boundary, config=FORM_LIMITS
-    )
     try:
+        parser = FormParser(
+            "multipart/form-data", on_field, on_file, lambda: ends.append(True), boundary=boundary, config=FORM_LIMITS
+        )
         parser.write(body)
         parser.finalize()
     except FormParserError as error:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ RELEASE_WITHIN = 0.02  # seconds that a freed place may wait for a tick to trave
 RECONNECT_EVERY = 0.2
 CALLS_PER_SCRIPT = 256
 WATCH_EVERY = 1.0
+ASK_SECONDS = 2.0  # for a reply that somebody waits for
 Admitted = tuple[int, str, int, int, int]
 """What admit.lua says of one group: (admitted, reason, key tokens, organization tokens, wait in ms)."""
 
@@ -68,7 +70,8 @@ class Lanes:
                 task.cancel()
         if self._to_release and self.is_connected:
             self._tick()
-            await self.ask("PING")  # what was written before it has arrived
+            with suppress(Unavailable):
+                await self.ask("PING")  # what was written before it has arrived
         self._drop()
 
     def send(self, done: Callable[[Any], None] | None, *command: Any) -> None:
@@ -87,7 +90,10 @@ class Lanes:
                 answer.set_result(reply)
 
         self.send(answered, *command)
-        reply = await answer
+        try:
+            reply = await asyncio.wait_for(answer, ASK_SECONDS)
+        except TimeoutError as error:
+            raise Unavailable("The lanes server does not answer; try again soon", retry_after=1) from error
         if isinstance(reply, Exception):
             raise Unavailable("The lanes server does not answer; try again soon", retry_after=1) from reply
         return reply
@@ -99,6 +105,8 @@ class Lanes:
             self._commands = await Connection.connect(self._url, self._lost)
             self._replies = await Connection.connect(self._url, self._lost)
             await self._subscribe(self._replies)
+            if self._commands is None or self._replies is None:
+                raise ConnectionError("a connection was lost while the other was made")
         except (ConnectionError, TimeoutError) as error:
             log.warning("the lanes server is not reachable: %s", error)
             self._drop()
@@ -150,7 +158,10 @@ class Lanes:
             self._on_changed(message.decode())
             return
         for reply in unpack_replies(message):
-            self._on_reply(reply)
+            try:
+                self._on_reply(reply)
+            except Exception:  # one call's fault must not take the others' replies with it
+                log.exception("the reply to call %d was not taken", reply.number)
 
     # --- admit and push
 

@@ -199,7 +199,10 @@ class Gateway:
     def _open(self, call: Call) -> None:
         claim = None
         if call.idempotency_key is not None:
-            claim = f"{call.key.organization}:{call.idempotency_key}".encode()
+            kind = (
+                "prediction" if call.is_low else "call"
+            )  # a client's key must not meet a prediction's, nor a test's a live one
+            claim = f"{call.key.organization}:{call.key.mode}:{kind}:{call.idempotency_key}".encode()
         if call.record is None:
             call.record = self._new_record(call)
         call.open_call = OpenCall(
@@ -239,7 +242,7 @@ class Gateway:
             self._fail(call, refusal(verdict))
 
     def _open_again(self, call: Call) -> None:
-        if not call.is_ended:
+        if not call.is_ended and call.open_call is None:  # its admission may have opened it meanwhile
             self._open(call)
 
     def _on_admitted(self, calls: list[Call], admitted: Admitted) -> None:
@@ -315,18 +318,26 @@ class Gateway:
         call.is_closing = True  # from here on it gets its outcome, however long that takes
         packed = pack_answer(rendered)
         if not self._stored.is_slow(packed):
-            self._close_stored(call, rendered, self._stored.seal(call, packed))
+            try:
+                sealed = self._stored.seal(call, packed)
+            except Exception as error:  # a key that does not open, for example: this call fails, the others go on
+                self._not_stored(call, error)
+            else:
+                self._close_stored(call, rendered, sealed)
             return
         sealing = self._loop.run_in_executor(None, self._stored.seal, call, packed)
         sealing.add_done_callback(lambda done: self._sealed(call, rendered, done))
 
     def _sealed(self, call: Call, rendered: Rendered, sealing: "asyncio.Future[bytes]") -> None:
         if error := sealing.exception():
-            log.error("an answer could not be stored: %s", error)
-            call.is_closing = False
-            self._fail(call, errors.Unavailable("The answer could not be stored; nothing was charged", retry_after=1))
+            self._not_stored(call, error)
         else:
             self._close_stored(call, rendered, sealing.result())
+
+    def _not_stored(self, call: Call, error: BaseException) -> None:
+        log.error("an answer could not be stored: %s", error)
+        call.is_closing = False
+        self._fail(call, errors.Unavailable("The answer could not be stored; nothing was charged", retry_after=1))
 
     def _close_stored(self, call: Call, rendered: Rendered, sealed: bytes) -> None:
         if not call.is_open:

@@ -19,6 +19,8 @@ from inference.lanes import Tensor
 from inference.routes import TensorSpec
 from saas.lib.errors import InvalidTensor, OutputNotFinite, ValidationFailed
 
+MAX_EMPTY_ROWS = 65_536  # a leading dimension that carries no data costs its sender nothing, but a model's outputs may have it
+
 # Open Inference Protocol V2, tensor data types: struct's format character, bytes per element, numpy's name
 TYPES = {
     "BOOL": ("?", 1, "?"),
@@ -58,6 +60,11 @@ def wrong(name: str, detail: str) -> InvalidTensor:
     return InvalidTensor(detail, errors=[{"field": f"inputs.{name[:200]}", "detail": detail}])
 
 
+def printable(name: str) -> str:
+    """A name from a body for a message: JSON can carry half of a surrogate pair, an answer cannot."""
+    return name[:200].encode("utf-8", "replace").decode()
+
+
 def check_signature(spec: TensorSpec, datatype: str, shape: list[int]) -> int:
     """The number of elements, if the version's input takes this datatype and shape (-1 takes any). Raises InvalidTensor."""
     if datatype != spec.datatype:
@@ -69,6 +76,8 @@ def check_signature(spec: TensorSpec, datatype: str, shape: list[int]) -> int:
         if given != expected and expected != -1:
             raise wrong(spec.name, f"shape {shape} was given, the model expects {spec.shape} (-1 is any size)")
         count *= given
+    if count == 0 and shape[0] > MAX_EMPTY_ROWS:
+        raise wrong(spec.name, f"shape {shape} has no elements, and more than {MAX_EMPTY_ROWS} rows")
     return count
 
 

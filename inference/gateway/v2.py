@@ -99,7 +99,7 @@ def _placed(body: bytes, message: str) -> str:
         name = json.loads(body)[place[1]][int(place[2])]["name"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return message  # the tensor has no name, or the rest of the body is malformed too
-    return f"{place[1][:-1]} '{str(name)[:200]}': {message}"
+    return f"{place[1][:-1]} '{tensors.printable(str(name))}': {message}"
 
 
 def _malformed(body: bytes, error: Exception) -> AppError:
@@ -108,7 +108,9 @@ def _malformed(body: bytes, error: Exception) -> AppError:
         try:
             inputs = json.loads(body)["inputs"]
             name = next(i["name"] for i in inputs if re.search(r"NaN|Infinity", json.dumps(i.get("data"))))
-            return tensors.wrong(str(name), "NaN and Infinity are not JSON numbers; send them as a binary tensor")
+            return tensors.wrong(
+                tensors.printable(str(name)), "NaN and Infinity are not JSON numbers; send them as a binary tensor"
+            )
         except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError):
             pass  # malformed in another way too: the first parser's message says how
     return InvalidRequest(f"The body is not the JSON of an inference request: {error}")
@@ -297,7 +299,7 @@ def read_index(body: bytes) -> bool:
         return False
     try:
         return msgspec.json.decode(body, type=IndexRequest).ready
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest(f'The body must be empty or {{"ready": true or false}}: {error}') from None
 
 

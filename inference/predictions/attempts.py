@@ -9,7 +9,7 @@ from inference.gateway.call import Call, Rendered
 from inference.lanes import Reply
 from inference.predictions.models import Prediction
 from inference.routes import ModelRoute, VersionRoute
-from saas.lib.errors import ApiKeyInvalid, NotFound
+from saas.lib.errors import ApiKeyInvalid, InvalidRequest, NotFound
 from tenants.keys import load_key
 from tenants.principal import KeyRecord, unpack_key
 
@@ -19,7 +19,10 @@ Ask = v2.Infer | friendly.Predict
 def read_ask(endpoint: str, body: bytes, route: ModelRoute, version: VersionRoute) -> Ask:
     """The checked request in `body`, JSON as that endpoint takes it. Raises what a dialect raises for bad input."""
     if endpoint == "infer":
-        return v2.read_infer(body, None, version)
+        ask = v2.read_infer(body, None, version)
+        if ask.is_binary or any(ask.binary.values()):
+            raise InvalidRequest("A prediction's output is JSON; ask for binary outputs with POST /v2/models/…/infer")
+        return ask
     return friendly.read_predict(body, "application/json", None, route, version)
 
 

@@ -119,7 +119,7 @@ def sweep() -> None:
     """Send again what was lost, remove the data of what has expired, forget old idempotency keys."""
     now = timezone.now()
     with as_operator():
-        unsent = list(Prediction.objects.unsent(now)[:BATCH])
+        unsent = list(Prediction.objects.unsent(now).only("id", "organization_id", "hardware")[:BATCH])
         Prediction.objects.filter(pk__in=[row.pk for row in unsent]).update(sent_at=now)
         for prediction in unsent:
             send(prediction)

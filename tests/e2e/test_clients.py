@@ -478,3 +478,17 @@ def test_calls_of_a_test_key_are_recorded_as_such(service, alice):
 
     assert key.startswith("maas_test_")
     assert rows_of(alice, "as-a-test") == {"as-a-test": [("usage", "test")]}
+
+
+@pytest.mark.parametrize(("name", "sample"), [("digits", "image"), ("language", "Wo ist der nächste Bahnhof, bitte?")])
+def test_a_customers_own_image_and_text_models_prepare_their_inputs_in_its_own_process(service, alice, name, sample):
+    folder = EXAMPLES / name
+    alice.upload(f"own-{name}", (folder / "model.onnx").read_bytes(), json.loads((folder / "manifest.json").read_text()))
+    if sample == "image":
+        sample = base64.b64encode((folder / "sample.png").read_bytes()).decode()
+    url, headers = f"{service.base_url}/api/v1/models/own-{name}/predict", bearer(alice.key())
+
+    answer = requests.post(url, json={"inputs": [sample]}, headers=headers, timeout=30)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["predictions"][0]["label"] == {"digits": "2", "language": "de"}[name]

@@ -13,7 +13,7 @@ from saas.lib.errors import ApiKeyInvalid
 from tenants import actions, events, keys, tasks
 from tenants.crypto import add_data_key, current_data_key, ring, seal_for, unseal_for
 from tenants.databases import as_operator
-from tenants.models import DataKey
+from tenants.models import TEST_LIMITS, DataKey
 from tenants.principal import unpack_key
 from tenants.scope import tenant_scope
 
@@ -118,3 +118,9 @@ def test_a_data_key_that_was_moved_to_another_organization_does_not_open(alice, 
     with tenant_scope(alice.organization.id):
         assert add_data_key(alice.organization.id).retired_at is None
         assert DataKey.objects.filter(retired_at=None).count() == 1
+
+
+def test_a_test_key_has_no_more_than_the_limits_of_test_keys_whatever_its_owner_sets(make_organization, make_key):
+    key = make_key(make_organization(), mode="test", rate=1000.0, burst=1000, concurrency=1000)[0]
+
+    assert unpack_key(keys.load_key(key.public_id)).limits == TEST_LIMITS

@@ -370,3 +370,20 @@ async def test_a_large_keyed_answer_is_stored_and_replayed(desk, rendering):
 
     assert (await again).body == b"large"
     assert desk.calls_this_month() == 1
+
+
+async def test_an_answer_that_cannot_be_sealed_fails_its_call_alone(desk):
+    class Broken(Plain):
+        def seal(self, call, packed):
+            raise ValueError("no key opens it")
+
+    desk.gateway._stored = Broken()
+    _, keyed = desk.ask(idempotency_key="k4", fingerprint=b"f" * 32)
+    _, plain = desk.ask()
+    works = [await desk.take(), await desk.take()]
+    replies = [Reply(number=work.number) for work in works]
+    await desk.lanes.publish(replies_channel(works[0].gateway), pack_replies(replies))
+
+    assert (await keyed).status == 503
+    assert (await plain).status == 200
+    await desk.until(lambda: desk.calls_this_month() == 1)
