@@ -43,7 +43,8 @@ def main() -> int:
 
 
 async def run(config: Config) -> int:
-    """Serve until stopped."""
+    """Serve until stopped. Whatever this process and its parts make is for this user only."""
+    os.umask(0o077)
     return await Supervisor(config.data_dir, port=config.port, given=dict(os.environ)).run()
 
 

@@ -73,6 +73,15 @@ def test_all_parts_run(running):
     assert all(part["pid"] for part in status.values())
 
 
+def test_what_it_makes_is_for_its_user_only(running):
+    until(lambda: any(running.data_dir.glob("beat-schedule*")), what="the schedule")
+
+    modes = {path: path.lstat().st_mode & 0o077 for path in (running.data_dir, *running.data_dir.rglob("*"))}
+
+    assert {"artifacts", "log", "run", "demo.json"} <= {path.name for path in modes}
+    assert [path for path, mode in modes.items() if mode] == []
+
+
 def test_it_prints_a_curl_that_works_as_it_stands(running):
     lines = running.text().splitlines()
     first = next(number for number, line in enumerate(lines) if line.strip().startswith("curl "))
