@@ -21,10 +21,9 @@ class ModelConverter(StringConverter):
 
 
 class AliasConverter(StringConverter):
-    def to_python(self, value: str) -> str:
-        if not is_name(value):
-            raise ValueError(value)
-        return value
+    """Any text that can be asked for: who sets a wrong name is told what is wrong with it."""
+
+    regex = r"[^/\x00]+"
 
 
 class VersionConverter(StringConverter):

@@ -7,10 +7,15 @@ local DAY = 86400
 
 local function put(key, version, fields)
   if tonumber(version) < tonumber(redis.call('HGET', key, 'limits_version') or '-1') then return end
-  for _, field in ipairs(redis.call('HKEYS', key)) do
-    if string.sub(field, 1, 6) == 'limit:' then redis.call('HDEL', key, field) end
+  local is_new = {}
+  for i = 1, #fields, 1000 do  -- Lua's stack holds some 8,000 values: an organization may have more limits
+    redis.call('HSET', key, unpack(fields, i, math.min(i + 999, #fields)))
   end
-  redis.call('HSET', key, 'limits_version', version, unpack(fields))
+  for i = 1, #fields, 2 do is_new[fields[i]] = true end
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(field, 1, 6) == 'limit:' and not is_new[field] then redis.call('HDEL', key, field) end
+  end
+  redis.call('HSET', key, 'limits_version', version)
 end
 
 local fields = {}

@@ -112,6 +112,8 @@ redis.call('HSET', KEYS[1], 'limits_version', string.format('%.0f', version))
 for field, sum in pairs(sums) do
   if sum ~= 0 then redis.call('HSET', KEYS[1], field, string.format('%.0f', sum)) end
 end
-if #limits > 0 then redis.call('HSET', KEYS[1], unpack(limits)) end
+for i = 1, #limits, 1000 do  -- Lua's stack holds some 8,000 values
+  redis.call('HSET', KEYS[1], unpack(limits, i, math.min(i + 999, #limits)))
+end
 redis.call('SREM', 'accounts:wanted', tenant)
 return 1

@@ -234,7 +234,7 @@ def test_single_calls_newest_first_page_by_page(reader, record, organization, ma
     assert [call["id"] for call in first["results"] + second["results"]] == expected
     assert second["next"] is None
     of_key = reader.get(CALLS, {"key": key.public_id, "day": day}).json()["results"]
-    assert [call["request_id"] for call in of_key] == ["r3", "r1"]
+    assert {call["request_id"] for call in of_key} == {"r3", "r1"}  # made in one millisecond, their order is chance
     (only,) = reader.get(CALLS, {"request_id": "r2", "day": day, "model": "catalog/iris"}).json()["results"]
     assert (only["rows"], only["kind"], only["version"], only["key"]) == (1, "usage", "1.0.0", None)
     assert reader.get(CALLS, {"key": "nobody", "day": day}).json()["results"] == []

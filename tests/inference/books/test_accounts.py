@@ -1,5 +1,7 @@
 """Limits and sums from outside the hot path, and accounts made anew."""
 
+from uuid import uuid4
+
 import pytest
 
 from inference.books import accounts
@@ -154,3 +156,15 @@ def test_an_account_of_the_wrong_kind_is_replaced(valkey):
     assert accounts.install(ALICE, sums(2, 7), AccountLimits(3, {}, 1), "0-0", state=valkey)
 
     assert accounts.read(ALICE, state=valkey) == accounts.Account(sums(2, 7), AccountLimits(3, {}, 1))
+
+
+def test_an_organization_may_have_more_limits_than_fit_on_luas_stack(state):
+    tenant, keys = uuid4().hex, {uuid4().hex: n for n in range(9_000)}
+    accounts.create(tenant, state=state)
+    accounts.set_limits(tenant, 7, keys, 1, state=state)
+    assert accounts.read(tenant, state=state).limits.key_calls == keys
+
+    few = dict(list(keys.items())[:2])
+    accounts.set_limits(tenant, None, few, 2, state=state)
+
+    assert accounts.read(tenant, state=state).limits == accounts.AccountLimits(None, few, 2)
