@@ -29,6 +29,7 @@ from inference.gateway import stored  # noqa: E402
 from inference.gateway.health import Health  # noqa: E402
 from inference.gateway.http import Exchange, Front  # noqa: E402
 from inference.gateway.line import Gateway  # noqa: E402
+from inference.gateway.metrics import Metrics  # noqa: E402
 from inference.gateway.requestlog import RequestLog  # noqa: E402
 from inference.gateway.targets import Target, target_of  # noqa: E402
 from inference.registry import visible_routes  # noqa: E402
@@ -106,6 +107,7 @@ class Application:
             timeout_default=config.timeout_default,
             timeout_max=config.timeout_max,
             request_log=RequestLog(config.log_format),
+            metrics=Metrics(str(os.getpid()) if config.gateway_processes > 1 else ""),
         )
         self._health = Health(gateway.books, gateway.lanes, front.metrics)
         gc.collect()

@@ -1,9 +1,9 @@
 """Counters of one gateway process, cheap to raise, in Prometheus' text form.
 
 A scrape reaches one process: with several, each must be scraped (label `process`); queues and workers are the same from any.
+With one process there is no such label, so that its replacement goes on with the same series, as after any reset of a counter.
 """
 
-import os
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -17,7 +17,9 @@ Key = tuple[str, str, int, str]
 class Metrics:
     """Requests by (method, route, status, code) with their durations, and rows answered by endpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: str = "") -> None:
+        """`process` is the label of that name; Prometheus drops an empty one."""
+        self._process = process
         self._requests: dict[Key, int] = {}
         self._durations: dict[str, list[float]] = {}  # by route: one count per bucket, one above, the sum
         self._rows: dict[str, int] = {}
@@ -34,7 +36,7 @@ class Metrics:
             self._rows[route] = self._rows.get(route, 0) + rows
 
     def collect(self) -> Iterator[Metric]:
-        process = str(os.getpid())
+        process = self._process
         requests = CounterMetricFamily(
             "http_requests", "Requests answered.", labels=["method", "route", "status", "code", "process"]
         )
