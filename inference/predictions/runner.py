@@ -17,7 +17,7 @@ from saas.lib.errors import AppError, Unavailable
 
 log = logging.getLogger(__name__)
 
-START_WITHIN = 10.0  # seconds
+START_WITHIN = 20.0  # seconds
 STOP_WITHIN = 6.0  # seconds that running calls get when the worker stops
 
 
@@ -69,9 +69,16 @@ class GatewayThread:
             return self._gateway, self._loop
 
     def _start(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True).start()
-        self._gateway = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(START_WITHIN)
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="gateway", daemon=True).start()
+        opening = asyncio.run_coroutine_threadsafe(self._open(), loop)
+        try:
+            self._gateway = opening.result(START_WITHIN)
+        except TimeoutError as error:
+            opening.cancel()
+            loop.call_soon_threadsafe(loop.stop)
+            raise Unavailable("The worker's gateway does not start") from error
+        self._loop = loop
 
     async def _open(self) -> Gateway:
         config = self._config
