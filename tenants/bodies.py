@@ -31,7 +31,10 @@ class JSONBodyParser(BaseParser):
         if max(declared, len(body)) > self.max_bytes:
             raise PayloadTooLarge(f"The body may have {self.max_bytes} bytes at most")
         self.received(body, context)
-        return JSONParser().parse(io.BytesIO(body), media_type, context)
+        try:
+            return JSONParser().parse(io.BytesIO(body), media_type, context)
+        except RecursionError:
+            raise InvalidRequest("The body is nested too deeply.") from None
 
     def received(self, body: bytes, context: Mapping[str, Any]) -> None:  # Any: DRF's context
         """For a view that needs the bytes as they came."""
@@ -46,7 +49,10 @@ class Body(serializers.Serializer[Any]):  # Any: bodies are not bound to a model
         if not isinstance(data, dict):
             raise InvalidRequest("The body must be a JSON object.")
         body = cls(data=data, partial=partial)
-        body.is_valid(raise_exception=True)
+        try:
+            body.is_valid(raise_exception=True)
+        except RecursionError:
+            raise InvalidRequest("The body is nested too deeply.") from None
         return dict(body.validated_data)
 
     def to_internal_value(self, data: Any) -> Any:  # Any: JSON in, checked values out

@@ -31,6 +31,7 @@ MAX_ROWS = 10_000  # of one call
 MAX_LABELS = 100_000  # shown in one answer: rows times top
 LARGE_BYTES = 256 << 10  # a larger JSON body is decoded row by row, so that the interpreter can turn to other threads between
 MAX_DEPTH = 8
+MAX_BRACKETS = 500_000
 MAX_FILES = 1000
 FORM = f"The form must hold 1 to {MAX_FILES} files named file or image, and may hold the field top"
 FORM_LIMITS = {"MAX_MEMORY_FILE_SIZE": 1 << 40, "MAX_FIELDS": 8, "MAX_FIELD_SIZE": 64}  # in memory: the body is there already
@@ -150,6 +151,8 @@ def _read_form(body: bytes, content_type: str) -> tuple[list[bytes | str], int |
 
 
 def _read_json(body: bytes, route: ModelRoute, version: VersionRoute) -> Predict:
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:  # millions of empty rows take seconds to read
+        raise InvalidRequest(f"The body has more than {MAX_BRACKETS} lists and objects; send several calls, or tensors to /v2")
     try:
         request = decode(body) if len(body) <= LARGE_BYTES else _decode_large(body, version)
     except msgspec.ValidationError as error:

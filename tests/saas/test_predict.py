@@ -293,3 +293,13 @@ def test_so_many_labels_are_not_shown(spacious):
     status, _, answer = spacious.predict("wide", {"inputs": [[1]] * 101, "top": 1000})
     assert (status, answer["code"]) == (400, "invalid_request")
     assert "100000" in answer["detail"]
+
+
+def test_millions_of_empty_rows_are_refused_before_they_are_read():
+    from inference.gateway import friendly
+    from saas.lib.errors import InvalidRequest
+
+    body = b'{"inputs":[' + b"[]," * 600_000 + b"[]]}"
+
+    with pytest.raises(InvalidRequest, match="lists and objects"):
+        friendly._read_json(body, None, None)

@@ -41,3 +41,10 @@ def test_a_body_of_a_mebibyte_is_read(client_of, alice):
     body = '{"name": "large"}'.ljust(1 << 20)
 
     assert client_of(alice).post("/api/v1/models", body, content_type="application/json").status_code == 201
+
+
+@pytest.mark.parametrize("body", ["[" * 3000 + "]" * 3000, '{"name": ' + "[" * 900 + "]" * 900 + "}"])
+def test_deep_nesting_is_refused_and_no_fault_of_ours(client_of, alice, body):
+    answer = client_of(alice).post("/api/v1/keys", body, content_type="application/json")
+
+    assert answer.status_code in (400, 422), answer.content
