@@ -7,29 +7,22 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from uuid import UUID
 
 import redis
-from django.conf import settings
 
 from inference.books import accounts
 from inference.gateway.line import period_of, refusal
 from inference.predictions.models import Prediction, Status
 from saas.lib.errors import ConcurrencyLimited, RateLimited, Unavailable
-from saas.lib.valkey import Script, sync_client
+from saas.lib.valkey import Script
+from tenants import records
 from tenants.principal import KeyRecord
 
 TAKE = Script(Path(__file__).with_name("take.lua"))
 
 MAX_WAITING = 1000  # predictions of one organization that have not started
-
-
-@cache
-def lanes() -> "redis.Redis":
-    """The lanes server, for this process."""
-    return sync_client(settings.CONFIG.lanes_url, timeout=2.0)
 
 
 @contextmanager
@@ -53,7 +46,7 @@ def take_token(key: KeyRecord) -> None:
     """Take one request from the limits of the key and its organization. Raises RateLimited, Unavailable."""
     mine, all_ = key.limits, key.organization_limits
     buckets = [f"bucket:{key.id}", f"bucket:{key.organization}"]
-    refused, wait_ms = TAKE.run_sync(lanes(), buckets, [mine.rate, mine.burst, all_.rate, all_.burst])
+    refused, wait_ms = TAKE.run_sync(records.client(), buckets, [mine.rate, mine.burst, all_.rate, all_.burst])
     if refused:
         source = refused.decode()
         limits = mine if source == "key" else all_
