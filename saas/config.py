@@ -3,6 +3,7 @@
 A wrong value stops the start with its name and reason; with DEBUG=0 a missing secret does too.
 """
 
+import re
 from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
@@ -20,6 +21,9 @@ INSECURE_SECRETS = {
     "kek": "1:aW5zZWN1cmUtZm9yLWRldmVsb3BtZW50LW9ubHktMzI=",
 }
 MIN_SECRET_KEY, MIN_PEPPER = 32, 16  # characters
+_SOCKET_DIRECTORY = re.compile(r"(host=[^&]+)?").fullmatch
+_CA_FILE = re.compile(r"(ssl_ca_certs=[^&]+)?").fullmatch
+_NUMBER = re.compile(r"(/[0-9]*)?").fullmatch
 
 
 class Config(BaseSettings):
@@ -74,33 +78,51 @@ class Config(BaseSettings):
     @field_validator("database_url", "database_owner_url", "database_metering_url", "database_ops_url")
     @classmethod
     def is_postgresql(cls, url: str) -> str:
-        if url and not _split(url, "postgresql", "postgres").path.strip("/"):
+        if not url:
+            return url
+        parts = _split(url, "postgresql", "postgres")
+        if not parts.path.strip("/"):
             raise ValueError("it names no database: postgresql://user:password@host:port/database")
+        if not _SOCKET_DIRECTORY(parts.query) or (parts.query and parts.hostname):
+            raise ValueError("after its ? only host=/directory is read, in place of a host: postgresql://user@/database?host=…")
         return url
 
     @field_validator("state_url", "lanes_url")
     @classmethod
     def is_valkey(cls, url: str) -> str:
-        if url:
-            parts = _split(url, "unix", "redis", "rediss")
-            if not (parts.path if parts.scheme == "unix" else parts.hostname):
-                raise ValueError("it names no server: redis://host:port/0, rediss://… or unix:///path")
+        if not url:
+            return url
+        parts = _split(url, "unix", "redis", "rediss")
+        is_socket = parts.scheme == "unix"
+        if not (parts.path if is_socket else parts.hostname):
+            raise ValueError("it names no server: redis://host:port/0, rediss://… or unix:///path")
+        if is_socket:
+            _has_no(parts, "hostname", "query")
+        elif not _NUMBER(parts.path):
+            raise ValueError("its database is no number: redis://host:port/0")
+        elif parts.scheme == "redis" or not _CA_FILE(parts.query):  # what all three of our clients read
+            _has_no(parts, "query")
         return url
 
-    @field_validator("base_url", "s3_endpoint")
+    @field_validator("base_url")
+    @classmethod
+    def is_origin(cls, url: str) -> str:
+        return _with_host(url, "http", "https", without=("username", "password", "path", "query")).removesuffix("/")
+
+    @field_validator("s3_endpoint")
     @classmethod
     def is_http(cls, url: str) -> str:
-        return _with_host(url, "http", "https")
+        return _with_host(url, "http", "https", without=("username", "password", "query"))
 
     @field_validator("artifacts_url")
     @classmethod
     def is_bucket(cls, url: str) -> str:
-        return _with_host(url, "s3")
+        return _with_host(url, "s3", without=("username", "password", "query"))
 
     @field_validator("email_url")
     @classmethod
     def is_mail_server(cls, url: str) -> str:
-        return _with_host(url, "smtp", "smtps")
+        return _with_host(url, "smtp", "smtps", without=("path", "query"))
 
     @field_validator("secret_key")
     @classmethod
@@ -152,10 +174,10 @@ def describe(error: ValidationError) -> str:
 
 
 def _split(url: str, *schemes: str) -> SplitResult:
-    """The parts of an address with one of `schemes` and, if any, a valid port. Raises ValueError without quoting it."""
+    """The parts of an address: one of `schemes`, a valid port if any, no fragment. Raises ValueError without quoting it."""
     try:
         parts = urlsplit(url)
-        is_whole = parts.port is None or parts.port > 0
+        is_whole = "#" not in url and (parts.port is None or parts.port > 0)  # what follows a # would be ignored
     except ValueError:  # its text may hold a piece of a password
         is_whole = False
     if not is_whole:
@@ -165,8 +187,20 @@ def _split(url: str, *schemes: str) -> SplitResult:
     return parts
 
 
-def _with_host(url: str, *schemes: str) -> str:
-    """`url`, which is empty or an address with one of `schemes` and a host. Raises ValueError without quoting it."""
-    if url and not _split(url, *schemes).hostname:
-        raise ValueError(f"it names no host after {schemes[0]}://")
+def _with_host(url: str, *schemes: str, without: tuple[str, ...]) -> str:
+    """`url`: empty, or an address with one of `schemes`, a host, `without` these parts. Raises ValueError, quoting nothing."""
+    if url:
+        parts = _split(url, *schemes)
+        if not parts.hostname:
+            raise ValueError(f"it names no host after {schemes[0]}://")
+        _has_no(parts, *without)
     return url
+
+
+def _has_no(parts: SplitResult, *names: str) -> None:
+    """Raise ValueError if the address has one of these parts: nothing would read it."""
+    for name in names:
+        if (getattr(parts, name) or "").strip("/"):
+            raise ValueError(
+                f"it has a {name}, which has no place here; are the special characters of a password percent-encoded?"
+            )

@@ -19,7 +19,7 @@ import redis
 
 from saas.local.processes import Guard
 from saas.local.servers import embedded_servers, spawn, wait_ready
-from tests.service import Service
+from tests.service import Service, running_service
 
 DATA_DIR = Path(tempfile.mkdtemp(prefix="model-service-tests-"))
 SERVERS = embedded_servers(DATA_DIR, is_durable=False)
@@ -106,11 +106,8 @@ def lanes(embedded: dict[str, str]) -> Iterator[redis.Redis]:
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
     """The whole platform, running, on servers of its own: for tests over HTTP. Tests of it alone are marked `no_servers`."""
-    running = Service()
-    try:
-        yield running.start()
-    finally:
-        running.remove()
+    with running_service() as running:
+        yield running
 
 
 @pytest.fixture

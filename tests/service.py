@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -131,3 +131,13 @@ class Service:
         command = [sys.executable, "-m", "saas.local", "reset"]
         subprocess.run(command, cwd=ROOT, env=self.given, check=True, capture_output=True)
         self.output.unlink()
+
+
+@contextmanager
+def running_service() -> Iterator[Service]:
+    """A service that runs, and is removed in the end even if it never came up."""
+    running = Service()
+    try:
+        yield running.start()
+    finally:
+        running.remove()

@@ -1,15 +1,14 @@
 """Request headers in, response headers out: key, ids, deadline, idempotency, limits."""
 
 import math
-import random
 import re
 from functools import lru_cache
 
 from inference.gateway.call import Limit
 from saas.lib.errors import ApiKeyInvalid, ApiKeyMissing, AppError, InvalidRequest
+from saas.lib.ids import bits
 
 Headers = list[tuple[bytes, bytes]]
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@~-]{1,128}").fullmatch
 # W3C Trace Context: version, trace id, parent id, flags; neither id may be all zeros
 TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?").fullmatch
 IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}").fullmatch
@@ -24,7 +23,6 @@ SINGLE = (
     b"content-encoding",
     b"content-type",
 )
-bits = random.getrandbits  # ids need no secrecy, and the module seeds itself anew after a fork
 
 
 def check_single(headers: Headers) -> None:
@@ -33,11 +31,6 @@ def check_single(headers: Headers) -> None:
     for name in SINGLE:
         if names.count(name) > 1:
             raise InvalidRequest(f"The header {name.decode()} is given more than once")
-
-
-def request_id(given: bytes | None) -> str:
-    """The caller's X-Request-Id if it is one, else a new one."""
-    return given.decode() if given and REQUEST_ID(given) else f"{bits(128):032x}"
 
 
 def trace(given: bytes | None) -> tuple[str, str]:

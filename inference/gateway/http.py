@@ -26,6 +26,7 @@ from inference.lanes import Reply
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib import errors
 from saas.lib.errors import AppError
+from saas.lib.ids import request_id
 from tenants.principal import KeyRecord
 from tenants.problems import problem
 
@@ -164,7 +165,7 @@ class Front:
         """Headers by name, and the ids; once."""
         if not exchange.request_id:
             exchange.headers = found = dict(exchange.request_headers)
-            exchange.request_id = headers.request_id(found.get(b"x-request-id"))
+            exchange.request_id = request_id(found.get(b"x-request-id"))
             exchange.trace_id, exchange.trace = headers.trace(found.get(b"traceparent"))
 
     def check_early(self, exchange: Exchange) -> AppError | None:

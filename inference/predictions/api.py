@@ -185,7 +185,7 @@ class PredictionsView(PredictionView):
                 body=packed,
                 timeout=timeout,
                 retention=timedelta(hours=settings.CONFIG.prediction_retention_hours),
-                request_id=headers.request_id(_header(request, "X-Request-Id")),
+                request_id=request.request_id,  # type: ignore[attr-defined]  # of tenants.middleware
                 idempotency_key=idempotency_key,
                 fingerprint=self.fingerprint,
             )

@@ -1,11 +1,21 @@
-"""Identifiers: UUIDv7 inside, shown with a prefix that tells the kind (`org_0198…`)."""
+"""Identifiers: UUIDv7 inside, shown with a prefix that tells the kind (`org_0198…`); and those of requests."""
 
 import os
+import random
+import re
 import time
 from uuid import UUID
 
 _pool: list[bytes] = []  # random parts made ahead: one system call serves 400 ids
 os.register_at_fork(after_in_child=_pool.clear)  # or parent and child would give out the same
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@~-]{1,128}").fullmatch
+bits = random.getrandbits  # ids of requests need no secrecy, and the module seeds itself anew after a fork
+
+
+def request_id(given: bytes | None) -> str:
+    """The caller's X-Request-Id if it is one, else a new one."""
+    return given.decode() if given and _REQUEST_ID(given) else f"{bits(128):032x}"
 
 
 def _random_part() -> bytes:

@@ -55,16 +55,50 @@ def test_without_debug_a_missing_secret_stops_the_start(name):
 
 
 URLS = {
-    "DATABASE_URL": ["mysql://u:hidden@h/db", "hidden", "postgresql://u:hidden@h", "postgresql://u:a:hidden/x@h/db"],
+    "DATABASE_URL": [
+        "mysql://u:hidden@h/db",
+        "hidden",
+        "postgresql://u:hidden@h",
+        "postgresql://u:a:hidden/x@h/db",
+        "postgresql://u:hidden@h/",
+        "postgresql://u:p#hidden@h/db",
+        "postgresql://u:hidden@h/db#",
+        "postgresql://u:hidden@h/db?sslmode=require",
+        "postgresql://u:hidden@h/db?host=/run/hidden",
+        "postgresql://u:hidden@/db?host=/run&sslmode=require",
+        "postgresql://u:hidden@/db?host",
+    ],
     "DATABASE_OWNER_URL": ["redis://:hidden@h/0"],
     "DATABASE_METERING_URL": ["postgresql://u:hidden@h:99999/db"],
     "DATABASE_OPS_URL": ["postgresql://u:hidden@[h/db"],
-    "STATE_URL": ["http://:hidden@h", "unix://", "redis:///hidden", "h:6379/hidden"],
-    "LANES_URL": ["memcached://hidden", "rediss://:hid/hidden@h:1"],
-    "ARTIFACTS_URL": ["/srv/hidden", "s3://", "https://hidden/prefix"],
-    "EMAIL_URL": ["http://u:hidden@h", "smtp://", "smtps://u:hidden@"],
-    "BASE_URL": ["hidden.example", "ftp://hidden", "https://", "https:///hidden"],
-    "S3_ENDPOINT": ["hidden:9000", "s3://hidden", "http://"],
+    "STATE_URL": [
+        "http://:hidden@h",
+        "unix://",
+        "redis:///hidden",
+        "h:6379/hidden",
+        "redis://:p@h/hidden",
+        "redis://:p@h/0/hidden",
+        "redis://:hidden@h/0?db=1",
+        "redis://:hidden@h/0#hidden",
+        "unix:///run/hidden?db=1",
+        "unix://hidden/run/state.sock",
+    ],
+    "LANES_URL": ["memcached://hidden", "rediss://:hid/hidden@h:1", "rediss://:hidden@h/0?ssl_cert_reqs=none"],
+    "ARTIFACTS_URL": ["/srv/hidden", "s3://", "https://hidden/prefix", "s3://hidden:hidden@bucket/p", "s3://bucket/p?hidden=1"],
+    "EMAIL_URL": ["http://u:hidden@h", "smtp://", "smtps://u:hidden@", "smtp://u:hidden@h/hidden", "smtp://u:hidden@h?tls=1"],
+    "BASE_URL": [
+        "hidden.example",
+        "ftp://hidden",
+        "https://",
+        "https:///hidden",
+        "https://user:hidden@h",
+        "https://hidden@h",
+        "https://h/hidden",
+        "https://h/?hidden=1",
+        "https://h?hidden",
+        "https://h#hidden",
+    ],
+    "S3_ENDPOINT": ["hidden:9000", "s3://hidden", "http://", "http://hidden:hidden@h", "http://h?hidden=1"],
 }
 SECRETS = {
     "SECRET_KEY": ["hidden"],
@@ -90,7 +124,10 @@ def test_a_wrong_address_or_secret_is_refused_by_its_name_and_never_quoted(monke
     [
         ("DATABASE_URL", "postgresql://maas_app:p%40ss@/maas?host=%2Frun%2Fsockets"),
         ("DATABASE_URL", "postgres://maas_app:word@db.example:5432/maas"),
+        ("DATABASE_URL", "postgresql://maas_app:p%23%3F@db.example/maas"),
         ("STATE_URL", "unix:///run/state.sock"),
+        ("STATE_URL", "redis://:word@state:6379"),
+        ("LANES_URL", "rediss://:word@lanes:6379/1?ssl_ca_certs=/etc/ca.pem"),
         ("LANES_URL", "rediss://:word@[::1]:6379/0"),
         ("ARTIFACTS_URL", "s3://bucket/prefix"),
         ("EMAIL_URL", "smtp://user:word@mail.example:587"),
@@ -108,6 +145,12 @@ def test_a_right_address_or_secret_is_taken(monkeypatch, name, value):
     taken = getattr(Config(), name.lower())
 
     assert getattr(taken, "get_secret_value", lambda: taken)() == value
+
+
+def test_links_in_mails_have_one_slash_behind_the_base_url(monkeypatch):
+    monkeypatch.setenv("BASE_URL", "https://models.example/")
+
+    assert Config().base_url == "https://models.example"
 
 
 @pytest.mark.parametrize("name", INSECURE_SECRETS)

@@ -16,7 +16,7 @@ import pytest
 from saas.config import ROOT
 from saas.local.processes import marked_processes, processes_in
 from saas.local.servers import embedded_servers
-from tests.service import Service, until
+from tests.service import Service, running_service, until
 
 pytestmark = [pytest.mark.no_servers, pytest.mark.timeout(300)]
 PARTS = {"postgres", "state", "lanes", "gateway", "worker", "ops", "beat", "bookkeeper"}
@@ -25,11 +25,8 @@ PARTS = {"postgres", "state", "lanes", "gateway", "worker", "ops", "beat", "book
 @pytest.fixture(scope="module")
 def fresh():
     """A service of this module's own, which tests may stop, kill and start again."""
-    running = Service()
-    try:
-        yield running.start()
-    finally:
-        running.remove()
+    with running_service() as running:
+        yield running
 
 
 @pytest.fixture

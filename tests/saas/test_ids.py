@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from saas.config import ROOT
-from saas.lib.ids import parse_id, shown, uuid7
+from saas.lib.ids import parse_id, request_id, shown, uuid7
 
 pytestmark = pytest.mark.no_servers
 
@@ -49,3 +49,16 @@ def test_a_shown_id_is_read_back_and_nothing_else_is():
     assert parse_id("org", shown("org", made)) == made
     for wrong in (shown("key", made), "org_" + "g" * 32, "org_" + made.hex[:-1], "", made.hex):
         assert parse_id("org", wrong) is None
+
+
+@pytest.mark.parametrize("given", [b"a", b"0198-af.B:c+/=@~_", b"x" * 128])
+def test_a_callers_request_id_is_taken(given):
+    assert request_id(given) == given.decode()
+
+
+@pytest.mark.parametrize("given", [None, b"", b"x" * 129, b"a b", b"a,b", b"a\n", "é".encode(), b"<script>"])
+def test_what_is_no_request_id_is_replaced_by_a_new_one(given):
+    made = {request_id(given) for _ in range(100)}
+
+    assert len(made) == 100
+    assert all(len(each) == 32 for each in made)
