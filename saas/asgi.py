@@ -26,8 +26,9 @@ from django.conf import settings  # noqa: E402
 from django.db import close_old_connections  # noqa: E402
 
 from inference.gateway import stored  # noqa: E402
+from inference.gateway.exchange import Exchange  # noqa: E402
+from inference.gateway.front import Front  # noqa: E402
 from inference.gateway.health import Health  # noqa: E402
-from inference.gateway.http import Exchange, Front  # noqa: E402
 from inference.gateway.line import Gateway  # noqa: E402
 from inference.gateway.metrics import Metrics  # noqa: E402
 from inference.gateway.requestlog import RequestLog  # noqa: E402

@@ -13,7 +13,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from inference.gateway.http import Exchange, Front
+from inference.gateway.exchange import Exchange
+from inference.gateway.front import Front
 from inference.gateway.targets import API, UNKNOWN, Target, target_of
 from saas.lib import errors
 from saas.lib.errors import AppError

@@ -3,7 +3,6 @@
 The rate is taken from the same buckets. The month's calls are only looked at: they are charged when the prediction runs.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,10 @@ from uuid import UUID
 import redis
 
 from inference.books import accounts
-from inference.gateway.line import period_of, refusal
+from inference.gateway import refusals
+from inference.gateway.usage import period_of
 from inference.predictions.models import Prediction, Status
-from saas.lib.errors import ConcurrencyLimited, RateLimited, Unavailable
+from saas.lib.errors import ConcurrencyLimited, Unavailable
 from saas.lib.valkey import Script
 from tenants import records
 from tenants.principal import KeyRecord
@@ -48,10 +48,7 @@ def take_token(key: KeyRecord) -> None:
     buckets = [f"bucket:{key.id}", f"bucket:{key.organization}"]
     refused, wait_ms = TAKE.run_sync(records.client(), buckets, [mine.rate, mine.burst, all_.rate, all_.burst])
     if refused:
-        source = refused.decode()
-        limits = mine if source == "key" else all_
-        wait = max(1, math.ceil(wait_ms / 1000))
-        raise RateLimited(f"The {source}'s limit is {limits.rate:g} requests per second", retry_after=wait, source=source)
+        raise refusals.rate_limited(key, refused.decode(), wait_ms)
 
 
 @_needing_servers()
@@ -66,4 +63,4 @@ def check_quota(key: KeyRecord) -> None:
         (key.id, "key", limits.key_calls.get(key.id)),
     ):
         if limit is not None and account.sums.get((scope, period), (0, 0))[0] >= limit:
-            raise refusal(f"quota:{name}")
+            raise refusals.of_books(f"quota:{name}")

@@ -12,7 +12,7 @@ import numpy as np
 import uvicorn
 
 from inference.gateway.call import Call
-from inference.gateway.http import Front
+from inference.gateway.front import Front
 from inference.gateway.requestlog import RequestLog
 from inference.lanes import Prediction, Reply
 from inference.routes import ModelRoute, TensorSpec, VersionRoute
@@ -107,6 +107,7 @@ class FakeGateway:
     """
 
     def __init__(self) -> None:
+        self.access = self
         self.models = models()
         self.keys = {KEY: key_record(), READ_ONLY_KEY: key_record(scopes=["models:read"])}
         self.known: set = set()

@@ -277,7 +277,7 @@ async def test_a_call_that_is_lost_while_its_answer_is_stored_gets_no_answer_and
             sealing.wait(5)
             return packed
 
-    desk.gateway._stored = Slow()
+    desk.gateway.answers.store = Slow()
     call, outcome = desk.ask(idempotency_key="k3", fingerprint=b"f" * 32)
     await desk.reply(await desk.take())
     await desk.until(lambda: call.is_closing)
@@ -346,7 +346,7 @@ async def test_a_call_that_ends_while_its_answer_is_rendered_is_told_so_once_and
     assert desk.records() == []
     if end != "lost":  # what was opened is taken back by the reaper itself
         await desk.until(lambda: desk.calls_this_month() == 0)
-    assert not desk.gateway.calls
+    assert not desk.gateway.running.calls
 
 
 async def test_an_answer_that_cannot_be_rendered_beside_the_loop_costs_nothing(desk):
@@ -377,7 +377,7 @@ async def test_an_answer_that_cannot_be_sealed_fails_its_call_alone(desk):
         def seal(self, call, packed):
             raise ValueError("no key opens it")
 
-    desk.gateway._stored = Broken()
+    desk.gateway.answers.store = Broken()
     _, keyed = desk.ask(idempotency_key="k4", fingerprint=b"f" * 32)
     _, plain = desk.ask()
     works = [await desk.take(), await desk.take()]

@@ -81,9 +81,9 @@ def key(alice, make_key):
 
 async def test_gateways_mean_the_same(gateway, key, alice, hollow, name):
     async def asked(owner=None):
-        fetched = await gateway.fetch_route(key, owner, name)
-        assert gateway.route(key, owner, name) is not None
-        assert gateway.route(key, owner, name).id == fetched.id
+        fetched = await gateway.access.fetch_route(key, owner, name)
+        assert gateway.access.route(key, owner, name) is not None
+        assert gateway.access.route(key, owner, name).id == fetched.id
         return fetched.owner_slug
 
     assert await asked() == "catalog"
@@ -94,10 +94,10 @@ async def test_gateways_mean_the_same(gateway, key, alice, hollow, name):
 async def test_gateways_prefer_an_own_model_that_is_ready(gateway, key, alice, publish_async, name):
     await publish_async(alice.organization, name)
 
-    assert (await gateway.fetch_route(key, None, name)).owner_slug == key.slug
-    assert gateway.route(key, None, name).owner_slug == key.slug
+    assert (await gateway.access.fetch_route(key, None, name)).owner_slug == key.slug
+    assert gateway.access.route(key, None, name).owner_slug == key.slug
     with pytest.raises(NotFound):
-        await gateway.fetch_route(key, None, uuid4().hex)
+        await gateway.access.fetch_route(key, None, uuid4().hex)
 
 
 @pytest.fixture

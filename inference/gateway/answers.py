@@ -1,0 +1,95 @@
+"""Answers between a worker's reply and the caller: rendered, and for an Idempotency-Key sealed, stored and replayed.
+
+What takes long happens beside the loop; every function here tells its callback, at once or later.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from inference.gateway.call import Call, Rendered
+from inference.lanes import Reply
+from saas.lib import errors
+from saas.lib.errors import AppError
+
+log = logging.getLogger(__name__)
+
+LARGE_REPLY = 256 << 10  # bytes of outputs from which an answer is rendered in a thread; below, the hop costs more
+MANY_LABELS = 1000  # the same, for labels
+pack_answer, unpack_answer = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(Rendered).decode
+Outcome = Rendered | AppError
+
+
+class AnswerStore(Protocol):
+    """Where answers for an Idempotency-Key go: sealed with the tenant's key into the books, a too large one into a table.
+
+    `seal` blocks when `is_slow` says so of the packed answer, and then runs in a thread; `unseal` always does.
+    """
+
+    def seal(self, call: Call, packed: bytes) -> bytes: ...
+    def unseal(self, call: Call, stored: bytes) -> bytes: ...
+    def is_slow(self, packed: bytes) -> bool: ...
+
+
+class Answers:
+    """Lives on one event loop. `store` is inference.gateway.stored.Answers in production."""
+
+    def __init__(self, store: AnswerStore) -> None:
+        self.store = store
+
+    def render(self, call: Call, reply: Reply, done: Callable[[Call, Outcome], None]) -> None:
+        """Make the answer of `call`; `done` gets it, or the AppError that it fails with."""
+        if is_large(reply):
+            rendering = asyncio.get_running_loop().run_in_executor(None, rendered, call, reply)
+            rendering.add_done_callback(lambda made: done(call, made.result()))
+        else:
+            done(call, rendered(call, reply))
+
+    def seal(self, call: Call, answer: Rendered, done: Callable[[Call, Rendered, bytes | None], None]) -> None:
+        """Make what the books keep of `answer`; `done` gets it, or None: it cannot be stored."""
+        packed = pack_answer(answer)
+        if self.store.is_slow(packed):
+            sealing = asyncio.get_running_loop().run_in_executor(None, self._sealed, call, packed)
+            sealing.add_done_callback(lambda made: done(call, answer, made.result()))
+        else:
+            done(call, answer, self._sealed(call, packed))
+
+    def _sealed(self, call: Call, packed: bytes) -> bytes | None:
+        try:
+            return self.store.seal(call, packed)
+        except Exception:  # a key that does not open, for example: this call fails, the others go on
+            log.exception("the answer of call %s could not be stored", call.id)
+            return None
+
+    def unseal(self, call: Call, stored: bytes, done: Callable[[Call, Outcome], None]) -> None:
+        """Read what an earlier call with this key stored; `done` gets that answer, or an AppError."""
+        reading = asyncio.get_running_loop().run_in_executor(None, self._unsealed, call, stored)
+        reading.add_done_callback(lambda made: done(call, made.result()))
+
+    def _unsealed(self, call: Call, stored: bytes) -> Outcome:
+        try:
+            return unpack_answer(self.store.unseal(call, stored))
+        except Exception:  # whatever the database's driver or the keys say, the caller's answer is the same: not now
+            log.exception("a stored answer could not be read for call %s", call.id)
+            return errors.Unavailable("The stored answer cannot be read right now", retry_after=1)
+
+
+def is_large(reply: Reply) -> bool:
+    """Whether rendering takes so long that the loop must not wait for it."""
+    if reply.predictions:
+        return len(reply.predictions) * len(reply.predictions[0]) > MANY_LABELS
+    return sum([len(output[3]) for output in reply.outputs or ()]) > LARGE_REPLY
+
+
+def rendered(call: Call, reply: Reply) -> Outcome:
+    """The call's answer; a fault of ours is logged and told as one."""
+    try:
+        return call.render(call, reply)
+    except AppError as error:
+        return error
+    except Exception:
+        log.exception("the answer of call %s could not be rendered, request %s", call.id, call.request_id)
+        return errors.InternalError()

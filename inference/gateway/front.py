@@ -1,0 +1,181 @@
+"""The gateway's HTTP: exchanges in, answers and refusals out.
+
+A hot request falls straight down: head → key → model → tensors → `Gateway.submit`, and its answer comes back by callback, all
+without a task. Only what memory does not know, compressed or large bodies and the metadata routes take a task.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+from uuid import UUID
+
+import orjson
+
+from inference.gateway import headers, targets
+from inference.gateway.access import CALL_SCOPE
+from inference.gateway.call import Call, Rendered
+from inference.gateway.exchange import JSON_LINE, Exchange, Lookups
+from inference.gateway.metadata import Metadata
+from inference.gateway.metrics import Metrics
+from inference.gateway.reading import expand, is_large, read_call
+from inference.gateway.requestlog import RequestLog
+from inference.routes import ModelRoute
+from saas.lib import errors
+from saas.lib.errors import AppError
+
+log = logging.getLogger(__name__)
+
+LOOKUP_SECONDS = 10.0  # for a key or model that memory does not know
+CLIENT_CLOSED = 499  # never sent: nginx' status for a client that left, in the log and the metrics
+
+
+class Calls(Protocol):
+    """What is used of inference.gateway.line.Gateway."""
+
+    @property
+    def access(self) -> Lookups: ...
+    def submit(self, call: Call) -> None: ...
+    def abandon(self, call: Call) -> None: ...
+
+
+class Front:
+    """Answers exchanges by way of `gateway`. One per process.
+
+    `list_routes` gives the models that an organization may see (it may block), `is_ready` whether an answer could be given.
+    """
+
+    def __init__(
+        self,
+        gateway: Calls,
+        *,
+        list_routes: Callable[[UUID], list[ModelRoute]],
+        is_ready: Callable[[], Awaitable[bool]],
+        body_max: int = 16 << 20,
+        timeout_default: float = 30.0,
+        timeout_max: float = 60.0,
+        request_log: RequestLog | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.gateway, self.body_max = gateway, body_max
+        self.timeout_default, self.timeout_max = timeout_default, timeout_max
+        self.log, self.metrics = request_log or RequestLog(), metrics or Metrics()
+        self._metadata = Metadata(gateway.access, list_routes, is_ready)
+
+    # --- in
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer a complete request. `exchange.send` is called once, now or later, unless `abandon` is called first."""
+        try:
+            exchange.read_head()
+            if exchange.target.kind in ("infer", "predict"):
+                self._call(exchange)
+            elif exchange.target.kind in self._metadata.kinds:
+                exchange.task = asyncio.ensure_future(self._later(exchange, self._describe))
+            else:
+                raise targets.not_found(exchange.target)
+        except Exception as error:
+            self.refuse(exchange, error)
+
+    def check_early(self, exchange: Exchange) -> AppError | None:
+        """Why a request with a large body need not be read: what its head alone is refused for."""
+        try:
+            exchange.read_head()
+            self.gateway.access.principal(headers.presented_key(exchange.headers))
+        except AppError as error:
+            return error
+        return None
+
+    def _call(self, exchange: Exchange) -> None:
+        access, target = self.gateway.access, exchange.target
+        key = exchange.key = access.principal(headers.presented_key(exchange.headers))
+        route = access.route(key, target.owner, target.name) if key else None
+        if route is None or b"content-encoding" in exchange.headers or is_large(exchange):
+            exchange.task = asyncio.ensure_future(self._later(exchange, self._looked_up))
+        else:
+            self._submit(exchange, self._read(exchange, route))
+
+    async def _later(self, exchange: Exchange, go_on: Callable[[Exchange], Awaitable[None]]) -> None:
+        try:
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                await go_on(exchange)
+        except TimeoutError:
+            self.refuse(exchange, errors.Unavailable("Keys and models cannot be looked up right now", retry_after=1))
+        except Exception as error:
+            self.refuse(exchange, error)
+
+    async def _looked_up(self, exchange: Exchange) -> None:
+        await exchange.find_key(self.gateway.access)
+        route = await exchange.find_route(self.gateway.access, CALL_SCOPE)
+        loop = asyncio.get_running_loop()
+        if encoding := exchange.headers.get(b"content-encoding"):
+            exchange.body = await loop.run_in_executor(None, expand, exchange.body, encoding, self.body_max)
+        if is_large(exchange):
+            self._submit(exchange, await loop.run_in_executor(None, self._read, exchange, route))
+        else:
+            self._submit(exchange, self._read(exchange, route))
+
+    def _read(self, exchange: Exchange, route: ModelRoute) -> Call:
+        return read_call(
+            exchange, route, self.timeout_default, self.timeout_max, lambda _, outcome: self._done(exchange, outcome)
+        )
+
+    def _submit(self, exchange: Exchange, call: Call) -> None:
+        exchange.call = call
+        exchange.body = b""  # the tensors hold their own copy
+        self.gateway.submit(call)
+
+    async def _describe(self, exchange: Exchange) -> None:
+        body, status = await self._metadata.answer(exchange)
+        self._send(exchange, status, JSON_LINE, orjson.dumps(body))
+
+    # --- out
+
+    def _done(self, exchange: Exchange, outcome: Rendered | AppError) -> None:
+        if exchange.is_ended:
+            return  # its client left; a keyed call goes on without one
+        if isinstance(outcome, AppError):
+            self.refuse(exchange, outcome)
+            return
+        head = headers.lines(tuple(outcome.headers))
+        if exchange.call is not None and exchange.call.is_replay:
+            head += b"idempotent-replayed: true\r\n"
+        self._send(exchange, outcome.status, head, outcome.body)
+
+    def refuse(self, exchange: Exchange, error: Exception) -> None:
+        """Answer with `error`; what is no AppError is our fault, is logged and not shown."""
+        if exchange.is_ended:
+            return
+        if not isinstance(error, AppError):
+            log.error("a call failed unexpectedly, request %s", exchange.request_id, exc_info=error)
+            error = errors.InternalError()
+        head, body = exchange.told(error)
+        self._send(exchange, error.status, head, body, code=error.code)
+
+    def _send(self, exchange: Exchange, status: int, head: bytes, body: bytes, *, code: str = "") -> None:
+        exchange.is_ended = True
+        call = exchange.call
+        limits = headers.limit_lines(call.limits) if call is not None else b""
+        ids = f"x-request-id: {exchange.request_id}\r\ntraceparent: {exchange.trace}\r\n".encode()
+        exchange.send(status, b"".join((head, ids, limits)), body)
+        self._note(exchange, status, code, len(body))
+        exchange.call = None  # it knows the exchange: without this, only the garbage collector would free the two
+
+    def abandon(self, exchange: Exchange) -> None:
+        """The client left before its answer: the call frees its place, unless an Idempotency-Key lets it end for the retry."""
+        if exchange.is_ended:
+            return
+        exchange.is_ended = True
+        exchange.identify()
+        if exchange.task is not None:
+            exchange.task.cancel()
+        if exchange.call is not None:
+            self.gateway.abandon(exchange.call)
+        self._note(exchange, CLIENT_CLOSED, "client_closed_request", 0)
+        exchange.call = None
+
+    def _note(self, exchange: Exchange, status: int, code: str, bytes_out: int) -> None:
+        """The log line and the counters of one request."""
+        line = exchange.line(status, code, bytes_out)
+        self.metrics.observe(line.method, line.route, status, code, line.total_ms / 1000, line.rows)
+        self.log.add(line)

@@ -1,0 +1,117 @@
+"""From a complete request to the call that it asks for, checked against the version's signature."""
+
+import hashlib
+import zlib
+from collections.abc import Callable
+from urllib.parse import parse_qsl
+
+from inference.gateway import friendly, headers, v2
+from inference.gateway.call import Call, Rendered
+from inference.gateway.exchange import Exchange
+from inference.gateway.targets import Target
+from inference.routes import ModelRoute, VersionRoute
+from saas.lib import errors
+from saas.lib.errors import AppError
+
+LARGE_JSON = 256 << 10  # bytes from which a body is read in a thread: a millisecond's work for the loop
+
+
+def read_call(
+    exchange: Exchange,
+    route: ModelRoute,
+    timeout_default: float,
+    timeout_max: float,
+    done: Callable[[Call, Rendered | AppError], None],
+) -> Call:
+    """The call. Raises what a dialect raises. A large body is read in a thread: nothing here touches the loop."""
+    found, target = exchange.headers, exchange.target
+    exchange.route = route
+    exchange.version = version = callable_version(route, target)
+    timeout = headers.timeout(found.get(b"x-request-timeout"), timeout_default, timeout_max)
+    idempotency_key = headers.idempotency_key(found.get(b"idempotency-key"))
+    ask: v2.Infer | friendly.Predict
+    if target.kind == "infer":
+        ask = v2.read_infer(exchange.body, found.get(b"inference-header-content-length"), version)
+        top = 0
+    else:
+        content_type = found.get(b"content-type", b"").decode("latin-1")
+        ask = friendly.read_predict(exchange.body, content_type, top_in(exchange.url), route, version)
+        top = ask.top or 1
+    assert exchange.key is not None
+    exchange.ask = ask
+    return Call(
+        key=exchange.key,
+        route=route,
+        version=version,
+        endpoint=target.kind,
+        rows=ask.rows,
+        render=exchange.render,
+        done=done,
+        inputs=ask.inputs,
+        items=ask.items,
+        outputs=ask.outputs,
+        top=top,
+        bytes_in=len(exchange.body),
+        timeout=timeout,
+        request_id=exchange.request_id,
+        idempotency_key=idempotency_key,
+        fingerprint=fingerprint(exchange) if idempotency_key is not None else b"",
+    )
+
+
+def known_version(route: ModelRoute, target: Target) -> VersionRoute:
+    """The version that the path names. Raises NotFound."""
+    version = route.version(target.version)
+    if version is None:
+        if target.version is None:
+            raise errors.NotFound(f"{route.full_name} has no version in production yet")
+        raise errors.NotFound(f"{route.full_name} has no version or alias {target.version[:100]}")
+    return version
+
+
+def callable_version(route: ModelRoute, target: Target) -> VersionRoute:
+    """The same, if it can be called. Raises NotFound, StateConflict."""
+    version = known_version(route, target)
+    if version.state != "ready":
+        raise errors.StateConflict(f"Version {version.number} of {route.full_name} is {version.state}, not ready")
+    return version
+
+
+def is_large(exchange: Exchange) -> bool:
+    """Whether reading the body takes so long that the loop must not wait for it. Binary tensors are not read, only cut."""
+    size = len(exchange.body)
+    if size > LARGE_JSON and exchange.target.kind == "infer":
+        head = exchange.headers.get(b"inference-header-content-length", b"")
+        return not head.isdigit() or len(head) > 9 or int(head) > LARGE_JSON
+    return size > LARGE_JSON
+
+
+def fingerprint(exchange: Exchange) -> bytes:
+    """What an Idempotency-Key stands for: method, path and body."""
+    return hashlib.sha256(b"\n".join((exchange.method, exchange.url, exchange.body))).digest()
+
+
+def top_in(url: bytes) -> str | None:
+    """The query parameter `top`; a form without JSON has no other place for it."""
+    if b"?" not in url:
+        return None
+    return dict(parse_qsl(url.partition(b"?")[2].decode("latin-1"))).get("top")
+
+
+def expand(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """The body without its Content-Encoding, at most `limit` bytes. Raises PayloadTooLarge, InvalidRequest."""
+    name = encoding.strip().lower()
+    if name == b"identity":
+        return body
+    if name not in (b"gzip", b"deflate"):
+        raise errors.UnsupportedMediaType("Content-Encoding must be gzip, deflate or identity")
+    expander = zlib.decompressobj(31 if name == b"gzip" else 15)
+    try:
+        expanded = expander.decompress(body, limit + 1)
+    except zlib.error:
+        raise errors.InvalidRequest(f"The body is not valid {name.decode()}") from None
+    if len(expanded) > limit:
+        raise errors.PayloadTooLarge(f"The expanded body is larger than {limit} bytes")
+    if not expander.eof or expander.unused_data:
+        raise errors.InvalidRequest(f"The {name.decode()} body is truncated, or something follows it")
+    return expanded

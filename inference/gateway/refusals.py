@@ -1,0 +1,80 @@
+"""What a refusal by the books or by the lanes means for the caller, and what is left of its limits."""
+
+import math
+from datetime import UTC, datetime
+
+from saas.lib import errors
+from saas.lib.errors import AppError
+from tenants.principal import KeyRecord
+
+FAILURES = {error.code: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, AppError)}
+
+
+def of_books(verdict: str) -> AppError:
+    """`verdict` is one of inference.books.client.OPEN_VERDICTS, or "lost"."""
+    if verdict.startswith("quota:"):
+        source = verdict.partition(":")[2]
+        return errors.QuotaExceeded(
+            f"The {source}'s calls for this month are used up; see GET /api/v1/limits",
+            retry_after=until_next_month(),
+            source=source,
+        )
+    if verdict == "in_progress":
+        return errors.IdempotencyInProgress(retry_after=1)
+    if verdict == "reused":
+        return errors.IdempotencyKeyReused()
+    if verdict == "unknown":
+        return errors.Unavailable(
+            "The organization's account is being rebuilt; try again soon", retry_after=1, source="platform"
+        )
+    if verdict == "full":
+        return errors.CapacityExhausted("The books are full; try again later", retry_after=10, source="platform")
+    return errors.Unavailable("The books did not take this call; nothing was charged", retry_after=1, source="platform")
+
+
+def of_lanes(key: KeyRecord, reason: str, wait_ms: int) -> AppError:
+    """`reason` is admit.lua's."""
+    kind, _, source = reason.partition(":")
+    if kind == "rate":
+        return rate_limited(key, source, wait_ms)
+    wait = max(1, math.ceil(wait_ms / 1000))
+    if kind == "concurrency":
+        limits = key.limits if source == "key" else key.organization_limits
+        return errors.ConcurrencyLimited(
+            f"The {source}'s limit is {limits.concurrency} requests at once", retry_after=wait, source=source
+        )
+    return errors.CapacityExhausted(
+        "More work waits for this model than can be done in time", retry_after=wait, source="platform"
+    )
+
+
+def rate_limited(key: KeyRecord, source: str, wait_ms: float) -> errors.RateLimited:
+    """The bucket of `source` (key or organization) has its next token in `wait_ms`."""
+    limits = key.limits if source == "key" else key.organization_limits
+    return errors.RateLimited(
+        f"The {source}'s limit is {limits.rate:g} requests per second",
+        retry_after=max(1, math.ceil(wait_ms / 1000)),
+        source=source,
+    )
+
+
+def of_worker(code: str, message: str) -> AppError:
+    """A reply that is no answer."""
+    failure = FAILURES.get(code, errors.ModelFailed)
+    return failure(message, retry_after=1 if failure.status == 503 else None)
+
+
+def limits_left(key: KeyRecord, key_tokens: int, organization_tokens: int) -> list[tuple[str, int, int, int, int]]:
+    """The tighter of both buckets, as RateLimit headers tell it."""
+    name, limits, tokens = "key", key.limits, key_tokens
+    if organization_tokens < key_tokens:
+        name, limits, tokens = "organization", key.organization_limits, organization_tokens
+    window = max(1, math.ceil(limits.burst / limits.rate))
+    return [(name, limits.burst, window, max(0, tokens), math.ceil((limits.burst - tokens) / limits.rate))]
+
+
+def until_next_month() -> float:
+    """Seconds until the quotas start anew: the first of the next month, 00:00 UTC."""
+    now = datetime.now(UTC)
+    first = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
+    return math.ceil((first - now).total_seconds())

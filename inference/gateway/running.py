@@ -1,0 +1,99 @@
+"""The calls under way in one gateway, and how each ends: exactly once, with its place freed and its charge settled."""
+
+import asyncio
+import itertools
+import time
+
+from inference.books.client import Books
+from inference.gateway.answers import Outcome
+from inference.gateway.call import Call
+from inference.gateway.lanes import Lanes
+from saas.lib import errors
+from saas.lib.errors import AppError
+from saas.lib.ids import uuid7
+
+MAX_PUSHES = 2  # a call is pushed again once if its worker dies, so that a poisonous one cannot kill them all
+
+
+class Running:
+    """Lives on one event loop, which is set when the gateway starts."""
+
+    def __init__(self, books: Books, lanes: Lanes) -> None:
+        self._books, self._lanes = books, lanes
+        self.calls: dict[int, Call] = {}
+        self._numbers = itertools.count(1)
+        self._is_stopping = False
+        self._emptied: asyncio.Event | None = None
+
+    def begin(self, call: Call, loop: asyncio.AbstractEventLoop) -> AppError | None:
+        """Take `call`, with a new id and its deadline running; or say why it cannot be taken now."""
+        if self._is_stopping:
+            return errors.Unavailable("The service is restarting; try again", retry_after=1)
+        if not (self._books.is_connected and self._lanes.is_connected):
+            return errors.Unavailable("The platform cannot take calls right now; try again soon", retry_after=1)
+        call.began = loop.time()
+        call.opened_ms = self._books.now_ms()
+        call.id = uuid7(call.opened_ms).hex
+        call.number = next(self._numbers)
+        call.deadline = time.time() + call.timeout
+        call.timer = loop.call_later(call.timeout, self._on_deadline, call)
+        self.calls[call.number] = call
+        return None
+
+    async def stop(self, grace: float) -> None:
+        """Take no more, let those under way end within `grace` seconds, fail the rest with 503."""
+        self._is_stopping = True
+        self._emptied = asyncio.Event()
+        if not self.calls:
+            return
+        try:
+            await asyncio.wait_for(self._emptied.wait(), grace)
+        except TimeoutError:
+            self.fail_all("The service is restarting; try again", has_reply=True)
+
+    def end(self, call: Call, outcome: Outcome) -> None:
+        """Tell the caller, and free the call's places."""
+        if call.is_ended:
+            return
+        call.is_ended = True
+        if call.timer:
+            call.timer.cancel()
+        self.calls.pop(call.number, None)
+        if call.is_admitted and not call.is_low:
+            self._lanes.release(call)
+        call.done(call, outcome)
+        if self._emptied is not None and not self.calls:
+            self._emptied.set()
+
+    def fail(self, call: Call, error: AppError) -> None:
+        """End it without an answer: what it was charged is taken back, and its work leaves the lane."""
+        if call.is_ended or call.is_closing:
+            return
+        open_call, was_running = call.open_call, call.is_admitted and call.reply is None
+        self.end(call, error)
+        if open_call is not None:
+            self._books.undo(open_call)
+        if was_running and self._lanes.is_connected:
+            self._lanes.withdraw(call)
+
+    def fail_all(self, why: str, *, has_reply: bool) -> None:
+        """End all without an answer, or only those whose worker has not replied yet."""
+        for call in list(self.calls.values()):
+            if has_reply or call.reply is None:
+                self.fail(call, errors.Unavailable(why, retry_after=1))
+
+    def _on_deadline(self, call: Call) -> None:
+        self.fail(call, errors.DeadlineExceeded(f"No answer within {call.timeout:g} s; nothing was charged"))
+
+    def on_lanes_lost(self) -> None:
+        self.fail_all("The platform lost this call; nothing was charged", has_reply=False)
+
+    def on_worker_lost(self, now: float) -> None:
+        """A worker died with calls in its hands. Which ones nobody knows: all that wait for long are pushed once more.
+
+        A call that was still in its lane then runs twice; its second reply finds nobody, and it is charged once.
+        """
+        for call in self.calls.values():
+            if call.is_admitted and call.reply is None and call.pushed < now - 1.0 and call.attempts < MAX_PUSHES:
+                call.attempts += 1
+                self._lanes.repush(call)
