@@ -4,8 +4,22 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
-from billing.models import JournalPosition, JournalQuarantine, PriceVersion, QuotaChange, UsageEvent, UsageHour, UsageSum
+from billing.limits import limits_of
+from billing.models import (
+    JournalPosition,
+    JournalQuarantine,
+    OrganizationLimits,
+    PriceVersion,
+    QuotaChange,
+    UsageEvent,
+    UsageHour,
+    UsageSum,
+)
+from saas.lib.errors import Unavailable
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes no argument at run time
@@ -63,3 +77,30 @@ class PriceVersionAdmin(ReadOnlyAdmin):
 @admin.register(QuotaChange)
 class QuotaChangeAdmin(ReadOnlyAdmin):
     list_display = ["tenant_id", "version", "projected_version"]
+
+
+@admin.register(OrganizationLimits)
+class OrganizationLimitsAdmin(ReadOnlyAdmin):
+    """What GET /limits says of an organization. The limits are changed on the organization's own page."""
+
+    list_display = ["slug", "name", "is_active"]
+    search_fields = ["slug", "name", "=id"]
+    ordering = ["-id"]
+    fields = ["slug", "name", "limits_and_what_is_left"]
+    readonly_fields = ["limits_and_what_is_left"]
+
+    def limits_and_what_is_left(self, organization: OrganizationLimits) -> SafeString | str:
+        try:
+            limits = limits_of(organization, None, now=timezone.now())["organization"]
+        except Unavailable as error:
+            return error.detail
+        rows = [
+            (name, *(_shown(values.get(column)) for column in ("limit", "used", "left"))) for name, values in limits.items()
+        ]
+        head = SafeString("<tr><th>limit of</th><th>limit</th><th>used</th><th>left</th></tr>")
+        body = format_html_join("", "<tr><th>{}</th><td>{}</td><td>{}</td><td>{}</td></tr>", rows)
+        return format_html("<table>{}{}</table>", head, body)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:,}"

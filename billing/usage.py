@@ -10,8 +10,8 @@ import redis
 from django.db.models import Max, Sum
 from django.db.models.functions import Trunc
 
-from billing import stores
 from billing.models import NIL, JournalPosition, UsageHour
+from inference.books import accounts
 from inference.books.scripts import JOURNAL
 from saas.lib.errors import ValidationFailed
 from saas.lib.ids import shown
@@ -161,7 +161,7 @@ def complete_until(now: datetime) -> datetime | None:
     """
     position = JournalPosition.objects.filter(stream=JOURNAL).values_list("position", flat=True).first() or "0-0"
     try:
-        waiting: Any = stores.state().xrange(JOURNAL, min=f"({position}", count=1)
+        waiting: Any = accounts.shared_client().xrange(JOURNAL, min=f"({position}", count=1)
     except redis.RedisError:
         drained = int(position.partition("-")[0])
         return datetime.fromtimestamp(drained / 1000, UTC) if drained else None

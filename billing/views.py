@@ -15,6 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing import calls, limits, usage
+from billing.limits_out import LimitsLeftOut
 from tenants.views import TenantView
 
 
@@ -112,8 +113,8 @@ class LimitsView(TenantView):
 
     @extend_schema(
         summary="The limits of organization and key, and what is left",
-        description="A person sees the organization's; a key also its own.",
-        responses=OpenApiTypes.OBJECT,
+        description="A person sees the organization's; a key also its own. Operators set the organization's.",
+        responses=LimitsLeftOut,
     )
     def get(self, request: Request) -> Response:
         return Response(limits.limits_of(self.organization, self.access.key, now=timezone.now()))

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from inference import artifacts
+from inference import artifacts, caps
 from inference.engine.manifest import ManifestError, manifest_dict, parse_manifest
 from inference.models import PRODUCTION, Alias, AliasChange, MLModel, ModelVersion, State, Task, Visibility, artifact_key
 from inference.registry import model_changed, parse_number, resolve_version
@@ -39,10 +39,14 @@ def create_model(
     description: str = "",
     visibility: str = Visibility.PRIVATE,
 ) -> MLModel:
-    """A new model without versions. Raises ValidationFailed, ScopeMissing (public), StateConflict (the name is taken)."""
+    """A new model without versions.
+
+    Raises ValidationFailed, ScopeMissing (public), StateConflict (the name is taken), LimitReached.
+    """
     if not is_name(name):
         raise Refused("name", "1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit, and no word of the URLs")
     check_visibility(organization, visibility)
+    caps.lock_for_model(organization.id)
     model = MLModel(organization=organization, name=name, task=task, description=description, visibility=visibility)
     try:
         with transaction.atomic(using=current_alias()):
@@ -115,7 +119,9 @@ def upload_version(
     key = artifact_key(model.organization_id, version_id)
     with tenant_scope(model.organization_id):  # all complaints before the transfer; the second time they decide
         kept = read_manifest(model, manifest)
-        next_number(lock_model(model), number or kept.get("version"))
+        locked = lock_model(model)
+        next_number(locked, number or kept.get("version"))
+        caps.lock_for_version(locked).check(size)
     try:
         artifacts.put(key, path)
         with tenant_scope(model.organization_id):
@@ -149,12 +155,13 @@ def add_version(
 ) -> ModelVersion:
     """A version in state `validating`, whose artifact is in the store already. Intake begins after the commit.
 
-    Raises ValidationFailed (`number` is not 1.2.3), StateConflict (it was used, by a deleted version too).
+    Raises ValidationFailed (`number` is not 1.2.3), StateConflict (it was used, by a deleted version too), LimitReached.
     """
     from inference.intake.tasks import send  # the task imports this module
 
     model = lock_model(model)
     major, minor, patch = next_number(model, number or manifest.get("version"))
+    caps.lock_for_version(model).check(size)
     version = ModelVersion(
         id=version_id,
         organization_id=model.organization_id,
@@ -190,13 +197,18 @@ def delete_version(*, version: ModelVersion, actor: Actor) -> None:
 
 
 def promote(*, model: MLModel, actor: Actor, alias: str, version: str) -> Alias:
-    """Point an alias, new or not, at a ready version (number or alias). Raises NotFound, ValidationFailed, StateConflict."""
+    """Point an alias, new or not, at a ready version (number or alias).
+
+    Raises NotFound, ValidationFailed, StateConflict, LimitReached (a new one).
+    """
     if not is_name(alias):
         raise Refused("alias", "1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit, and no word of the URLs")
     model = lock_model(model)
     target = resolve_version(model, version)
     if target.state != State.READY:
         raise StateConflict(f"Version {target.number} is {target.state}, not ready")
+    if not model.aliases.filter(name=alias).exists():
+        caps.check_alias(model)
     return point(model, actor, alias, target)
 
 

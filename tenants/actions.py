@@ -18,7 +18,7 @@ from django.utils.text import slugify
 from saas.lib.errors import NotFound, StateConflict, Unavailable
 from saas.lib.ids import shown, uuid7
 from saas.lib.names import is_name
-from tenants import audit, events, keys
+from tenants import audit, caps, events, keys
 from tenants.access import SYSTEM, Actor
 from tenants.crypto import add_data_key
 from tenants.databases import as_operator
@@ -36,7 +36,7 @@ def create_organization(
     owner: User | None,
     slug: str | None = None,
     actor: Actor = SYSTEM,
-    **limits: Any,  # rate, burst, concurrency, monthly_calls
+    **limits: Any,  # rate, burst, concurrency, monthly_calls, and the caps
 ) -> Organization:
     """An organization with its first data key and, if given, its owner. It has no API key yet.
 
@@ -93,7 +93,7 @@ def rename_organization(organization: Organization, *, name: str, actor: Actor) 
 
 
 def set_organization_limits(organization_id: UUID, *, actor: Actor = SYSTEM, **values: Any) -> Organization:  # Any: columns
-    """Set `rate`, `burst`, `concurrency`, `monthly_calls` or `is_active`: operators only, so through the `ops` role.
+    """Set `rate`, `burst`, `concurrency`, `monthly_calls`, caps or `is_active`: operators only, so through the `ops` role.
 
     Takes effect at once, for all keys. Not inside a transaction that has touched the organization.
     """
@@ -133,7 +133,7 @@ def remove_member(membership: Membership, *, actor: Actor) -> None:
 
 def _keep_an_owner(membership: Membership, *, unless: bool = False) -> None:
     """Raise StateConflict if without this one there is no owner. Two that leave at the same time come one after the other."""
-    Organization.objects.select_for_update().get(id=membership.organization_id)
+    caps.lock(membership.organization_id)
     membership.refresh_from_db()
     others = Membership.objects.of(membership.organization_id).filter(role=Role.OWNER).exclude(id=membership.id)
     if membership.role == Role.OWNER and not unless and not others.exists():
@@ -146,14 +146,15 @@ def _keep_an_owner(membership: Membership, *, unless: bool = False) -> None:
 def invite(*, organization: Organization, email: str, role: str, invited_by: User | None, actor: Actor) -> Invitation:
     """Offer a role by mail. An open invitation to the same address is replaced. The token is only in the mail.
 
-    Raises StateConflict if the address belongs to a member.
+    Raises StateConflict if the address belongs to a member, LimitReached.
     """
     email = User.objects.normalize_email(email)
     if Membership.objects.of(organization).filter(user__email=email).exists():
         raise StateConflict("This person is a member already.")
-    Organization.objects.select_for_update().get(id=organization.id)
+    organization = caps.lock(organization.id)
     open_ones = Invitation.objects.of(organization).filter(accepted_at=None, revoked_at=None)
     open_ones.annotate(address=Lower("email")).filter(address=email).update(revoked_at=timezone.now())
+    caps.check(organization, caps.INVITATIONS, caps.open_invitations(organization))
     token = secrets.token_urlsafe(32)
     invitation = Invitation.objects.create(
         organization=organization,
@@ -194,7 +195,8 @@ def revoke_invitation(invitation: Invitation, *, actor: Actor) -> None:
 def accept_invitation(*, token: str, user: User) -> Membership:
     """Make `user` a member as the invitation to their address says. Raises NotFound for anything but an open one of theirs.
 
-    The transaction's tenant becomes the organization. Who is a member already keeps their role.
+    The transaction's tenant becomes the organization. Who is a member already keeps their role. Raises LimitReached, and then
+    the invitation stays open.
     """
     with connections["default"].cursor() as cursor:
         cursor.execute("SELECT tenant_id, id FROM tenants_invitation_by_token(%s)", [_token_hash(token)])
@@ -202,15 +204,16 @@ def accept_invitation(*, token: str, user: User) -> Membership:
     if found is None:
         raise NotFound
     set_tenant(found[0])
+    organization = caps.lock(found[0])  # before the invitation, as `invite` does
     invitation = Invitation.objects.of(found[0]).select_for_update().get(id=found[1])
     if invitation.status != "open" or invitation.email != user.email.lower():
         raise NotFound
     invitation.accepted_at = timezone.now()
     invitation.save(update_fields=["accepted_at"])
-    membership, is_new = Membership.objects.get_or_create(
-        organization_id=invitation.organization_id, user=user, defaults={"role": invitation.role}
-    )
-    if is_new:
+    membership: Membership | None = Membership.objects.of(organization).filter(user=user).first()
+    if membership is None:
+        caps.check(organization, caps.MEMBERS, caps.members(organization))
+        membership = Membership.objects.create(organization=organization, user=user, role=invitation.role)
         audit.note(invitation.organization_id, Actor.of(user), "member.joined", shown("usr", user.id), role=membership.role)
     return membership
 

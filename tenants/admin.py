@@ -11,6 +11,7 @@ from django.http import HttpRequest
 
 from tenants import actions, keys
 from tenants.access import Actor
+from tenants.limit_columns import CapColumns
 from tenants.models import ApiKey, AuditEvent, DataKey, Invitation, Membership, Organization, RecordChange, User
 
 
@@ -64,6 +65,11 @@ class OrganizationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gene
     search_fields = ("slug", "name", "id")
     readonly_fields = ("id", "slug", "created_at")
     ordering = ("-id",)
+    fieldsets = (
+        (None, {"fields": ("id", "slug", "name", "is_active", "created_at")}),
+        ("Limits of calls", {"fields": ("rate", "burst", "concurrency", "monthly_calls")}),
+        ("What it may have", {"fields": [field.name for field in CapColumns._meta.fields]}),
+    )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -25,7 +25,7 @@ from django.utils import timezone
 
 from saas.lib.crypto import parse_versions
 from saas.lib.errors import ApiKeyInvalid, StateConflict
-from tenants import audit, events, records
+from tenants import audit, caps, events, records
 from tenants.access import SYSTEM, Actor
 from tenants.models import TEST_LIMITS, ApiKey, Mode, Organization, User
 from tenants.permissions import DEFAULT_SCOPES
@@ -163,7 +163,9 @@ def issue(
     """A new key and its text, which exists only here and is never seen again. `expires_at` None means never.
 
     A test key has TEST_LIMITS where it is given none. Inside a transaction whose tenant is the organization.
+    Raises LimitReached.
     """
+    _lock_for_one_more(organization.id)
     if mode == Mode.TEST:
         test = {"rate": TEST_LIMITS.rate, "burst": TEST_LIMITS.burst, "concurrency": TEST_LIMITS.concurrency}
         limits = test | {name: value for name, value in limits.items() if value is not None}
@@ -193,8 +195,10 @@ def rotate(
 ) -> tuple[ApiKey, str]:
     """A new key that may do what `key` may; `key` itself goes on for `overlap`, so that clients can be changed meanwhile.
 
-    Raises StateConflict for a key that is not active, so also for the second of two rotations without overlap.
+    Raises StateConflict for a key that is not active, so also for the second of two rotations without overlap, and
+    LimitReached if there is no place for both.
     """
+    caps.lock(key.organization_id)  # before the key: `change` takes them in this order too
     key = ApiKey.objects.of(key.organization_id).select_for_update().get(id=key.id)
     if key.status != "active":
         raise StateConflict(f"The key is {key.status}; make a new one.")
@@ -229,14 +233,24 @@ def revoke(key: ApiKey, *, actor: Actor) -> None:
 
 
 def change(key: ApiKey, *, actor: Actor, **values: Any) -> None:  # Any: columns of ApiKey
-    """Set columns that its owners may set: name, scopes, models, expires_at, limits. Raises StateConflict for a revoked key."""
+    """Set columns that its owners may set: name, scopes, models, expires_at, limits.
+
+    Raises StateConflict for a revoked key, LimitReached if an expired one would live again and there is no place for it.
+    """
     if key.revoked_at is not None:
         raise StateConflict("The key is revoked.")
+    if key.status == "expired" and "expires_at" in values:
+        _lock_for_one_more(key.organization_id)
     for column, value in values.items():
         setattr(key, column, value)
     key.save(update_fields=list(values))
     audit.note(key.organization_id, actor, "key.changed", key.shown_id, fields=sorted(values))
     _changed(key)
+
+
+def _lock_for_one_more(organization_id: UUID) -> None:
+    organization = caps.lock(organization_id)
+    caps.check(organization, caps.KEYS, caps.active_keys(organization))
 
 
 def changed_all(organization_id: UUID) -> None:

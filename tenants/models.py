@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from saas.lib.ids import shown, uuid7
 from saas.lib.names import NAME_PATTERN
+from tenants.limit_columns import CAPS_IN_RANGE, CapColumns, LimitColumns
 from tenants.principal import Limits
 
 CATALOG_ID = UUID("00000000-0000-7000-8000-00000000ca7a")
@@ -70,18 +71,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         self.email = type(self).objects.normalize_email(self.email)
 
 
-class LimitColumns(models.Model):
-    """Columns of an organization's or a key's limits."""
-
-    monthly_calls = models.BigIntegerField(
-        null=True, blank=True, validators=[MinValueValidator(0)], help_text="Calls a month at most; empty: no cap."
-    )
-
-    class Meta:
-        abstract = True
-
-
-class Organization(LimitColumns):
+class Organization(CapColumns, LimitColumns):
     """A tenant. Row-level security is on its own id."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -104,6 +94,7 @@ class Organization(LimitColumns):
                 condition=Q(rate__gt=0, burst__gte=1, concurrency__gte=1), name="organization_limits_positive"
             ),
             models.CheckConstraint(condition=Q(monthly_calls__gte=0), name="organization_monthly_calls_positive"),
+            models.CheckConstraint(condition=CAPS_IN_RANGE, name="organization_caps_in_range"),
         ]
 
     def __str__(self) -> str:

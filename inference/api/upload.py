@@ -12,6 +12,7 @@ from django.core.files.uploadhandler import FileUploadHandler
 from rest_framework.request import Request
 
 from inference import artifacts
+from inference.caps import Room
 from saas.lib.errors import InvalidRequest, PayloadTooLarge, Unavailable
 
 CHUNK = 1 << 18
@@ -32,7 +33,8 @@ class Part(UploadedFile):  # type: ignore[type-arg]  # not generic at run time
 
 
 class Parts(FileUploadHandler):
-    """Takes one part `artifact` of at most `max_bytes`, and a `manifest` that is sent as a file. Raises PayloadTooLarge."""
+    """Takes one part `artifact` of at most `max_bytes`, and a `manifest` that is sent as a file. Raises PayloadTooLarge, and
+    what `room` raises: it is known only once the caller is."""
 
     chunk_size = CHUNK
 
@@ -40,6 +42,7 @@ class Parts(FileUploadHandler):
         super().__init__()
         self.max_bytes = max_bytes
         self.path: Path | None = None
+        self.room: Room | None = None
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:  # Any: as Django calls it
         super().new_file(*args, **kwargs)
@@ -58,6 +61,8 @@ class Parts(FileUploadHandler):
         if self._text is not None:
             self._text += raw_data
         else:
+            if self.room is not None:
+                self.room.check(start + len(raw_data))
             self._digest.update(raw_data)
             self._file.write(raw_data)
 
@@ -86,6 +91,12 @@ def expect(request: Request, max_bytes: int) -> Parts:
     parts = Parts(max_bytes)
     request._request.upload_handlers = [parts]  # DRF hands it down only for reading
     return parts
+
+
+def limit(request: Request, parts: Parts, room: Room) -> None:
+    """Take no more than there is room for. Raises ArtifactTooLarge now, if the body's length says enough, or on the way."""
+    parts.room = room
+    room.check(max(1, int(request.META.get("CONTENT_LENGTH") or 0) - FORM_BYTES))
 
 
 def receive(request: Request) -> tuple[Part, Any, str | None]:  # Any: the decoded manifest

@@ -23,6 +23,7 @@ from inference.api.shapes import (
     VersionDetailOut,
     VersionOut,
 )
+from inference.caps import lock_for_version
 from inference.models import MLModel, State, VersionQuerySet, Visibility
 from inference.registry import resolve, resolve_version
 from saas.lib.errors import ModelNotAllowed, NotFound
@@ -136,7 +137,9 @@ class VersionsView(ModelsOwnerView):
         """Upload a version: a multipart form with the file `artifact`, and `manifest` (JSON) and `version` if wanted."""
         with tenant_scope(self.organization.id):
             found = self.own(model)
+            room = lock_for_version(actions.lock_model(found))
         try:
+            upload.limit(request, self.parts, room)
             artifact, manifest, number = upload.receive(request)
             assert artifact.path is not None
             version = actions.upload_version(

@@ -5,7 +5,7 @@ functions take the organization first, raise redis.RedisError when the state ser
 unless they are given another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -36,6 +36,13 @@ class Account(NamedTuple):
 
     sums: dict[tuple[str, str], tuple[int, int]]
     limits: AccountLimits
+
+
+class MonthlyCalls(NamedTuple):
+    """Of a month: calls `used`, those under way included, of `limit`; None: no limit."""
+
+    used: int
+    limit: int | None
 
 
 @lru_cache(maxsize=1)
@@ -84,6 +91,19 @@ def read(tenant: str, *, state: redis.Redis | None = None) -> Account | None:
             sums.setdefault((key or ORGANIZATION, period), [0, 0])[kind == "nano"] = int(value)
     limits = AccountLimits(organization_calls, key_calls, int(fields[b"limits_version"]))
     return Account({scope: (calls, nano) for scope, (calls, nano) in sums.items()}, limits)
+
+
+def monthly_calls(
+    tenant: str, period: str, scopes: Sequence[str], *, state: redis.Redis | None = None
+) -> list[MonthlyCalls] | None:
+    """The calls of `period` of each scope (ORGANIZATION or a key), and nothing else of the account; None if it is unknown."""
+    names = ["" if scope == ORGANIZATION else scope for scope in scopes]
+    fields = [field for name in names for field in (f"calls:{period}:{name}", f"limit:calls:month:{name}")]
+    found: Any = (state or shared_client()).hmget(account_key(tenant), ["limits_version", *fields])  # as in read
+    if found[0] is None:
+        return None
+    pairs = zip(found[1::2], found[2::2], strict=True)
+    return [MonthlyCalls(int(used or 0), None if limit is None else int(limit)) for used, limit in pairs]
 
 
 def wanted(*, state: redis.Redis | None = None) -> list[str]:

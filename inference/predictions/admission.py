@@ -54,13 +54,12 @@ def take_token(key: KeyRecord) -> None:
 @_needing_servers()
 def check_quota(key: KeyRecord) -> None:
     """Raise QuotaExceeded if the month's calls are used up; Unavailable."""
-    account = accounts.read(key.organization) if key.is_capped else None
-    if account is None:
-        return  # no cap, or the account is being rebuilt: the books decide when it runs
-    period, limits = period_of(int(time.time()) // 3600), account.limits
-    for scope, name, limit in (
-        (accounts.ORGANIZATION, "organization", limits.organization_calls),
-        (key.id, "key", limits.key_calls.get(key.id)),
-    ):
-        if limit is not None and account.sums.get((scope, period), (0, 0))[0] >= limit:
+    if not key.is_capped:
+        return
+    period = period_of(int(time.time()) // 3600)
+    months = accounts.monthly_calls(key.organization, period, [accounts.ORGANIZATION, key.id])
+    if months is None:
+        return  # the account is being rebuilt: the books decide when it runs
+    for name, month in zip(("organization", "key"), months, strict=True):
+        if month.limit is not None and month.used >= month.limit:
             raise refusals.of_books(f"quota:{name}")

@@ -77,6 +77,14 @@ class IdempotencyInProgress(AppError):
     status, code, title = 409, "idempotency_in_progress", "The first request with this Idempotency-Key is still running"
 
 
+class LimitReached(AppError):
+    status, code, title = 409, "limit_reached", "The organization has as many as it may have"
+
+
+class ArtifactTooLarge(LimitReached):
+    status, title = 413, "The artifact is larger than the organization may store"
+
+
 class PayloadTooLarge(AppError):
     status, code, title = 413, "payload_too_large", "The body is too large"
 

@@ -8,7 +8,10 @@ from django.test import Client
 from billing.drain import Drain
 from tests.billing.journal import usage
 
-PAGES = ["usageevent", "usagehour", "usagesum", "journalposition", "journalquarantine", "priceversion", "quotachange"]
+PAGES = [
+    "usageevent", "usagehour", "usagesum", "journalposition", "journalquarantine", "organizationlimits", "priceversion",
+    "quotachange",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -42,3 +45,13 @@ def test_a_call_can_be_found_and_not_changed(operator, state, journal, tenant):
     assert operator.get(url).status_code == 200
     assert operator.post(url, {"rows": "0"}).status_code == 403
     assert operator.post(url.replace("change", "delete"), {"post": "yes"}).status_code == 403
+
+
+def test_the_limits_of_an_organization_are_shown_with_what_is_left(operator, make_organization, make_key):
+    organization = make_organization(max_keys=4)
+    make_key(organization)
+
+    page = operator.get(f"/admin/billing/organizationlimits/{organization.id}/change/").content.decode()
+
+    assert "<tr><th>keys</th><td>4</td><td>1</td><td>3</td></tr>" in page
+    assert "<tr><th>stored_bytes</th><td>21,474,836,480</td><td>0</td><td>21,474,836,480</td></tr>" in page

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from billing import stores
 from inference.books import accounts
 from saas.lib.ids import uuid7
 from saas.lib.valkey import sync_client
+from tenants import records
 
 URL = "/api/v1/limits"
 
@@ -32,7 +32,7 @@ def test_what_was_not_used_is_all_left(organization, key, client_of):
     assert body["organization"]["monthly_calls"]["used"] == 0
     assert body["key"]["id"] == key[0].shown_id
     assert body["key"]["rate"] == {"per_second": 2.0, "burst": 10, "left": 10, "full_in_seconds": 0.0}
-    assert body["key"]["concurrency"] == {"limit": 5, "left": 5}
+    assert body["key"]["concurrency"] == {"limit": 5, "used": 0, "left": 5}
     quota = body["key"]["monthly_calls"]
     assert (quota["limit"], quota["used"], quota["left"]) == (50, 0, 50)
     assert quota["resets_at"] > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -67,7 +67,7 @@ def test_calls_of_an_unknown_account_are_unknown(organization, key, client_of, s
 
 
 def test_without_a_valkey_it_is_503(key, client_of, monkeypatch):
-    monkeypatch.setattr(stores, "lanes", lambda: sync_client("unix:///nowhere.sock"))
+    monkeypatch.setattr(records, "client", lambda: sync_client("unix:///nowhere.sock"))
     response = client_of(key[1]).get(URL)
     assert (response.status_code, response.json()["code"]) == (503, "unavailable")
     monkeypatch.undo()

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing import stores
 from billing.drain import Drain
+from inference.books import accounts
 from inference.books.scripts import JOURNAL
 from saas.lib.ids import uuid7
 from saas.lib.valkey import sync_client
@@ -214,7 +214,7 @@ def test_as_of_without_the_state_server_is_what_the_ledger_holds(reader, state, 
     drain = Drain(state)
     while drain.step():
         pass
-    monkeypatch.setattr(stores, "state", lambda: sync_client("unix:///nowhere.sock"))
+    monkeypatch.setattr(accounts, "shared_client", lambda: sync_client("unix:///nowhere.sock"))
 
     as_of = datetime.fromisoformat(reader.get(URL).json()["as_of"])
 

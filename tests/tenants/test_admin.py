@@ -11,7 +11,8 @@ from django.test import Client
 from django.urls import reverse
 
 from tenants.databases import as_operator
-from tenants.models import ApiKey, AuditEvent, User
+from tenants.limit_columns import CapColumns
+from tenants.models import ApiKey, AuditEvent, Organization, User
 from tenants.principal import unpack_key
 from tenants.scope import tenant_scope
 
@@ -83,13 +84,16 @@ def test_what_is_immutable_is_read_only(name, client):
 def test_an_operators_limits_reach_the_gateways_and_the_audit_log(client, operator, alice, make_key, lanes):
     key = make_key(alice.organization)[0]
     url = reverse("admin:tenants_organization_change", args=[alice.organization.pk])
-    body = {"name": "Alice", "is_active": "on", "rate": "3.5", "burst": "4", "concurrency": "5", "monthly_calls": "6"}
+    body = {field.name: getattr(alice.organization, field.name) for field in CapColumns._meta.fields}
+    body |= {"name": "Alice", "is_active": "on", "rate": "3.5", "burst": "4", "concurrency": "5", "monthly_calls": "6"}
+    body |= {"max_models": "7"}
     page = client.post(url, body)
 
     assert page.status_code == 302, page.content.decode()
     record = unpack_key(lanes.get(f"key:{key.public_id}"))
     assert (record.limits.rate, record.limits.burst, record.limits.concurrency, record.is_capped) == (3.5, 4, 5, True)
     with tenant_scope(alice.organization.id):
+        assert Organization.objects.get(id=alice.organization.id).max_models == 7
         noted = AuditEvent.objects.filter(action="organization.changed").latest("id")
     assert (noted.actor_kind, noted.actor) == ("operator", f"usr_{operator.id.hex}")
 
