@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import django.db
 import psycopg2
 import redis
+from django.db import connections
 
 from billing import ledger
 from billing.drain import BATCH_RECORDS, Drain
@@ -23,11 +25,13 @@ from billing.rebuild import rebuild_wanted
 from billing.refused import move_refused
 from inference.books.reaper import Reaper
 from saas.lib.valkey import sync_client
+from tenants import records
 
 log = logging.getLogger(__name__)
 
 DRAIN_EVERY = 0.2  # seconds between batches that are not full: few commits, little lag
 REBUILD_EVERY = 0.03  # a call of an unknown account is waiting
+RELAY_EVERY = 0.5  # a revoked key is refused everywhere within 1 s
 TOUCH_EVERY = 60.0
 DAYS_EVERY = 600.0
 DAYS_AHEAD = 3
@@ -58,6 +62,7 @@ class Bookkeeper:
             _reaper_job(state_url),
             _rebuild_job(),
             _housekeeping_job(state_url, self.last_used),
+            _records_job(),
         ]
 
     def run(self) -> int:
@@ -87,7 +92,7 @@ class Bookkeeper:
                 if attempts:
                     log.info("%s goes on", job.name)
                 attempts = 0
-            except (psycopg2.Error, redis.RedisError) as error:
+            except (psycopg2.Error, django.db.Error, redis.RedisError) as error:
                 job.close()
                 attempts += 1
                 pause = min(LONGEST_WAIT, 0.1 * 2**attempts)
@@ -120,6 +125,12 @@ def _reaper_job(state_url: str) -> Job:
         return False
 
     return Job("reaper", step, 0.5)
+
+
+def _records_job() -> Job:
+    """Here and not with Celery: a key is revoked in time whether or not the broker and its workers are there."""
+
+    return Job("records", lambda: records.relay() >= records.BATCH, RELAY_EVERY, connections.close_all)
 
 
 def _rebuild_job() -> Job:

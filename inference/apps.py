@@ -10,3 +10,4 @@ class InferenceConfig(AppConfig):
         from tenants import records
 
         records.makers["route"] = registry.make_record
+        records.bulk_makers["route"] = registry.make_records

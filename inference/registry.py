@@ -5,9 +5,11 @@ not hide the catalogue's (inference.routes.preferred), for managing models it do
 slug is one's own, else a public one. Another organization's private model does not exist.
 """
 
+from collections.abc import Collection
 from uuid import UUID
 
 import msgspec
+from django.db.models import Prefetch
 
 from inference import artifacts
 from inference.engine.manifest import parse_manifest
@@ -33,9 +35,20 @@ def public_record(slug: str, name: str) -> str:
 
 def make_record(name: str) -> bytes | None:
     """The packed route of a record name; None if there is no such model. The maker of tenants.records."""
-    _, kind, owner, model = name.split(":", 3)
-    route = load_public_route(owner, model) if kind == "public" else load_own_route(UUID(hex=owner), model)
-    return pack_route(route) if route else None
+    return make_records([name]).get(name)
+
+
+def make_records(names: Collection[str]) -> dict[str, bytes]:
+    """The same of many, by record name: the statements are as many as for one, once per organization."""
+    wanted: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        _, kind, owner, model = name.split(":", 3)
+        wanted.setdefault((kind, owner), []).append(model)
+    made: dict[str, bytes] = {}
+    for (kind, owner), mine in wanted.items():
+        routes = load_public_routes(owner, mine) if kind == "public" else load_own_routes(UUID(hex=owner), mine)
+        made |= {f"route:{kind}:{owner}:{route.name}": pack_route(route) for route in routes}
+    return made
 
 
 def model_changed(model: MLModel, *, was_public: bool = False) -> None:
@@ -47,16 +60,26 @@ def model_changed(model: MLModel, *, was_public: bool = False) -> None:
 
 def load_own_route(organization_id: UUID, name: str) -> ModelRoute | None:
     """What gateways know of an organization's own model. Opens its own transaction."""
+    return next(iter(load_own_routes(organization_id, [name])), None)
+
+
+def load_own_routes(organization_id: UUID, names: Collection[str] | None = None) -> list[ModelRoute]:
+    """The same of those named, or of all, by name."""
     with tenant_scope(organization_id):
-        return _route(MLModel.objects.of(organization_id).live().filter(name=name))
+        return _routes(MLModel.objects.of(organization_id).live(), names)
 
 
 def load_public_route(slug: str, name: str) -> ModelRoute | None:
-    """The same of a catalogue model: only one organization publishes, and only what it made public is seen."""
+    """The same of a catalogue model."""
+    return next(iter(load_public_routes(slug, [name])), None)
+
+
+def load_public_routes(slug: str, names: Collection[str] | None = None) -> list[ModelRoute]:
+    """Catalogue models, those named or all: only one organization publishes, and only what it made public is seen."""
     if slug != CATALOG_SLUG:
-        return None
+        return []
     with tenant_scope(None):
-        return _route(MLModel.objects.of(CATALOG_ID).live().filter(name=name, visibility=Visibility.PUBLIC))
+        return _routes(MLModel.objects.of(CATALOG_ID).live().filter(visibility=Visibility.PUBLIC), names)
 
 
 def load_route(organization_id: UUID, slug: str, name: str) -> ModelRoute | None:
@@ -70,14 +93,8 @@ def load_route(organization_id: UUID, slug: str, name: str) -> ModelRoute | None
 
 def visible_routes(organization_id: UUID) -> list[ModelRoute]:
     """All models that an organization may see, its own first, then the catalogue's. Opens its own transactions."""
-    with tenant_scope(organization_id):
-        own = list(MLModel.objects.of(organization_id).live().order_by("name").values_list("name", flat=True))
-    with tenant_scope(None):
-        models = MLModel.objects.of(CATALOG_ID).live().filter(visibility=Visibility.PUBLIC)
-        public = list(models.order_by("name").values_list("name", flat=True)) if organization_id != CATALOG_ID else []
-    routes = [load_own_route(organization_id, name) for name in own]
-    routes += [load_public_route(CATALOG_SLUG, name) for name in public]
-    return [route for route in routes if route is not None]
+    public = load_public_routes(CATALOG_SLUG) if organization_id != CATALOG_ID else []
+    return load_own_routes(organization_id) + public
 
 
 def resolve(organization: Organization, name: str) -> MLModel:
@@ -159,11 +176,17 @@ def default_output(outputs: list[TensorSpec]) -> str:
     return (floats or [output.name for output in outputs] or [""])[0]
 
 
-def _route(found: LiveQuerySet) -> ModelRoute | None:
-    model = found.first()  # without its organization: another tenant does not see the catalogue's row
-    if model is None:
-        return None
-    versions = {version.id: version for version in model.versions.live()}
+def _routes(models: LiveQuerySet, names: Collection[str] | None) -> list[ModelRoute]:
+    """Of `models`, those of these names, in the order of their names: four statements, whatever their number."""
+    if names is not None:
+        models = models.filter(name__in=names)
+    live = Prefetch("versions", queryset=ModelVersion.objects.live())
+    # Their organization is not joined: another tenant does not see the catalogue's row.
+    return [_route(model) for model in models.order_by("name").prefetch_related(live, "aliases", "organization")]
+
+
+def _route(model: MLModel) -> ModelRoute:
+    versions = {version.id: version for version in model.versions.all()}
     return ModelRoute(
         id=model.id.hex,
         name=model.name,
@@ -172,7 +195,9 @@ def _route(found: LiveQuerySet) -> ModelRoute | None:
         is_public=model.is_public,
         task=model.task or "tensor",
         versions={version.number: _version_route(version) for version in versions.values()},
-        aliases={alias.name: versions[alias.version_id].number for alias in model.aliases.filter(version__in=versions)},
+        aliases={
+            alias.name: versions[alias.version_id].number for alias in model.aliases.all() if alias.version_id in versions
+        },
     )
 
 

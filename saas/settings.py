@@ -200,7 +200,6 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULE: dict[str, Any] = {
     "sweep-predictions": {"task": "inference.sweep_predictions", "schedule": 5.0, "options": {"expires": 5}},
     "sweep-intake": {"task": "inference.intake.sweep", "schedule": 10.0, "options": {"expires": 10}},
-    "relay-records": {"task": "tenants.tasks.relay_records", "schedule": 2.0, "options": {"expires": 2}},
     "rotate-data-keys": {"task": "tenants.tasks.rotate_data_keys", "schedule": 3600.0, "options": {"expires": 3600}},
     "verify-books": {"task": "billing.tasks.verify_books", "schedule": crontab(hour=3, minute=17), "options": {"expires": 600}},
 }

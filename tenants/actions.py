@@ -95,7 +95,8 @@ def rename_organization(organization: Organization, *, name: str, actor: Actor) 
 def set_organization_limits(organization_id: UUID, *, actor: Actor = SYSTEM, **values: Any) -> Organization:  # Any: columns
     """Set `rate`, `burst`, `concurrency`, `monthly_calls`, caps or `is_active`: operators only, so through the `ops` role.
 
-    Takes effect at once, for all keys. Not inside a transaction that has touched the organization.
+    Takes effect for all keys within half a second (tenants/records.py). Not inside a transaction that has touched the
+    organization.
     """
     with as_operator(), transaction.atomic(using="ops"):
         organization = Organization.objects.select_for_update().get(id=organization_id)

@@ -11,3 +11,4 @@ class TenantsConfig(AppConfig):
         crypto.ring()
         keys.peppers()
         records.makers["key"] = lambda name: keys.load_key(name.removeprefix("key:"))
+        records.bulk_makers["key"] = keys.make_records

@@ -5,7 +5,7 @@ from datetime import timedelta
 from celery import shared_task
 from django.utils import timezone
 
-from tenants import keys, records
+from tenants import keys
 from tenants.crypto import add_data_key
 from tenants.databases import as_operator
 from tenants.models import DataKey
@@ -13,13 +13,6 @@ from tenants.scope import tenant_scope
 
 DATA_KEY_AGE = timedelta(days=30)
 """At 400 sealed values a second one data key would seal 2^30 in that time, a quarter of the bound of random nonces."""
-
-
-@shared_task
-def relay_records() -> None:
-    """Project the records whose first projection failed, and repeat those that came through (tenants/records.py)."""
-    while records.relay() == records.BATCH:
-        pass
 
 
 @shared_task

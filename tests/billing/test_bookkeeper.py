@@ -14,6 +14,8 @@ import pytest
 from inference.books import accounts
 from inference.books.scripts import JOURNAL, WANTED
 from saas.lib.ids import uuid7
+from tenants.actions import set_organization_limits
+from tenants.principal import unpack_key
 from tests.billing.journal import Journal, usage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +56,14 @@ def test_it_drains_rebuilds_and_reports_and_stops_when_told(journal, tenant, led
         assert process.wait(10) == 0
 
     assert accounts.read(tenant.hex).sums["organization", "ever"] == (1, 5)
+
+
+def test_it_relays_what_was_noted_for_gateways_without_a_broker(make_organization, make_key, lanes):
+    organization = make_organization()
+    names = [f"key:{make_key(organization)[0].public_id}" for _ in range(2)]
+    with bookkeeper():
+        set_organization_limits(organization.id, is_active=False)
+        wait_for(lambda: not any(unpack_key(lanes.get(name)).is_active for name in names), 60)
 
 
 def test_killed_over_and_over_it_writes_every_record_once(journal, tenant, ledger):

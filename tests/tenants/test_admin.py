@@ -10,6 +10,7 @@ from django.db import DatabaseError, transaction
 from django.test import Client
 from django.urls import reverse
 
+from tenants import records
 from tenants.databases import as_operator
 from tenants.limit_columns import CapColumns
 from tenants.models import ApiKey, AuditEvent, Organization, User
@@ -90,6 +91,8 @@ def test_an_operators_limits_reach_the_gateways_and_the_audit_log(client, operat
     page = client.post(url, body)
 
     assert page.status_code == 302, page.content.decode()
+    while records.relay():
+        pass
     record = unpack_key(lanes.get(f"key:{key.public_id}"))
     assert (record.limits.rate, record.limits.burst, record.limits.concurrency, record.is_capped) == (3.5, 4, 5, True)
     with tenant_scope(alice.organization.id):

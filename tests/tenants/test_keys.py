@@ -10,12 +10,17 @@ from django.utils import timezone
 
 from saas.lib.crypto import Tampered
 from saas.lib.errors import ApiKeyInvalid
-from tenants import actions, events, keys, tasks
+from tenants import actions, events, keys, records, tasks
 from tenants.crypto import add_data_key, current_data_key, ring, seal_for, unseal_for
 from tenants.databases import as_operator
 from tenants.models import TEST_LIMITS, DataKey
 from tenants.principal import unpack_key
 from tenants.scope import tenant_scope
+
+
+def relay_all():
+    while records.relay():
+        pass
 
 
 def test_a_key_has_the_documented_form(make_organization, make_key):
@@ -73,17 +78,20 @@ def test_an_operators_change_of_limits_reaches_gateways_and_the_books(alice, mak
         actions.set_organization_limits(alice.organization.id, rate=7.0, monthly_calls=50)
     finally:
         events.quota_changed.remove(told.append)
+    relay_all()
 
     record = unpack_key(lanes.get(f"key:{key.public_id}"))
     assert (record.limits.rate, record.organization_limits.rate, record.is_capped) == (7.0, 7.0, True)
     assert told == [alice.organization.id]
 
 
-def test_the_keys_of_a_closed_organization_are_refused_at_once(client_of, alice, make_key, lanes):
-    key, text = make_key(alice.organization)
+def test_the_keys_of_a_closed_organization_are_refused(client_of, alice, make_key, lanes):
+    made = [make_key(alice.organization) for _ in range(3)]
+    text = made[0][1]
     actions.set_organization_limits(alice.organization.id, is_active=False)
+    relay_all()
 
-    assert unpack_key(lanes.get(f"key:{key.public_id}")).is_active is False
+    assert [unpack_key(lanes.get(f"key:{key.public_id}")).is_active for key, _ in made] == [False] * 3
     assert client_of(text).get("/api/v1/me").status_code == 401
     assert client_of(alice).get("/api/v1/organization").status_code == 404
 

@@ -9,7 +9,7 @@ from billing.bookkeeper import Bookkeeper
 
 
 class Command(BaseCommand):
-    help = "Drain the journal into the ledger, reap dead sessions, rebuild accounts, project quotas. Any number may run."
+    help = "Drain the journal, reap dead sessions, rebuild accounts, project quotas and records. Any number may run."
     requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:  # Any: Django's signature
