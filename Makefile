@@ -1,9 +1,9 @@
 # The commands of this project. They need python3 (3.11 or newer), python3-venv and make, nothing else.
 PYTHON ?= python3
 PY := .venv/bin/python
-SOURCES := saas tenants inference billing
+SOURCES := saas tenants inference billing benchmarks
 
-.PHONY: run restart status stop test test-gpu lint format lock venv clean reset
+.PHONY: run restart status stop test test-gpu bench lint format lock lock-peers venv clean reset
 
 run:  ## set up everything and serve at http://127.0.0.1:8000 (PORT=… for another port)
 	@$(PYTHON) saas/local/install.py && exec $(PY) -m saas.local run
@@ -19,6 +19,9 @@ test: venv  ## all tests, or some: make test ARGS="tests/tenants -k keys"
 
 test-gpu: venv  ## the engine on an NVIDIA device, against the CPU's answers
 	@exec $(PY) -m pytest -rs tests/gpu $(ARGS)
+
+bench: venv  ## side by side with other model servers; hours, or with ARGS="--quick" half of one; see benchmarks/README.md
+	@exec $(PY) -m benchmarks $(ARGS)
 
 lint: venv  ## style, types, layers, YAML, container files
 	$(PY) -m ruff check .
@@ -39,6 +42,15 @@ lock:  ## newest versions into both lock files, with hashes
 	compile="$$tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade"; \
 	$$compile requirements.in -o requirements.txt; \
 	$$compile requirements-dev.in -o requirements-dev.txt
+
+lock-peers:  ## newest versions into the lock files of the benchmark's peers; nvidia-pytriton's own dependencies are not needed
+	@set -e; tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
+	$(PYTHON) -m venv $$tools && $$tools/bin/pip install --quiet uv; cd benchmarks/requirements; \
+	for peer in bento litserve mlserver ray triton; do \
+	  if [ $$peer = triton ]; then alone=--no-deps; else alone=; fi; \
+	  $$tools/bin/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
+	    --no-header --no-annotate --upgrade $$alone $$peer.in -o $$peer.txt; \
+	done
 
 venv:
 	@$(PYTHON) saas/local/install.py --dev

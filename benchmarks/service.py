@@ -1,0 +1,213 @@
+"""This service as `make run` starts it, with everything on, on a data directory and a port of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psycopg2
+import redis
+import requests
+
+from benchmarks import processes
+from benchmarks.failures import Failed
+from benchmarks.models import Model
+from benchmarks.peers import free_port
+from billing.drain import STATUS
+from inference.books.scripts import JOURNAL
+from saas.config import ROOT
+from saas.local.control import ask, control_path
+from saas.local.servers import URL_ROLES
+
+START_SECONDS = 300.0
+DRAIN_SECONDS = 60.0
+PUBLISH_SECONDS = 300.0
+LOOK_EVERY = 0.5
+UPLOAD_SUFFIX = "-upload"
+OF_A_SERVICE = {*URL_ROLES, "STATE_URL", "LANES_URL", "DEBUG", "SECRET_KEY", "KEK", "KEY_PEPPERS"}
+BARE_PARTS = ("bare gateway", "worker", "lanes")  # what has a part in a bare request
+
+
+class Service:
+    """A running service; leaving the context stops it. Its data stays in `home` until `reset`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port = home, free_port()
+        self.log = home.with_name("service.log")
+        kept = {name: value for name, value in os.environ.items() if name not in OF_A_SERVICE}
+        self._environment = {**kept, "DATA_DIR": str(home), "PORT": str(self.port)}
+        self._bare: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Service":
+        command = [sys.executable, "-m", "saas.local", "run"]
+        self._supervisor = processes.start(command, self._environment, ROOT, self.log)
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while "▸ ready after" not in self.log.read_text(errors="replace"):
+            if self._supervisor.poll() is not None:
+                raise Failed(f"the service did not start: {processes.last_line(self.log)}; see {self.log}")
+            if time.monotonic() > deadline:
+                raise Failed(f"the service was not ready within {START_SECONDS:g} s; see {self.log}")
+            time.sleep(0.2)
+
+    def _stop(self) -> None:
+        if self._bare is not None:
+            processes.stop(self._bare)
+        processes.stop(self._supervisor, signal.SIGINT)
+
+    def reset(self) -> None:
+        """Delete the data of this service, which must not be running."""
+        if self.home.exists():
+            command = [sys.executable, "-m", "saas.local", "reset"]
+            subprocess.run(command, cwd=ROOT, env=self._environment, check=True, capture_output=True)
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The addresses of its servers, and its secrets."""
+        return dict(json.loads((self.home / "environment.json").read_text()))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        demo = json.loads((self.home / "demo.json").read_text())
+        return {"Authorization": f"Bearer {demo['api_key']}"}
+
+    # --- models
+
+    def publish(self, model: Model) -> None:
+        """Put it into the catalogue, if it is not there. Raises Failed."""
+        command = [sys.executable, "manage.py", "publish", str(model.file), "--name", model.name]
+        command += ["--manifest", str(model.manifest)] if model.manifest else []
+        done = subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Failed(f"{model.name} was not published: {(done.stderr or done.stdout).strip()[-300:]}")
+
+    def upload(self, model: Model) -> str:
+        """The same model as one of the customer's own; its name. Raises Failed."""
+        name = model.name + UPLOAD_SUFFIX
+        with requests.Session() as session:
+            session.headers.update(self.headers)
+            models = f"http://127.0.0.1:{self.port}/api/v1/models"
+            if session.get(f"{models}/{name}/versions/1.0.0", timeout=30).ok:
+                return name
+            session.post(models, json={"name": name}, timeout=30)
+            manifest = model.manifest.read_text() if model.manifest else "{}"
+            files = {"artifact": ("model.onnx", model.file.read_bytes(), "application/octet-stream")}
+            sent = session.post(f"{models}/{name}/versions", files=files, data={"manifest": manifest}, timeout=60)
+            if not sent.ok:
+                raise Failed(f"{name} was not uploaded: {sent.text[:300]}")
+            version = self._decided(session, f"{models}/{name}/versions/{sent.json()['version']}")
+            if version["state"] != "ready":
+                raise Failed(f"{name} is {version['state']}: {version['verdict']}")
+        return name
+
+    @staticmethod
+    def _decided(session: requests.Session, url: str) -> dict[str, Any]:  # Any: JSON
+        deadline = time.monotonic() + PUBLISH_SECONDS
+        while (version := session.get(url, timeout=30).json())["state"] == "validating":
+            if time.monotonic() > deadline:
+                raise Failed(f"{url} is still being examined")
+            time.sleep(LOOK_EVERY)
+        return dict(version)
+
+    # --- modes
+
+    @contextmanager
+    def everysec(self) -> Iterator[None]:
+        """Meanwhile the books reach the disk once a second instead of with every write."""
+        with closing(redis.Redis.from_url(self.urls["STATE_URL"])) as state:
+            state.config_set("appendfsync", "everysec")
+            try:
+                yield
+            finally:
+                state.config_set("appendfsync", "always")
+
+    @contextmanager
+    def bare(self) -> Iterator[int]:
+        """Meanwhile a gateway of benchmarks.bare runs beside the service's own; its port. Raises Failed."""
+        port = free_port()
+        gunicorn = [sys.executable, "-m", "gunicorn", "-c", "saas/gunicorn.py", "benchmarks.bare:application"]
+        log = self.home.with_name("bare.log")
+        self._bare = processes.start(gunicorn, {**self._environment, **self.urls, "PORT": str(port)}, ROOT, log)
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not _is_ready(port):
+                if self._bare.poll() is not None or time.monotonic() > deadline:
+                    raise Failed(f"the bare gateway did not start: {processes.last_line(log)}")
+                time.sleep(0.2)
+            yield port
+        finally:
+            processes.stop(self._bare)
+            self._bare = None
+
+    # --- what it costs, and whether it keeps up
+
+    def cpu_by_part(self) -> dict[str, float]:
+        """Processor seconds so far, by part. `supervisor` copies the log."""
+        status = json.loads(next(ask(control_path(self.home), "status")))
+        parts = {name: processes.tree([part["pid"]]) for name, part in status.items() if part["pid"]}
+        if self._bare is not None:
+            parts["bare gateway"] = processes.tree([self._bare.pid])
+        others = processes.tree([self._supervisor.pid]) - set().union(*parts.values())
+        parts["supervisor"] = others
+        used = {name: processes.cpu_seconds(pids) for name, pids in parts.items()}
+        return {name: used[name] for name in BARE_PARTS} if self._bare is not None else used
+
+    def wait_until_drained(self) -> None:
+        """Until all that was journaled is in the ledger. Raises Failed."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        with closing(redis.Redis.from_url(self.urls["STATE_URL"])) as state:
+            time.sleep(LOOK_EVERY)  # the last closes travel within 20 ms
+            while state.xlen(JOURNAL):
+                if time.monotonic() > deadline:
+                    raise Failed(f"the journal was not drained within {DRAIN_SECONDS:g} s")
+                time.sleep(LOOK_EVERY)
+
+    def ledger_rows(self) -> int:
+        """Calls in the ledger."""
+        with closing(psycopg2.connect(self.urls["DATABASE_OPS_URL"])) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM usage_event WHERE kind = 'usage'")
+            return int(cursor.fetchone()[0])
+
+    @contextmanager
+    def lag(self) -> Iterator[list[float]]:
+        """The drain's lag in seconds, looked at until the context is left."""
+        seen = [0.0]
+        ended = threading.Event()
+
+        def look() -> None:
+            with closing(redis.Redis.from_url(self.urls["LANES_URL"])) as lanes:
+                while not ended.wait(LOOK_EVERY):
+                    seen.append(float(lanes.hget(STATUS, "drain_lag_ms") or 0) / 1000)
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        try:
+            yield seen
+        finally:
+            ended.set()
+            looking.join()
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=3).ok
+    except requests.RequestException:
+        return False
