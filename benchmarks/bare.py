@@ -15,14 +15,23 @@ from saas import asgi  # before the others: it sets up Django
 from django.conf import settings
 
 from inference.gateway import stored
+from inference.gateway.access import Access
 from inference.gateway.call import Call, Rendered
+from inference.gateway.exchange import Exchange
+from inference.gateway.front import Front
 from inference.gateway.health import Health
-from inference.gateway.http import Exchange, Front
 from inference.gateway.lanes import Admitted, Lanes
 from inference.gateway.line import Gateway
-from inference.gateway.records import Records
-from saas.lib.errors import AppError
 from tenants.principal import KeyRecord
+
+
+class BareAccess(Access):
+    anybody: KeyRecord | None = None
+
+    def principal(self, presented: str) -> KeyRecord | None:
+        if self.anybody is None:
+            self.anybody = super().principal(presented)
+        return self.anybody
 
 
 class BareLanes(Lanes):
@@ -38,25 +47,10 @@ class BareLanes(Lanes):
 
 
 class BareGateway(Gateway):
-    def __init__(self, *, lanes_url: str, lane_max_ms: float, **others: Any) -> None:
-        super().__init__(lanes_url=lanes_url, lane_max_ms=lane_max_ms, **others)
-        self.lanes = BareLanes(
-            lanes_url,
-            self._session,
-            lane_max_ms=lane_max_ms,
-            on_admitted=self._on_admitted,
-            on_reply=self._on_reply,
-            on_changed=self._on_changed,
-            on_lost=self._on_lanes_lost,
-            on_worker_lost=self._on_worker_lost,
-        )
-        self.records = Records(self.lanes)
-        self._anybody: KeyRecord | None = None
-
-    def principal(self, presented: str) -> KeyRecord | None:
-        if self._anybody is None:
-            self._anybody = super().principal(presented)
-        return self._anybody
+    def __init__(self, **options: Any) -> None:  # Any: the same
+        super().__init__(**options)
+        self.lanes.__class__ = BareLanes  # the same object: what is connected to it stays
+        self.access = BareAccess(self.records)
 
     def _open(self, call: Call) -> None:
         call.is_open = True
@@ -69,11 +63,8 @@ class BareGateway(Gateway):
             else:
                 call.is_admitted = True
 
-    def _close(self, call: Call, rendered: Rendered | AppError) -> None:
-        if isinstance(rendered, AppError):
-            self._fail(call, rendered)
-        else:
-            self._end(call, rendered)
+    def _close(self, call: Call, answer: Rendered) -> None:
+        self.running.end(call, answer)
 
 
 class BareFront(Front):
