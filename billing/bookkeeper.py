@@ -23,6 +23,7 @@ from billing.last_used import LastUsed
 from billing.quotas import project_pending
 from billing.rebuild import rebuild_wanted
 from billing.refused import move_refused
+from inference.books.pruning import Pruner
 from inference.books.reaper import Reaper
 from saas.lib.valkey import sync_client
 from tenants import records
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 DRAIN_EVERY = 0.2  # seconds between batches that are not full: few commits, little lag
 REBUILD_EVERY = 0.03  # a call of an unknown account is waiting
 RELAY_EVERY = 0.5  # a revoked key is refused everywhere within 1 s
+PRUNE_EVERY = 0.02  # between single commands, of which most months need few
 TOUCH_EVERY = 60.0
 DAYS_EVERY = 600.0
 DAYS_AHEAD = 3
@@ -61,6 +63,7 @@ class Bookkeeper:
             Job("report", self._report, 1.0),
             _reaper_job(state_url),
             _rebuild_job(),
+            _prune_job(state_url),
             _housekeeping_job(state_url, self.last_used),
             _records_job(),
         ]
@@ -141,6 +144,16 @@ def _rebuild_job() -> Job:
         return False
 
     return Job("rebuild", step, REBUILD_EVERY, link.close)
+
+
+def _prune_job(state_url: str) -> Job:
+    pruner = Pruner(sync_client(state_url))
+
+    def step() -> bool:
+        pruner.step()
+        return False
+
+    return Job("prune", step, PRUNE_EVERY)
 
 
 def _housekeeping_job(state_url: str, last_used: LastUsed) -> Job:

@@ -73,7 +73,7 @@ def create(tenant: str, *, state: redis.Redis | None = None) -> None:
 
 
 def read(tenant: str, *, state: redis.Redis | None = None) -> Account | None:
-    """What the account holds now, open calls at their maximum; None if it is unknown."""
+    """What the account holds now, open calls at their maximum; None if it is unknown. Old months may or may not be there."""
     fields: Any = (state or shared_client()).hgetall(account_key(tenant))  # redis-py cannot tell that these are bytes
     if b"limits_version" not in fields:
         return None

@@ -9,7 +9,7 @@
 --   fingerprint of the request; then n times call, entry.
 -- Returns 0, and writes nothing, if the session is not there. Else {verdicts, stored answer of each replay …}: one letter per call,
 --   closes: c closed, d done (the claim holds this very call's outcome), g gone, b bad (undone, record in quarantine);
---   opens: o open, u account unknown, i in progress, r reused, p replay, f memory full, s stored answers full,
+--   opens: o open, u account unknown or period not kept any more, i in progress, r reused, p replay, f memory full, s stored answers full,
 --   Q q calls of the month, B b budget of the month, C c credit: a sum would pass its limit (capital: organization, else key).
 
 local session, journal = KEYS[1], KEYS[2]
@@ -168,7 +168,7 @@ local LETTERS = {'Q', 'B', 'C', 'q', 'b', 'c'}
 -- How many of n calls fit below every limit, and the letter of the limit that stops the next one.
 local function room(tenant, key, period, n, maximum)
   local account = read_account(tenant, key, period)
-  if not account[1] then return 0, 'u' end
+  if not account[1] or not is_kept(period) then return 0, 'u' end
   local raised, letter = charges[account_key(tenant)] or {}, ''
   for i = 1, (key == '' and 3 or 6) do
     local limit = account[2 * i]
@@ -226,7 +226,7 @@ for _ = 1, tonumber(ARGV[5]) do
     is_good, fits, letter = pcall(open_group, tenant, ARGV[argument + 2], ARGV[argument + 3], maximum, ARGV[argument + 5],
       ARGV[argument + 6], ARGV[argument + 7], new)
     if not is_good then fits, letter = 0, 'u' end
-    if letter == 'u' then wanted[#wanted + 1] = tenant end
+    if letter == 'u' and is_kept(ARGV[argument + 3]) then wanted[#wanted + 1] = tenant end
   end
   local opened = 0
   for i = 1, n do

@@ -9,6 +9,17 @@
 
 local RECORD = {tenant = 2, key = 3, mode = 9, kind = 10, period = 11, closed_ms = 17, nano = 18}  -- places in inference.books.record
 
+-- No account keeps periods before `accounts:kept_from` (pruning.py): their sums have gone or are going, and nothing here reads,
+-- writes or compares them. An entry that was opened in one, and is closed late, changes the other sums only.
+local kept_from
+local function is_kept(period)
+  if kept_from == nil then
+    local found = redis.pcall('GET', 'accounts:kept_from')
+    kept_from = type(found) == 'string' and found or ''
+  end
+  return period >= kept_from  -- `ever` is after all digits
+end
+
 local charges = {}  -- account → field → what is added
 
 local function account_key(tenant) return 'account:' .. tenant end
@@ -20,8 +31,12 @@ local function charge(tenant, key, period, calls, nano)
     fields = {}
     charges[account] = fields
   end
-  local names = {period .. ':', 'ever:'}
-  if key ~= '' then names[3], names[4] = period .. ':' .. key, 'ever:' .. key end
+  local names = {'ever:'}
+  if key ~= '' then names[2] = 'ever:' .. key end
+  if is_kept(period) then
+    names[#names + 1] = period .. ':'
+    if key ~= '' then names[#names + 1] = period .. ':' .. key end
+  end
   for _, name in ipairs(names) do
     fields['calls:' .. name] = (fields['calls:' .. name] or 0) + calls
     fields['nano:' .. name] = (fields['nano:' .. name] or 0) + nano

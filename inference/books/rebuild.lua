@@ -1,5 +1,5 @@
 -- Makes an account anew, or compares it: sums of the ledger up to a position, and what the journal holds after it, and the open
--- calls at their maximum.
+-- calls at their maximum. Periods that are not kept any more are neither installed nor compared.
 -- KEYS: 1 account:{tenant}, 2 limits:{tenant}, 3 journal, 4 journal:trimmed.
 -- ARGV: 1 `install` or `compare`, 2 tenant, 3 position, 4 how many records and open calls it may read, 5 version of the limits,
 --   6 number of sums; then the sums: field, value …; then the limits: field, value …
@@ -70,14 +70,19 @@ for _, session in ipairs(redis.call('SMEMBERS', 'reaping')) do add_open('reaping
 if left < 0 then return 0 end
 
 local sums, n = charges[account_key(tenant)] or {}, tonumber(ARGV[6])
-for i = 7, 5 + 2 * n, 2 do sums[ARGV[i]] = (sums[ARGV[i]] or 0) + tonumber(ARGV[i + 1]) end
+local function is_kept_sum(field)
+  local period = string.match(field, '^calls:([^:]*):') or string.match(field, '^nano:([^:]*):')
+  return period and is_kept(period)
+end
+for i = 7, 5 + 2 * n, 2 do
+  if is_kept_sum(ARGV[i]) then sums[ARGV[i]] = (sums[ARGV[i]] or 0) + tonumber(ARGV[i + 1]) end
+end
 
 if ARGV[1] == 'compare' then
   local differences, account = {}, redis.call('HGETALL', KEYS[1])
   local is = {}
   for i = 1, #account, 2 do
-    local kind = string.match(account[i], '^(%a+):')
-    if kind == 'calls' or kind == 'nano' then
+    if is_kept_sum(account[i]) then
       is[account[i]] = tonumber(account[i + 1])
       sums[account[i]] = sums[account[i]] or 0
     end

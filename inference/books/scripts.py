@@ -20,10 +20,12 @@ REAP = _script("reap")
 LIMITS = _script("limits")
 REBUILD = _script("rebuild")
 TRIM = _script("trim")
+KEEP = _script("keep")
 
 JOURNAL = "journal"
 TRIMMED = "journal:trimmed"
 WANTED = "accounts:wanted"
+KEPT_FROM = "accounts:kept_from"
 
 
 def open_key(session: str) -> str:

@@ -66,6 +66,14 @@ def test_it_relays_what_was_noted_for_gateways_without_a_broker(make_organizatio
         wait_for(lambda: not any(unpack_key(lanes.get(name)).is_active for name in names), 60)
 
 
+def test_it_lets_the_sums_of_old_months_go(tenant, state):
+    sums = {"calls:2024-12:": 3, "nano:2024-12:": 30, "calls:ever:": 3, "nano:ever:": 30}
+    state.hset(f"account:{tenant.hex}", mapping={"limits_version": 0, **sums})
+    with bookkeeper():
+        wait_for(lambda: accounts.read(tenant.hex).sums == {("organization", "ever"): (3, 30)}, seconds=60)
+    state.delete(f"account:{tenant.hex}")
+
+
 def test_killed_over_and_over_it_writes_every_record_once(journal, tenant, ledger):
     for kill in range(4):
         with bookkeeper() as process:

@@ -9,6 +9,7 @@ from billing import verify
 from billing.drain import Drain
 from billing.rebuild import read_snapshot, rebuild, rebuild_wanted
 from inference.books import accounts
+from inference.books.pruning import Pruner
 from inference.books.scripts import JOURNAL, WANTED
 from saas.lib.ids import uuid7
 from tests.billing.journal import Journal, usage
@@ -71,6 +72,29 @@ def test_what_is_wanted_is_rebuilt(books, tenant, state):
 
     assert accounts.read(tenant.hex) is not None
     assert tenant.hex not in accounts.wanted()
+
+
+def test_old_months_are_in_the_ledger_and_neither_rebuilt_nor_missed(books, tenant, connection, state):
+    journal, drain = books
+    old = usage(tenant, period="2024-12", nano=4)
+    journal.add(old, usage(tenant, nano=3))
+    while drain.step():
+        pass
+    journal.add(usage(tenant, period="2024-12", nano=5))  # closed late
+    pruner = Pruner(state)
+    while pruner.step():
+        pass
+
+    assert rebuild(connection, tenant)
+
+    sums = accounts.read(tenant.hex).sums
+    assert sums["organization", "ever"] == (3, 12)
+    assert ("organization", "2024-12") not in sums
+    assert [line for line in verify.differences() if str(tenant) in line] == []
+    while drain.step():
+        pass
+    assert read_snapshot(connection, tenant).sums["organization", "2024-12"] == (2, 9)
+    assert [line for line in verify.differences() if str(tenant) in line] == []
 
 
 def test_books_that_agree_have_no_differences(books, tenant, connection):

@@ -11,6 +11,7 @@ import random
 import socket
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import hiredis
@@ -18,6 +19,7 @@ import redis
 
 from inference.books import accounts
 from inference.books.client import Books, OpenCall
+from inference.books.pruning import Pruner
 from inference.books.reaper import Reaper
 from inference.books.record import UsageRecord, pack_record, unpack_record
 from tests.inference.books.calls import read_journal, trim_journal
@@ -27,7 +29,20 @@ KEYS = {tenant: (tenant[:16] + "1" * 16, tenant[:16] + "2" * 16) for tenant in T
 PERIODS = ("2026-11", "2026-12")
 LIMITS = accounts.AccountLimits(12, {key: 5 for keys in KEYS.values() for key in keys[:1]}, 1)
 NO_LIMITS = accounts.AccountLimits(None, {}, 0)
-FAULTS = ("drop", "drop", "kill", "sleep", "sleep", "stall", "flush", "loading", "lose_account", "old_limits", "kill_reaper")
+FAULTS = (
+    "drop",
+    "drop",
+    "kill",
+    "sleep",
+    "sleep",
+    "stall",
+    "flush",
+    "loading",
+    "lose_account",
+    "old_limits",
+    "kill_reaper",
+    "month_ends",
+)
 
 
 class Line:
@@ -326,6 +341,7 @@ class World:
             accounts.set_limits(tenant, *self.limits[tenant], state=client)
         self.gateways = [Gateway(self) for _ in range(3)]
         self.watchers = [Watcher(self) for _ in range(2)]
+        self.kept = PERIODS
 
     def at(self, time: float, what: Callable, *arguments: Any) -> None:
         heapq.heappush(self.events, (time, next(self.order), what, arguments))
@@ -390,6 +406,15 @@ class World:
         """They come late, and must not overwrite."""
         accounts.set_limits(self.random.choice(TENANTS), 0, {}, -1, state=self.client)
 
+    def month_ends(self) -> None:
+        """The older period is kept no more, though calls that name it are open, in the journal, or yet to come."""
+        self.kept = PERIODS[1:]
+        self._prune(Pruner(self.client, now=lambda: datetime(2027, 1, 15, tzinfo=UTC)))
+
+    def _prune(self, pruner: Pruner) -> None:
+        if pruner.step():
+            self.at(self.now + self.delay(), self._prune, pruner)
+
     def kill_reaper(self) -> None:
         place = self.random.randrange(2)
         self.watchers[place].is_dead = True
@@ -423,6 +448,10 @@ class World:
         for tenant in accounts.wanted(state=self.client):
             sums, position = self.sums(tenant), self.position
             self.at(self.now + self.delay(), self._install, tenant, sums, position)
+
+    def kept_sums(self, sums: dict) -> dict[tuple[str, str], tuple[int, int]]:
+        """Those of periods that accounts keep, without zeros."""
+        return {name: values for name, values in sums.items() if name[1] in (*self.kept, "ever") and values != (0, 0)}
 
     def _install(self, tenant: str, sums: dict, position: str) -> None:
         accounts.install(tenant, sums, self.limits[tenant], position, state=self.client)
@@ -499,8 +528,9 @@ class World:
             if self.client.hget(f"account:{tenant}", f"calls:{PERIODS[0]}:") in (b"what?", None):
                 self._install(tenant, self.sums(tenant), self.position)
             account = accounts.read(tenant, state=self.client)
-            sums = {name: values for name, values in account.sums.items() if values != (0, 0)}
-            assert sums == self.sums(tenant)
+            assert self.kept_sums(account.sums) == self.kept_sums(self.sums(tenant))
+            assert min((number for sum_ in account.sums.values() for number in sum_), default=0) >= 0
+            assert self.kept == PERIODS or not any(period == PERIODS[0] for _, period in account.sums)
         self.compare()
 
     def close(self) -> None:
