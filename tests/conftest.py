@@ -20,6 +20,7 @@ import redis
 from saas.local.processes import Guard
 from saas.local.servers import embedded_servers, spawn, wait_ready
 from tests.service import Service, running_service
+from tests.waiting import PATIENCE
 
 DATA_DIR = Path(tempfile.mkdtemp(prefix="model-service-tests-"))
 SERVERS = embedded_servers(DATA_DIR, is_durable=False)
@@ -77,7 +78,7 @@ def _close_connections() -> None:
 
 def _wait(process: subprocess.Popen[bytes]) -> None:
     try:
-        process.wait(10)
+        process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import redis
 from saas.config import ROOT
 from saas.local.control import ask, control_path
 from saas.local.servers import URL_ROLES
+from tests.waiting import PATIENCE, until
 
 EMBEDDED = {*URL_ROLES, "STATE_URL", "LANES_URL"}
 
@@ -27,14 +27,6 @@ def free_port() -> int:
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         return trial.getsockname()[1]
-
-
-def until(condition: Callable[[], bool], *, seconds: float = 15.0, what: str = "it") -> None:
-    """Wait until `condition()`; an AssertionError after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about within {seconds:g} s"
-        time.sleep(0.02)
 
 
 class Service:
@@ -122,7 +114,7 @@ class Service:
         """Stop it; the exit status."""
         assert self.supervisor is not None
         self.supervisor.send_signal(number)
-        return self.supervisor.wait(20)
+        return self.supervisor.wait(PATIENCE)
 
     def remove(self) -> None:
         """Stop it if it runs, and delete its data."""

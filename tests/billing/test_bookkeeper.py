@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from saas.lib.ids import uuid7
 from tenants.actions import set_organization_limits
 from tenants.principal import unpack_key
 from tests.billing.journal import Journal, usage
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = "SELECT count(*) FROM usage_event WHERE tenant_id = %s"
@@ -32,13 +32,6 @@ def bookkeeper():
         process.wait()
 
 
-def wait_for(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def journal(state) -> Journal:
     return Journal(state, JOURNAL)
@@ -48,12 +41,12 @@ def test_it_drains_rebuilds_and_reports_and_stops_when_told(journal, tenant, led
     journal.add(usage(tenant))
     state.sadd(WANTED, tenant.hex)
     with bookkeeper() as process:
-        wait_for(lambda: ledger(ROWS, tenant) == [(1,)])
-        wait_for(lambda: accounts.read(tenant.hex) is not None)
-        wait_for(lambda: lanes.hget("bookkeeper", "drain_rows") not in (None, b"0"))
+        until(lambda: ledger(ROWS, tenant) == [(1,)])
+        until(lambda: accounts.read(tenant.hex) is not None)
+        until(lambda: lanes.hget("bookkeeper", "drain_rows") not in (None, b"0"))
         process.send_signal(signal.SIGTERM)
 
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
 
     assert accounts.read(tenant.hex).sums["organization", "ever"] == (1, 5)
 
@@ -63,7 +56,7 @@ def test_it_relays_what_was_noted_for_gateways_without_a_broker(make_organizatio
     names = [f"key:{make_key(organization)[0].public_id}" for _ in range(2)]
     with bookkeeper():
         set_organization_limits(organization.id, is_active=False)
-        wait_for(lambda: not any(unpack_key(lanes.get(name)).is_active for name in names), 60)
+        until(lambda: not any(unpack_key(lanes.get(name)).is_active for name in names))
 
 
 def test_it_lets_the_sums_of_old_months_go(tenant, state):
@@ -80,11 +73,11 @@ def test_killed_over_and_over_it_writes_every_record_once(journal, tenant, ledge
             for _ in range(40):
                 journal.add(usage(tenant), usage(tenant))
             if kill < 3:
-                wait_for(lambda: ledger(ROWS, tenant)[0][0] > 0)
+                until(lambda: ledger(ROWS, tenant)[0][0] > 0)
                 process.send_signal(signal.SIGKILL)
                 process.wait()
             else:
-                wait_for(lambda: ledger(ROWS, tenant) == [(320,)])
+                until(lambda: ledger(ROWS, tenant) == [(320,)])
 
     assert ledger("SELECT sum(calls) FROM usage_hour WHERE tenant_id = %s", tenant) == [(320,)]
 
@@ -92,20 +85,20 @@ def test_killed_over_and_over_it_writes_every_record_once(journal, tenant, ledge
 def test_it_goes_on_when_the_database_ends_its_sessions(journal, tenant, ledger, as_role):
     with bookkeeper() as process:
         journal.add(usage(tenant))
-        wait_for(lambda: ledger(ROWS, tenant) == [(1,)])
+        until(lambda: ledger(ROWS, tenant) == [(1,)])
         me = as_role("metering")
         me.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()"
         )
         journal.add(usage(tenant))
-        wait_for(lambda: ledger(ROWS, tenant) == [(2,)])
+        until(lambda: ledger(ROWS, tenant) == [(2,)])
 
         assert process.poll() is None
 
 
 def test_it_waits_for_a_state_server_that_stands_still(journal, tenant, ledger, state):
     with bookkeeper() as process:
-        wait_for(lambda: ledger("SELECT 1 FROM journal_position WHERE stream = %s", JOURNAL) != [])
+        until(lambda: ledger("SELECT 1 FROM journal_position WHERE stream = %s", JOURNAL) != [])
         server = int(state.info("server")["process_id"])
         journal.add(usage(tenant))
         os.kill(server, signal.SIGSTOP)
@@ -113,7 +106,7 @@ def test_it_waits_for_a_state_server_that_stands_still(journal, tenant, ledger, 
             time.sleep(1)
         finally:
             os.kill(server, signal.SIGCONT)
-        wait_for(lambda: ledger(ROWS, tenant) == [(1,)])
+        until(lambda: ledger(ROWS, tenant) == [(1,)])
 
         assert process.poll() is None
 

@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import time
 
 import numpy as np
 import onnx
@@ -11,6 +10,7 @@ from onnx import TensorProto, helper
 
 from saas.lib.ids import parse_id
 from tests.service import Service
+from tests.waiting import PATIENCE, until
 
 
 def model_bytes(nodes, inputs, outputs, *, initializers=(), opset=17) -> bytes:
@@ -45,17 +45,17 @@ class Customer:
         self.service, self.base_url = service, service.base_url
         self.email = f"{secrets.token_hex(6)}@example.org"
         body = {"email": self.email, "password": secrets.token_urlsafe(16)}
-        made = requests.post(f"{self.base_url}/_allauth/app/v1/auth/signup", json=body, timeout=30)
+        made = requests.post(f"{self.base_url}/_allauth/app/v1/auth/signup", json=body, timeout=PATIENCE)
         assert made.status_code == 200, made.text
         self.session = {"X-Session-Token": made.json()["meta"]["session_token"]}
         organization = self.get("organization").json()
         self.slug, self.organization = organization["slug"], parse_id("org", organization["id"]).hex
 
     def get(self, path: str, **options) -> requests.Response:
-        return requests.get(f"{self.base_url}/api/v1/{path}", headers=self.session, timeout=30, **options)
+        return requests.get(f"{self.base_url}/api/v1/{path}", headers=self.session, timeout=PATIENCE, **options)
 
     def post(self, path: str, **options) -> requests.Response:
-        return requests.post(f"{self.base_url}/api/v1/{path}", headers=self.session, timeout=60, **options)
+        return requests.post(f"{self.base_url}/api/v1/{path}", headers=self.session, timeout=PATIENCE, **options)
 
     def key(self, **body) -> str:
         scopes = ["predictions:write", "predictions:read", "models:read", "models:write", "usage:read", "limits:read"]
@@ -71,11 +71,8 @@ class Customer:
         sent = self.post(f"models/{name}/versions", files={"artifact": ("model.onnx", artifact)}, data=data)
         assert sent.status_code == 202, sent.text
         version = sent.json()
-        deadline = time.monotonic() + 60
-        while version["state"] == "validating":
-            assert time.monotonic() < deadline, version
-            time.sleep(0.1)
-            version = self.get(f"models/{name}/versions/{version['version']}").json()
+        url = f"models/{name}/versions/{version['version']}"
+        version = until(lambda: found if (found := self.get(url).json())["state"] != "validating" else None, what=url)
         assert version["state"] == state, version
         return version
 

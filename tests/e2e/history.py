@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -52,19 +51,24 @@ class Load:
         self.base_url, self.callers, self.timeout = base_url, callers, timeout
         self.random = random.Random(seed)
         self.history = History()
+        self.answered = 0
+        self.is_stopped = False
         self.used_keys: dict[str, list[tuple[str, int]]] = defaultdict(list)
 
-    async def run(self, count: int, *, in_flight: int, until: float | None = None) -> History:
-        """Send `count` calls, or as many as fit until `until` (monotonic), `in_flight` at a time."""
+    async def run(self, count: int, *, in_flight: int) -> History:
+        """Send `count` calls, or as many as fit until `stop` is called, `in_flight` at a time."""
         left = iter(range(count))
         connector = aiohttp.TCPConnector(limit=in_flight)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=self.timeout)) as session:
-            await asyncio.gather(*(self._caller(session, left, until) for _ in range(in_flight)))
+            await asyncio.gather(*(self._caller(session, left) for _ in range(in_flight)))
         return self.history
 
-    async def _caller(self, session: aiohttp.ClientSession, left: Iterable[int], until: float | None) -> None:
+    def stop(self) -> None:
+        self.is_stopped = True
+
+    async def _caller(self, session: aiohttp.ClientSession, left: Iterable[int]) -> None:
         for number in left:
-            if until is not None and time.monotonic() > until:
+            if self.is_stopped:
                 return
             await self._one(session, number)
 
@@ -88,6 +92,7 @@ class Load:
         async with session.post(self.base_url + path, **kw) as response:
             body = await response.read()
             sent.status = response.status
+            self.answered += sent.status == 200
             sent.is_replay = response.headers.get("Idempotent-Replayed") == "true"
             if response.status >= 400:
                 sent.detail = body[:200].decode(errors="replace")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.customers import Customer, identity_model
 from tests.e2e.history import Caller, Load, check
-from tests.service import until
+from tests.waiting import until
 
 pytestmark = [pytest.mark.no_servers, pytest.mark.timeout(600)]
 
@@ -40,7 +40,7 @@ def settled(service, customers):
             open_calls = [name for key in state.scan_iter("open:*") for name in state.hkeys(key) if len(name) == 32]
             return not open_calls and state.xlen("journal") == 0
 
-    until(is_settled, seconds=30, what="the books' rest")
+    until(is_settled, what="the books' rest")
     return [row for customer in customers for row in customer.ledger()]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +14,7 @@ from tests.e2e import models
 from tests.e2e.customers import Customer, identity_model
 from tests.e2e.models import slow_body
 from tests.e2e.test_exactness import settled
-from tests.service import until
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.no_servers, pytest.mark.timeout(180)]
 
@@ -48,13 +47,13 @@ class Caller:
     def get(self, prediction, **options):
         return self.ask("GET", f"/{prediction['id']}", **options).json()
 
-    def ended(self, prediction, *, seconds=60):
+    def ended(self, prediction, *, seconds=PATIENCE):
         """The prediction once it has ended."""
-        deadline = time.monotonic() + seconds
-        while (found := self.get(prediction))["status"] not in ENDED:
-            assert time.monotonic() < deadline, found
-            time.sleep(0.1)
-        return found
+
+        def found():
+            return seen if (seen := self.get(prediction))["status"] in ENDED else None
+
+        return until(found, seconds=seconds, what=f"the end of {prediction['id']}")
 
     def change(self, prediction, assignments):
         """What time would do to its row: `assignments` as SQL."""
@@ -94,7 +93,7 @@ def test_it_is_accepted_at_once_and_ends_with_the_answer_of_the_call(alice):
         f"{alice.customer.base_url}/api/v1/models/iris/predict",
         json=IRIS | {"top": 2},
         headers={"Authorization": f"Bearer {alice.key}"},
-        timeout=30,
+        timeout=PATIENCE,
     ).json()
     assert found["status"] == "succeeded"
     assert found["output"]["predictions"] == now["predictions"]
@@ -131,7 +130,7 @@ def test_lists_are_filtered_and_paged(alice):
     assert "input" not in listed()["results"][0]
     first = listed(limit=2, model="identity", status="succeeded")
     assert [each["id"] for each in first["results"]] == newest_first[:2]
-    rest = requests.get(first["next"], headers={"Authorization": f"Bearer {alice.key}"}, timeout=30).json()
+    rest = requests.get(first["next"], headers={"Authorization": f"Bearer {alice.key}"}, timeout=PATIENCE).json()
     assert ([each["id"] for each in rest["results"]], rest["next"]) == (newest_first[2:], None)
     assert listed(status="canceled")["results"] == []
     assert listed(model="catalog/iris")["results"] == []
@@ -171,9 +170,9 @@ def test_only_keys_of_the_organization_may(alice, charlie):
     assert charlie.create("slow", slow_body(1), endpoint="infer").status_code == 404
 
     for method, path in [("GET", ""), ("POST", ""), *paths]:
-        assert requests.request(method, alice.url + path, json={}, timeout=30).status_code == 401
+        assert requests.request(method, alice.url + path, json={}, timeout=PATIENCE).status_code == 401
     body = {"model": "iris", "input": IRIS}
-    by_session = requests.post(alice.url, json=body, headers=alice.customer.session, timeout=30)
+    by_session = requests.post(alice.url, json=body, headers=alice.customer.session, timeout=PATIENCE)
     assert (by_session.status_code, by_session.json()["code"]) == (401, "api_key_missing")
 
     reader = Caller(alice.customer, alice.customer.key(scopes=["predictions:read"]))
@@ -197,7 +196,7 @@ def test_the_queue_is_no_way_around_the_rate_limit(alice):
         f"{alice.customer.base_url}/api/v1/models/iris/predict",
         json=IRIS,
         headers={"Authorization": f"Bearer {slow.key}"},
-        timeout=30,
+        timeout=PATIENCE,
     )
     assert call.status_code == 429
     assert alice.create().status_code == 202
@@ -232,7 +231,7 @@ def test_input_and_output_are_sealed_and_removed_when_they_expire(alice):
     assert timedelta(hours=23) < kept < timedelta(hours=25)
 
     alice.change(prediction, "expires_at = now()")
-    until(lambda: stored()[:2] == (None, None), seconds=30, what="the removal")
+    until(lambda: stored()[:2] == (None, None), what="the removal")
     found = alice.get(prediction)
     assert (found["status"], found["input"], found["output"], found["data_removed"]) == ("succeeded", None, None, True)
 
@@ -247,8 +246,9 @@ def test_a_large_idempotent_answer_is_kept_in_the_table_sealed_and_replayed(alic
     headers["Inference-Header-Content-Length"] = str(len(json.dumps(head)))
     url = f"{alice.customer.base_url}/v2/models/identity/infer"
 
+    body = json.dumps(head).encode() + x.tobytes()
     first, second = (
-        requests.post(url, data=json.dumps(head).encode() + x.tobytes(), headers=headers | {"X-Request-Id": name}, timeout=30)
+        requests.post(url, data=body, headers=headers | {"X-Request-Id": name}, timeout=PATIENCE)
         for name in ("large-1", "large-2")
     )
 
@@ -298,7 +298,7 @@ def test_a_prediction_whose_worker_is_killed_is_run_again_and_charged_once(alice
         with service.state() as state:
             return any(len(name) == 32 for key in state.scan_iter("open:*") for name in state.hkeys(key))
 
-    until(is_open, seconds=30, what="the open call")
+    until(is_open, what="the open call")
     service.kill("worker")
     # The lease of 90 seconds would end by itself: it is what tells a dead worker from a slow one.
     alice.change(made, "next_try_at = now(), sent_at = NULL")

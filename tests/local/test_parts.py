@@ -1,6 +1,5 @@
 """A part: its output, its end, and that it comes back."""
 
-import asyncio
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ import pytest
 from saas.local.log import Log
 from saas.local.parts import Part, PartFailed, Recipe
 from saas.local.processes import processes_in
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.no_servers
 
@@ -42,12 +42,6 @@ async def make_part(log, tmp_path):
     assert processes_in(tmp_path) == set()
 
 
-async def until(condition, *, seconds=10):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 def text_of(log):
     return log.path.read_text()
 
@@ -55,7 +49,7 @@ def text_of(log):
 async def test_its_lines_carry_its_name(make_part, log):
     await make_part(SLEEPER)
 
-    await until(lambda: "part       │ up\n" in text_of(log))
+    await until_async(lambda: "part       │ up\n" in text_of(log))
 
 
 async def test_a_crashed_part_is_started_again_and_it_is_said(make_part, log):
@@ -63,7 +57,7 @@ async def test_a_crashed_part_is_started_again_and_it_is_said(make_part, log):
     first = part.pid
     part.signal(signal.SIGKILL)
 
-    await until(lambda: part.pid not in (None, first))
+    await until_async(lambda: part.pid not in (None, first))
 
     assert "part was ended by SIGKILL: it is started again" in text_of(log)
     assert part.crashes == 1
@@ -80,7 +74,7 @@ async def test_a_stopped_part_stays_away(make_part):
 
 async def test_a_part_that_does_not_listen_is_killed(make_part, log):
     part = await make_part(STUBBORN)
-    await until(lambda: "up" in text_of(log))
+    await until_async(lambda: "up" in text_of(log))
 
     await part.stop(grace=0.2)
 
@@ -91,7 +85,7 @@ async def test_a_part_that_does_not_listen_is_killed(make_part, log):
 @pytest.mark.parametrize("how", ["stop", "crash"])
 async def test_its_children_end_with_it(make_part, log, tmp_path, how):
     part = await make_part(WITH_CHILD)
-    await until(lambda: "up" in text_of(log))
+    await until_async(lambda: "up" in text_of(log))
     child = (processes_in(tmp_path) - {part.pid}).pop()
 
     if how == "stop":
@@ -99,7 +93,7 @@ async def test_its_children_end_with_it(make_part, log, tmp_path, how):
     else:
         part.signal(signal.SIGKILL)
 
-    await until(lambda: child not in processes_in(tmp_path))
+    await until_async(lambda: child not in processes_in(tmp_path))
 
 
 async def test_waiting_for_one_that_always_ends_gives_up(make_part):

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from saas.local.processes import MARK, end_leftovers, marked_processes
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.no_servers
 
@@ -39,19 +39,12 @@ def start(data_dir, command=SLEEP):
     return subprocess.Popen(command, env={**os.environ, MARK: str(data_dir)}, start_new_session=True)
 
 
-def until(condition, *, seconds=15):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_what_an_earlier_start_left_is_found_and_ended(data_dir):
     left = start(data_dir)
     until(lambda: left.pid in marked_processes(data_dir))
 
     assert end_leftovers(data_dir, []) == 1
-    assert left.wait(5) == -signal.SIGTERM
+    assert left.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_what_does_not_end_is_killed(data_dir):
@@ -60,7 +53,7 @@ def test_what_does_not_end_is_killed(data_dir):
 
     end_leftovers(data_dir, [], grace=0.2)
 
-    assert left.wait(5) in (-signal.SIGKILL, -signal.SIGTERM)
+    assert left.wait(PATIENCE) in (-signal.SIGKILL, -signal.SIGTERM)
 
 
 def test_processes_of_another_checkout_are_left_alone(data_dir, tmp_path_factory):

@@ -15,6 +15,7 @@ import redis
 from saas.local import home as homes
 from saas.local.processes import marked_processes, processes_in
 from saas.local.servers import URL_ROLES, Postgres, Valkey, embedded_servers, spawn, wait_ready
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.no_servers
 
@@ -33,7 +34,7 @@ class Running:
 
     def signal(self, number):
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_a_postgres_that_an_earlier_owner_left_is_ended_first(postgres):
     left_behind = postgres.process
     again = Running(Postgres(postgres.server.home, postgres.server.passwords), postgres.data_dir).start()
 
-    assert left_behind.wait(10) == 0
+    assert left_behind.wait(PATIENCE) == 0
     assert value_of(again, "SELECT 1") == 1
     again.signal(signal.SIGINT)
 
@@ -134,7 +135,7 @@ def test_a_state_that_an_earlier_owner_left_is_ended_first(state):
     left_behind = state.process
     again = Running(Valkey(state.server.home, "state", is_durable=True, memory=256 << 20), state.data_dir).start()
 
-    assert left_behind.wait(10) is not None
+    assert left_behind.wait(PATIENCE) is not None
     again.signal(signal.SIGTERM)
 
 

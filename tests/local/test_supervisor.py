@@ -16,7 +16,8 @@ import pytest
 from saas.config import ROOT
 from saas.local.processes import marked_processes, processes_in
 from saas.local.servers import embedded_servers
-from tests.service import Service, running_service, until
+from tests.service import Service, running_service
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.no_servers, pytest.mark.timeout(300)]
 PARTS = {"postgres", "state", "lanes", "gateway", "worker", "ops", "beat", "bookkeeper"}
@@ -171,7 +172,7 @@ def test_a_kill_9_of_the_supervisor_leaves_nothing_behind_and_the_next_start_kee
     running.supervisor.kill()
     running.supervisor.wait()
 
-    until(lambda: nothing_is_left(running), seconds=25)
+    until(lambda: nothing_is_left(running))
     running.start()
     assert running.api_key == key
     assert predict(running) == 200
@@ -214,7 +215,7 @@ def test_a_taken_port_is_a_clear_message(fresh):
         taken.listen()
         fresh.launch()
 
-        assert fresh.supervisor.wait(20) == 1
+        assert fresh.supervisor.wait(PATIENCE) == 1
 
     assert f"port {fresh.port} is taken" in fresh.text()
     assert nothing_is_left(fresh)

@@ -5,7 +5,6 @@ import http.client
 import json
 import socket
 import threading
-import time
 from uuid import UUID
 
 import numpy as np
@@ -20,6 +19,7 @@ from saas.asgi import answer
 from saas.lib import errors
 from saas.server import FrontServer
 from tenants.principal import KeyRecord, Limits
+from tests.waiting import PATIENCE, until
 
 KEY = "maas_live_alice"
 READ_ONLY_KEY = "maas_live_reader"
@@ -204,8 +204,8 @@ class Served:
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self.is_up = threading.Event()
         self.thread.start()
-        assert self.is_up.wait(10)
-        wait_for(lambda: self.server.started)
+        assert self.is_up.wait(PATIENCE)
+        until(lambda: self.server.started)
         return self
 
     def __exit__(self, *exc) -> None:
@@ -280,7 +280,7 @@ class Served:
 
     def request(self, method, path, body=None, headers=None, *, key=KEY):
         """(status, headers by lower-case name, body) over a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             headers = dict(headers or {})
             if key:
@@ -309,7 +309,7 @@ class Raw:
     """A bare connection, for what no client library would send."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self.data = b""
 
     def __enter__(self) -> "Raw":
@@ -357,13 +357,6 @@ def request_bytes(
     if length != -1:
         lines.append(f"Content-Length: {len(body) if length is None else length}")
     return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def wait_for(is_so, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.005)
 
 
 def tensor(name="x", datatype="FP32", shape=(1, 4), data=(1, 2, 3, 4), **more):

@@ -7,7 +7,8 @@ import pytest
 
 from inference.gateway import friendly
 from saas.lib import errors
-from tests.saas.serving import Served, model_route, tensor, version_route, wait_for
+from tests.saas.serving import Served, model_route, tensor, version_route
+from tests.waiting import until
 
 pytestmark = pytest.mark.no_servers
 
@@ -186,7 +187,7 @@ def test_a_refusal_of_the_gateway_carries_its_source_and_when_to_come_back(serve
 def test_request_ids_are_taken_made_and_logged(served):
     _, headers, _ = served.infer("rows", {"inputs": [tensor()]}, {"X-Request-Id": "my-id/1"})
     assert headers["x-request-id"] == "my-id/1"
-    wait_for(lambda: any(line["request_id"] == "my-id/1" for line in served.lines))
+    until(lambda: any(line["request_id"] == "my-id/1" for line in served.lines))
     for bad in ("a b", "a" * 129, "ä", ""):
         assert served.infer("rows", {"inputs": [tensor()]}, {"X-Request-Id": bad})[1]["x-request-id"] not in (bad, "")
 
@@ -230,7 +231,7 @@ def test_an_idempotency_key_replays_the_answer(served):
 
 def test_the_log_has_one_line_per_request_and_no_secret(served):
     served.infer("rows", {"inputs": [tensor(shape=(2, 4), data=[1.5] * 8)]}, {"X-Request-Id": "logged"})
-    wait_for(lambda: any(line["request_id"] == "logged" for line in served.lines))
+    until(lambda: any(line["request_id"] == "logged" for line in served.lines))
     line = next(line for line in served.lines if line["request_id"] == "logged")
     assert line["time"].endswith("Z")
     assert line["total_ms"] > 0

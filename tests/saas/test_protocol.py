@@ -8,7 +8,8 @@ import zlib
 import pytest
 
 from saas import protocol
-from tests.saas.serving import Raw, Served, request_bytes, tensor, wait_for
+from tests.saas.serving import Raw, Served, request_bytes, tensor
+from tests.waiting import until
 
 pytestmark = pytest.mark.no_servers
 
@@ -82,7 +83,7 @@ def test_a_second_request_waits_for_the_first_one_s_answer(served):
     served.gateway.hold = True
     with served.connect() as raw:
         raw.send(request_bytes(ROWS, json.dumps({"id": "1", "inputs": [tensor()]}).encode()))
-        wait_for(lambda: len(served.gateway.held) == 1)
+        until(lambda: len(served.gateway.held) == 1)
         served.gateway.hold = False
         raw.send(request_bytes(ROWS, json.dumps({"id": "2", "inputs": [tensor()]}).encode()))
         served.on_loop(served.gateway.finish, served.gateway.held[0])
@@ -150,8 +151,8 @@ def test_large_bodies_are_counted_down_again(served):
     assert len(answer["outputs"][0]["data"]) == 20_000
     with served.connect() as raw:
         raw.send(request_bytes(ROWS, body[: len(body) - 5], length=len(body)))
-        wait_for(lambda: served.server.server_state.body_bytes > 0)
-    wait_for(lambda: served.server.server_state.body_bytes == 0)
+        until(lambda: served.server.server_state.body_bytes > 0)
+    until(lambda: served.server.server_state.body_bytes == 0)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_garbage_behind_a_request_ends_the_connection_after_its_answer(served):
     served.gateway.hold = True
     with served.connect() as raw:
         raw.send(request_bytes(ROWS, BODY) + b"\x00\x01garbage\r\n\r\n")
-        wait_for(lambda: served.gateway.held)
+        until(lambda: served.gateway.held)
         served.on_loop(served.gateway.finish, served.gateway.held[0])
         status, headers, _ = raw.response()
         assert (status, headers["connection"]) == (200, "close")
@@ -224,9 +225,9 @@ def test_a_slow_call_does_not_count_as_idle(served, monkeypatch):
     served.gateway.hold = True
     with served.connect() as raw:
         raw.send(request_bytes(ROWS, BODY))
-        wait_for(lambda: served.gateway.held)
+        until(lambda: served.gateway.held)
         before = served.server._swept
-        wait_for(lambda: served.server._swept > before + 1.5 or swept)
+        until(lambda: served.server._swept > before + 1.5 or swept)
         served.on_loop(served.gateway.finish, served.gateway.held[0])
         assert raw.response()[0] == 200
 
@@ -235,9 +236,9 @@ def test_a_client_that_leaves_frees_its_call(served):
     served.gateway.hold = True
     with served.connect() as raw:
         raw.send(request_bytes(ROWS, BODY))
-        wait_for(lambda: served.gateway.held)
-    wait_for(lambda: served.gateway.abandoned == served.gateway.held)
-    wait_for(lambda: any(line["status"] == 499 for line in served.lines))
+        until(lambda: served.gateway.held)
+    until(lambda: served.gateway.abandoned == served.gateway.held)
+    until(lambda: any(line["status"] == 499 for line in served.lines))
 
 
 def test_all_pipelined_calls_of_a_client_that_leaves_are_freed(served):
@@ -245,10 +246,10 @@ def test_all_pipelined_calls_of_a_client_that_leaves_are_freed(served):
     served.gateway.hold = True
     with served.connect() as raw:
         raw.send(request_bytes(ROWS, BODY) * 3)
-        wait_for(lambda: len(served.gateway.held) == 1)
+        until(lambda: len(served.gateway.held) == 1)
         served.on_loop(served.gateway.finish, served.gateway.held[0])
-        wait_for(lambda: len(served.gateway.held) == 2)
-    wait_for(lambda: served.gateway.abandoned == served.gateway.held[1:])
+        until(lambda: len(served.gateway.held) == 2)
+    until(lambda: served.gateway.abandoned == served.gateway.held[1:])
 
 
 def test_a_client_that_never_reads_is_not_read_from_for_ever(served, monkeypatch):
@@ -264,7 +265,7 @@ def test_a_client_that_never_reads_is_not_read_from_for_ever(served, monkeypatch
         except OSError:
             pass
         assert sent < 400
-        wait_for(lambda: not served.server.server_state.connections)
+        until(lambda: not served.server.server_state.connections)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
@@ -274,7 +275,7 @@ def test_other_methods_on_a_hot_route_are_405_and_keep_the_connection(served, me
         raw.send(request_bytes(path, method=method))
         if method == "HEAD":
             raw.send(request_bytes(ROWS, BODY))
-            wait_for(lambda: served.gateway.calls)
+            until(lambda: served.gateway.calls)
             return
         status, headers, body = raw.response()
         assert (status, headers["allow"], error_of(body)) == (405, "POST", "method_not_allowed")
@@ -325,9 +326,9 @@ def test_a_stop_lets_running_calls_end_and_loses_none_of_a_kept_connection():
             idle.send(request_bytes("/v2/health/live", method="GET"))
             assert idle.response()[0] == 200
             busy.send(request_bytes(ROWS, BODY))
-            wait_for(lambda: served.gateway.held)
+            until(lambda: served.gateway.held)
             served.server.should_exit = True
-            wait_for(lambda: served.server.server_state.is_draining)
+            until(lambda: served.server.server_state.is_draining)
             served.gateway.hold = False
             idle.send(request_bytes(ROWS, BODY))
             status, headers, _ = idle.response()
@@ -360,7 +361,7 @@ def test_no_request_is_lost_while_the_server_stops_under_load():
         clients = [threading.Thread(target=client, args=(served.port,)) for _ in range(8)]
         for thread in clients:
             thread.start()
-        wait_for(lambda: len(answered) > 200)
+        until(lambda: len(answered) > 200)
         served.server.should_exit = True
     for thread in clients:
         thread.join(10)

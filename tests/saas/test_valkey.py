@@ -10,14 +10,9 @@ import pytest
 import redis
 
 from saas.lib.valkey import Connection, Script, sync_client
+from tests.waiting import until_async
 
 TIMEOUT = 15.0
-
-
-async def until(is_so) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        while not is_so():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -51,7 +46,7 @@ async def test_a_callback_that_fails_takes_no_reply_from_the_others(url):
     async with connected(url) as connection:
         connection.send(lambda reply: 1 / 0, "PING")
         connection.send(replies.append, "PING")
-        await until(lambda: replies)
+        await until_async(lambda: replies)
 
     assert [type(failure) for failure in failures] == [ZeroDivisionError]
 
@@ -63,10 +58,10 @@ async def test_when_the_connection_is_lost_every_waiter_is_told_once_and_then_it
         for _ in range(3):
             connection.send(told.append, "BLPOP", "test:valkey:nothing", 0)
         lanes.execute_command("CLIENT", "KILL", "ID", own)
-        await until(lambda: "lost" in told)
+        await until_async(lambda: "lost" in told)
         assert not connection.is_open
         connection.send(told.append, "PING")
-        await until(lambda: len(told) == 5)
+        await until_async(lambda: len(told) == 5)
 
     assert told[3] == "lost"
     assert all(isinstance(reply, ConnectionError) for reply in (*told[:3], told[4]))
@@ -106,9 +101,9 @@ async def test_a_subscription_hears_that_it_listens_and_then_the_messages(url, l
     heard = []
     async with connected(url) as connection:
         connection.subscribe(["test:valkey:a", "test:valkey:b"], lambda *what: heard.append(what))
-        await until(lambda: len(heard) == 2)
+        await until_async(lambda: len(heard) == 2)
         lanes.publish("test:valkey:b", b"\xff")
-        await until(lambda: len(heard) == 3)
+        await until_async(lambda: len(heard) == 3)
 
     assert heard == [(b"", b"test:valkey:a"), (b"", b"test:valkey:b"), (b"test:valkey:b", b"\xff")]
 
@@ -126,7 +121,7 @@ async def test_a_script_of_several_files_is_loaded_when_the_server_does_not_know
     async with connected(url) as connection:
         for number in (1, 2):
             script.run(connection, replies.append, ["key"], [number])
-            await until(lambda number=number: len(replies) == number)
+            await until_async(lambda number=number: len(replies) == number)
         script.run(connection, None, ["key"], ["not a number"])
         await connection.call("PING")
     assert replies == [[b"key", 2], [b"key", 4]]

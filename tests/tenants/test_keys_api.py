@@ -11,6 +11,7 @@ from tenants.models import ApiKey, AuditEvent
 from tenants.permissions import SCOPES
 from tenants.principal import unpack_key
 from tenants.scope import tenant_scope
+from tests.waiting import PATIENCE
 
 URL = "/api/v1/keys"
 
@@ -223,7 +224,7 @@ def test_a_revoked_key_is_refused_and_its_record_says_so(client_of, alice, alice
 
     assert client_of(text).get(URL).status_code == 401
     assert unpack_key(lanes.get(f"key:{key.public_id}")).is_active is False
-    names = {pushed.get_message(timeout=1)["data"] for _ in range(1)}
+    names = {pushed.get_message(timeout=PATIENCE)["data"] for _ in range(1)}
     assert f"key:{key.public_id}".encode() in names
     assert client_of(alice).get(f"{URL}/{key.shown_id}").json()["status"] == "revoked"
     assert client_of(alice).patch(f"{URL}/{key.shown_id}", {"name": "x"}, format="json").status_code == 409

@@ -10,6 +10,7 @@ from tenants import actions
 from tenants.access import SYSTEM
 from tenants.models import AuditEvent, Membership
 from tenants.scope import tenant_scope
+from tests.waiting import PATIENCE
 
 URL = "/api/v1/members"
 
@@ -115,7 +116,7 @@ def test_two_owners_that_leave_at_once_do_not_leave_nobody(alice, join, make_use
         try:
             with tenant_scope(organization.id):
                 membership = Membership.objects.of(organization).get(user=user)
-                together.wait(10)
+                together.wait(PATIENCE)
                 actions.remove_member(membership, actor=SYSTEM)
         except actions.StateConflict:
             pass

@@ -13,6 +13,7 @@ from tenants.databases import as_operator
 from tenants.models import RecordChange
 from tenants.principal import unpack_key
 from tenants.scope import tenant_scope
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_change_is_stored_and_pushed_after_the_commit(facts, name, lanes):
         assert lanes.get(name) is None
 
     assert lanes.get(name) == b"new"
-    assert pushed.get_message(timeout=2)["data"] == name.encode()
+    assert pushed.get_message(timeout=PATIENCE)["data"] == name.encode()
     pushed.close()
 
 
@@ -112,7 +113,7 @@ def test_two_relays_share_the_work(facts):
         RecordChange.objects.bulk_create([RecordChange(name=name) for name in names])
 
     def relay():
-        both.wait(10)
+        both.wait(PATIENCE)
         while records.relay():
             pass
         connections.close_all()
@@ -130,7 +131,7 @@ def test_a_slow_projection_does_not_overwrite_a_later_one(facts, name, lanes):
         value = facts[name]
         if not reading.is_set():
             reading.set()
-            assert may_store.wait(10)
+            assert may_store.wait(PATIENCE)
         return value
 
     records.makers["fact"] = slow
@@ -138,7 +139,7 @@ def test_a_slow_projection_does_not_overwrite_a_later_one(facts, name, lanes):
     results = []
     thread = threading.Thread(target=lambda: results.append(records.project([name])))
     thread.start()
-    assert reading.wait(10)
+    assert reading.wait(PATIENCE)
     facts[name] = b"new"
     assert records.project([name]) == {name}
     may_store.set()

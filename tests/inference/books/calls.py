@@ -81,13 +81,6 @@ class Asked:
         return self.closed[-1]
 
 
-async def until(is_so) -> None:
-    """Wait for a condition, with a deadline."""
-    async with asyncio.timeout(TIMEOUT):
-        while not is_so():
-            await asyncio.sleep(0.005)
-
-
 def read_journal(state: redis.Redis, after: str = "0-0", count: int = 1000) -> list[tuple[str, list[bytes]]]:
     """Entries after a position: (stream id, packed records)."""
     state.set_response_callback("XRANGE", _as_it_is)  # redis-py's own makes a dict, and all fields have one name

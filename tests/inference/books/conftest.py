@@ -15,6 +15,7 @@ from inference.books import accounts
 from inference.books.client import Books
 from saas.lib.valkey import sync_client
 from tests.inference.books.calls import ALICE
+from tests.waiting import PATIENCE
 
 
 class Server:
@@ -36,7 +37,7 @@ class Server:
         for name, value in options.items():
             command += [f"--{name}", str(value)]
         self.process = subprocess.Popen(command)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         with sync_client(self.url) as client:
             while True:
                 try:

@@ -10,7 +10,8 @@ from inference.books import accounts
 from inference.books.client import CALLS_PER_SCRIPT, STORED_MAX_BYTES
 from inference.books.record import UsageRecord, pack_record
 from inference.books.scripts import TRIM
-from tests.inference.books.calls import ALICE, CHARLIE, KEY, OTHER_KEY, PERIOD, Asked, charged, open_entries, records, until
+from tests.inference.books.calls import ALICE, CHARLIE, KEY, OTHER_KEY, PERIOD, Asked, charged, open_entries, records
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.no_servers
 
@@ -110,11 +111,11 @@ async def test_many_calls_travel_together_but_never_more_than_a_script_takes(boo
 
     for call in calls:
         books.open(call.open_call)
-    await until(lambda: all(call.opened for call in calls))
+    await until_async(lambda: all(call.opened for call in calls))
     scripts = valkey.info("commandstats")["cmdstat_evalsha"]["calls"] - before
     for call in calls:
         books.close(call.open_call, call.record)
-    await until(lambda: open_entries(valkey) == 0)
+    await until_async(lambda: open_entries(valkey) == 0)
 
     assert 4 <= scripts <= 6  # and a heartbeat or two
     assert all(call.opened == ["open"] for call in calls)
@@ -129,7 +130,7 @@ async def test_a_close_that_nobody_waits_for_is_sent_by_itself(books, account, v
     await call.open(books)
     books.close(call.open_call, call.record)
 
-    await until(lambda: valkey.xlen("journal") == 1)
+    await until_async(lambda: valkey.xlen("journal") == 1)
 
 
 async def test_the_entry_names_the_period_even_if_the_month_ends_in_between(books, account, valkey):
@@ -180,7 +181,7 @@ async def test_the_organization_s_quota_holds_to_the_call(books, account, valkey
 
     for call in calls:
         books.open(call.open_call)
-    await until(lambda: all(call.opened for call in calls))
+    await until_async(lambda: all(call.opened for call in calls))
 
     assert [call.opened[0] for call in calls] == ["open"] * 3 + ["quota:organization"] * 2
     await calls[0].undo(books)
@@ -294,7 +295,7 @@ async def test_above_the_memory_limit_nothing_opens_but_everything_closes(books,
 
     assert await refused.open(books) == "full"
     assert await call.close(books) == "closed"
-    await until(lambda: books.may_answer())
+    await until_async(lambda: books.may_answer())
     assert len(records(valkey)) == 1
 
 
@@ -302,7 +303,7 @@ async def test_the_clock_follows_the_state_server(books):
     books._offset_ms += 5000  # what was believed before a better sample
 
     books._offset_error_ms = float("inf")
-    await until(lambda: abs(books.now_ms() - time.time() * 1000) < 500)
+    await until_async(lambda: abs(books.now_ms() - time.time() * 1000) < 500)
 
 
 async def test_the_places_in_a_record_that_the_scripts_know_are_right():
@@ -330,7 +331,7 @@ async def test_of_two_in_one_script_one_gets_the_claim(books, account):
 
     for call in calls:
         books.open(call.open_call)
-    await until(lambda: all(call.opened for call in calls))
+    await until_async(lambda: all(call.opened for call in calls))
 
     assert [call.opened[0] for call in calls] == ["open", "in_progress", "in_progress"]
     assert account() == charged(1, 3)

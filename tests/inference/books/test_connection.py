@@ -12,7 +12,8 @@ from inference.books.client import Books
 from inference.books.reaper import Reaper
 from inference.books.scripts import BOOKS, JOURNAL, SESSION, open_key
 from saas.lib.valkey import Connection
-from tests.inference.books.calls import ALICE, Asked, charged, open_entries, records, until
+from tests.inference.books.calls import ALICE, Asked, charged, open_entries, records
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.no_servers
 
@@ -76,9 +77,9 @@ async def test_what_an_old_socket_still_holds_writes_nothing_after_the_adoption(
         wire.is_holding = True
         for call in late:
             books.open(call.open_call)
-        await until(lambda wire=wire: wire.held)
+        await until_async(lambda wire=wire: wire.held)
         road.lose()
-        await until(lambda: books.is_connected)
+        await until_async(lambda: books.is_connected)
         for call in late:
             books.undo(call.open_call)
 
@@ -86,7 +87,7 @@ async def test_what_an_old_socket_still_holds_writes_nothing_after_the_adoption(
 
         for call in before:
             assert await call.undo(books) == "closed"
-    await until(lambda: open_entries(valkey) == 0)
+    await until_async(lambda: open_entries(valkey) == 0)
     assert account() == {}
 
 
@@ -104,7 +105,7 @@ async def test_unacknowledged_opens_and_closes_are_sent_again_and_count_once(mak
     await keyed.open(books)
     await _reply_is_lost(books, road, lambda: (books.open(opening.open_call), _close(books, ended), _close(books, keyed)))
 
-    await until(lambda: opening.opened and ended.closed and keyed.closed)
+    await until_async(lambda: opening.opened and ended.closed and keyed.closed)
 
     assert (opening.opened, ended.closed, keyed.closed) == (["open"], ["closed"], ["done"])
     assert account() == charged(3, 15)
@@ -120,7 +121,7 @@ async def _reply_is_lost(books: Books, road: Road, act) -> None:
     wire = road.wires[-1]
     wire.is_holding = True
     act()
-    await until(lambda: any(BOOKS.sha in command for command in wire.held))
+    await until_async(lambda: any(BOOKS.sha in command for command in wire.held))
     await wire.deliver()
     road.lose()
 
@@ -190,7 +191,7 @@ async def test_the_late_reply_to_a_script_of_an_earlier_session_is_nobody_s(make
 
     wire.send = hold_books
     books.open(call.open_call)
-    await until(lambda: wire.held)
+    await until_async(lambda: wire.held)
     await _reap_empty(valkey, books._session)
     await call.hear()
     assert call.opened == ["lost"]
@@ -228,7 +229,7 @@ async def test_calls_whose_session_was_reaped_are_lost(make_books, account, valk
     keyed = Asked(claim=b"a", most=5)
     await keyed.open(books)
     await _reap(valkey)
-    await until(lambda: waiting.opened[-1] == "lost")
+    await until_async(lambda: waiting.opened[-1] == "lost")
 
     assert (await ended.close(books), await keyed.close(books, stored=b"x")) == ("gone", "gone")
     assert account() == {}
@@ -255,7 +256,7 @@ async def test_an_outcome_that_was_stored_before_its_session_was_lost_is_found_i
         await call.open(books)
     await _reply_is_lost(books, road, lambda: _close(books, stored))
     await _reap(valkey)
-    await until(lambda: stored.closed and other.opened[-1] == "lost")
+    await until_async(lambda: stored.closed and other.opened[-1] == "lost")
 
     assert stored.closed == ["done"]
     assert {(r.call, r.kind) for r in records(valkey)} == {
@@ -275,7 +276,7 @@ async def test_a_late_registration_does_not_take_the_place_of_the_session_with_t
     road.wires[-1].is_holding = False
 
     road.lose()
-    await until(lambda: books.is_connected and books._session != first)
+    await until_async(lambda: books.is_connected and books._session != first)
 
     assert await call.close(books) == "closed"
     assert valkey.scard("sessions") == 1
@@ -296,7 +297,7 @@ async def _lose_registration(books: Books, road: Road, *, is_heard: bool = False
 
     books._dial = hold
     road.lose()
-    await until(lambda: len(road.wires) > count and road.wires[-1].held)
+    await until_async(lambda: len(road.wires) > count and road.wires[-1].held)
     books._dial = dial
     if is_heard:
         await road.wires[-1].deliver()
@@ -308,13 +309,13 @@ async def test_a_killed_server_comes_back_and_no_call_is_lost(make_books, server
     [call] = await _open_some(books, 1)
 
     server.kill()
-    await until(lambda: not books.is_connected)
+    await until_async(lambda: not books.is_connected)
     waiting, left = Asked(most=5), Asked()
     books.open(waiting.open_call)
     books.open(left.open_call)
     books.undo(left.open_call)
     await asyncio.to_thread(server.start)
-    await until(lambda: waiting.opened)
+    await until_async(lambda: waiting.opened)
 
     assert await call.close(books) == "closed"
     assert waiting.opened == ["open"]
@@ -327,7 +328,7 @@ async def test_a_server_that_lost_its_data_answers_no_call_that_was_open(make_bo
     [call] = await _open_some(books, 1)
 
     valkey.flushall()
-    await until(lambda: call.opened[-1] == "lost")
+    await until_async(lambda: call.opened[-1] == "lost")
     accounts.create(ALICE, state=valkey)
 
     assert await call.close(books) == "gone"
@@ -343,11 +344,11 @@ async def test_a_stopped_server_is_waited_for_and_no_answer_leaves_meanwhile(mak
     server.process.send_signal(signal.SIGSTOP)
     try:
         books.open(waiting.open_call)
-        await until(lambda: not books.may_answer())
+        await until_async(lambda: not books.may_answer())
         assert waiting.opened == []
     finally:
         server.process.send_signal(signal.SIGCONT)
-    await until(lambda: books.may_answer())
+    await until_async(lambda: books.may_answer())
 
     assert await call.close(books) == "closed"
     assert await waiting.undo(books) == "closed"
@@ -389,7 +390,7 @@ async def test_an_error_that_is_not_the_calls_fault_is_waited_out_and_costs_one_
     calls = [Asked(most=1) for _ in range(3)]
     for call in calls:
         books.open(call.open_call)
-    await until(lambda: all(call.opened for call in calls))
+    await until_async(lambda: all(call.opened for call in calls))
 
     assert refusals == []
     assert [call.opened for call in calls] == [["open"]] * 3
@@ -457,7 +458,7 @@ async def test_books_start_without_a_server_and_connect_when_it_comes(tmp_path, 
     assert not books.is_connected
     (tmp_path / "later.sock").symlink_to(server.socket)
 
-    await until(lambda: books.is_connected)
+    await until_async(lambda: books.is_connected)
 
     assert await Asked().open(books) == "open"
     await books.stop()

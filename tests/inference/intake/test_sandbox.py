@@ -1,7 +1,6 @@
 """The subprocess: what it cannot reach, and that whatever a model does there ends in a verdict."""
 
 import os
-import time
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from inference.intake import sandbox
 from inference.intake.rules import RULES, Rejected
 from tests.inference.intake.onnx_models import BOOL, FLOAT, INT64, linear, model, value
 from tests.inference.intake.test_static import bomb
+from tests.waiting import until
 
 pytestmark = pytest.mark.no_servers
 
@@ -212,10 +212,7 @@ def test_at_the_deadline_the_whole_group_is_killed(tmp_path, monkeypatch):
     assert isinstance(outcome(tmp_path, monkeypatch, program), sandbox.Unfinished)
 
     pid = int(pid_file.read_text())
-    deadline = time.monotonic() + 10
-    while _is_running(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not _is_running(pid))
 
 
 def _is_running(pid):

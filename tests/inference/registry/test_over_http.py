@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from tests.inference.intake.onnx_models import linear
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.no_servers
 
@@ -24,25 +25,25 @@ def api(service):
 @pytest.fixture
 def name(api):
     name = f"m{secrets.token_hex(6)}"
-    assert api.post(api.base, json={"name": name, "task": "tabular"}, timeout=30).status_code == 201
+    assert api.post(api.base, json={"name": name, "task": "tabular"}, timeout=PATIENCE).status_code == 201
     return name
 
 
 def judged(api, name, version="1.0.0"):
     deadline = time.monotonic() + 60
-    while (body := api.get(f"{api.base}/{name}/versions/{version}", timeout=30).json())["state"] == "validating":
+    while (body := api.get(f"{api.base}/{name}/versions/{version}", timeout=PATIENCE).json())["state"] == "validating":
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return body
 
 
 def test_an_upload_is_examined_and_answers_calls_as_onnxruntime_does(api, name):
-    uploaded = api.post(f"{api.base}/{name}/versions", files={"artifact": linear()}, timeout=30)
+    uploaded = api.post(f"{api.base}/{name}/versions", files={"artifact": linear()}, timeout=PATIENCE)
     assert uploaded.status_code == 202
 
     assert judged(api, name)["state"] == "ready"
     rows = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    answer = api.post(f"{api.base}/{name}/predict", json={"inputs": rows.tolist()}, timeout=30)
+    answer = api.post(f"{api.base}/{name}/predict", json={"inputs": rows.tolist()}, timeout=PATIENCE)
 
     expected = onnxruntime.InferenceSession(linear()).run(None, {"x": rows})[0]
     assert answer.status_code == 200, answer.text
@@ -69,7 +70,7 @@ def test_a_large_upload_does_not_grow_the_process_that_takes_it(service, api, na
     request = requests.Request("POST", f"{api.base}/{name}/versions", data=body(), headers=headers)
     prepared = api.prepare_request(request)
     del prepared.headers["Transfer-Encoding"]
-    answer = api.send(prepared, timeout=60)
+    answer = api.send(prepared, timeout=PATIENCE)
 
     assert answer.status_code == 202, answer.text
     assert max(peaks) - before < 32 << 20
@@ -105,7 +106,7 @@ def test_an_upload_that_is_too_large_or_without_a_key_is_refused_before_it_is_se
 
     address = urlsplit(service.base_url)
     for key, length, status in ((service.api_key, 1 << 40, b"413"), ("maas_live_nonsense", 1000, b"401")):
-        with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        with socket.create_connection((address.hostname, address.port), timeout=PATIENCE) as connection:
             head = (
                 f"POST /api/v1/models/{name}/versions HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {key}\r\n"
                 f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {length}\r\n\r\n--b\r\n"

@@ -4,6 +4,7 @@ import time
 
 from inference.routes import unpack_route
 from tests.inference.intake.onnx_models import linear
+from tests.waiting import PATIENCE
 
 
 def record_of(lanes, name):
@@ -22,7 +23,7 @@ def test_every_change_is_pushed(client_of, alice, upload, judge, lanes):
     heard.subscribe("records")
 
     def pushed():
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             message = heard.get_message(ignore_subscribe_messages=True, timeout=1)
             if message and message["data"] == own(alice).encode():
