@@ -8,11 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import machine, peers, processes, report, workloads
+from benchmarks import goals, machine, peers, processes, report, workloads
 from benchmarks.failures import say
 from benchmarks.measuring import Period
 from benchmarks.results import Results
 from benchmarks.rounds import Bench, Settings
+from benchmarks.workloads import OURS
 from saas.config import ROOT
 
 CACHE = ROOT / ".local" / "bench"
@@ -42,7 +43,7 @@ def main() -> int:
     with contextlib.suppress(KeyboardInterrupt):  # then this is what was measured
         Bench(settings, chosen, variants, results, file).run()
     print(report.markdown(results))
-    return 1 if results.failures else 0
+    return 1 if goals.complaints(results) or any(label.startswith(OURS) for label in results.failures) else 0
 
 
 def arguments() -> argparse.Namespace:

@@ -101,6 +101,7 @@ def ray(variant: Variant, site: Site) -> Launch:
         "BENCH_RAY_FOLDER": str(site.folder / "ray"),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps Ray on loopback, on Linux too
+        "RAY_worker_niceness": "0",  # its replicas would step back behind the load generator
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),

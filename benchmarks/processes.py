@@ -70,14 +70,14 @@ def start(command: Sequence[str], environment: Mapping[str, str], folder: Path, 
 
 
 def stop(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
-    """End the process and all that it started, at last by force. Orphans of its tree come to us (`adopt_orphans`)."""
-    mine = tree([process.pid])
+    """End the process and all that it started, at last by force."""
+    mine = {(pid, _born(pid)) for pid in tree([process.pid])}
     if process.poll() is None:
         process.send_signal(number)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
     deadline = time.monotonic() + STOP_SECONDS
-    while (left := _of_session(process.pid) | (mine & below_us())) and time.monotonic() < deadline:
+    while (left := _of_session(process.pid) | _alive(mine)) and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -90,6 +90,17 @@ def _of_session(leader: int) -> set[int]:
     """What lives below us in the session of `leader`, and below that."""
     members = {pid for pid in below_us() if (fields := _stat(pid)) and int(fields[3]) == leader}
     return tree(members)
+
+
+def _alive(known: set[tuple[int, str]]) -> set[int]:
+    """Those of `known` (number, start time) that are not gone; what has the number of one that ended is another process."""
+    return {pid for pid, born in known if born and _born(pid) == born}
+
+
+def _born(pid: int) -> str:
+    """When it was started, in ticks since the machine was; "" if it is gone or only waits to be collected."""
+    fields = _stat(pid)
+    return fields[19] if fields and fields[0] != "Z" else ""
 
 
 def _reap(pids: Iterable[int]) -> None:
