@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -62,6 +63,16 @@ class AsgiExchange(Exchange):
         self.answer.set_result((status, head, body))
 
 
+def watch_client(loop: asyncio.AbstractEventLoop, receive: Receive) -> Callable[[], bool]:
+    """For a thread of Django that has read its request and waits: tells from now on whether the client has left."""
+
+    async def until_it_leaves() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    return asyncio.run_coroutine_threadsafe(until_it_leaves(), loop).done
+
+
 class Application:
     """One per process; `front` and `health` exist from the lifespan's startup on."""
 
@@ -84,6 +95,7 @@ class Application:
             elif (target := target_of(path.encode())) is not None:
                 await answer(self._front, target, scope, receive, send)
             else:
+                scope["watch_client"] = partial(watch_client, asyncio.get_running_loop(), receive)
                 await self._django(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:

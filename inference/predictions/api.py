@@ -2,9 +2,7 @@
 
 import hashlib
 import re
-import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
@@ -24,9 +22,11 @@ from inference.gateway import headers
 from inference.predictions.actions import cancel_prediction, create_prediction, find_keyed
 from inference.predictions.admission import check_quota, check_waiting, take_token
 from inference.predictions.models import TERMINAL, Prediction, PredictionQuerySet, Status
+from inference.predictions.waiting import wait_until_finished
 from inference.routes import ModelRoute
 from saas.lib.errors import ApiKeyMissing, InvalidRequest, ModelNotAllowed, NotFound, ValidationFailed
 from saas.lib.ids import parse_id
+from saas.lib.ids import shown as shown_id
 from saas.lib.names import is_model_name
 from tenants.bodies import Body, JSONBodyParser
 from tenants.crypto import unseal_for
@@ -37,8 +37,6 @@ from tenants.views import TenantView
 
 MAX_WAIT = 60  # seconds that `Prefer: wait` may ask for
 CANCEL_WAIT = 2.0  # seconds that a cancel waits to see whether the worker stopped
-LOOK_EVERY = 0.05  # seconds between looks at a row that somebody waits for
-WAITERS = threading.BoundedSemaphore(4)  # threads of one process that may wait; others answer at once
 WAIT = re.compile(r"(?:^|,)\s*wait\s*(?:=\s*([^,]*?)\s*)?(?:[,;]|$)", re.ASCII | re.IGNORECASE)
 
 
@@ -127,20 +125,11 @@ class PredictionView(TenantView):
         return found
 
     def waited(self, pk: UUID, seconds: float) -> dict[str, Any]:  # Any: JSON
-        """The prediction once it is finished or `seconds` have passed; at once if too many wait already."""
-        until = time.monotonic() + seconds
-        if not WAITERS.acquire(blocking=False):
-            until = 0.0
-        try:
-            while True:
-                with tenant_scope(self.organization.id):
-                    row = Prediction.objects.of(self.organization).get(pk=pk)
-                    if row.status in TERMINAL or time.monotonic() >= until:
-                        return shown(row)
-                time.sleep(LOOK_EVERY)
-        finally:
-            if until:
-                WAITERS.release()
+        """The prediction once it is finished or `seconds` have passed; at once if too many wait already. Raises NotFound."""
+        if seconds:
+            wait_until_finished(self.organization.id, pk, seconds, has_left(self.request))
+        with tenant_scope(self.organization.id):
+            return shown(self.find(shown_id("pred", pk)))
 
 
 class PredictionsView(PredictionView):
@@ -262,6 +251,12 @@ def wait_of(prefer: str) -> float:
     if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MAX_WAIT):
         raise InvalidRequest(f"Prefer: wait=N takes 1 to {MAX_WAIT} seconds")
     return float(text)
+
+
+def has_left(request: Request) -> Callable[[], bool]:
+    """Tells whether the client of this request is gone, as far as that can be known: saas.asgi watches it, WSGI does not."""
+    watch: Callable[[], Callable[[], bool]] | None = request.META.get("asgi.scope", {}).get("watch_client")
+    return watch() if watch is not None else lambda: False
 
 
 def route_for(key: KeyRecord, organization_id: UUID, name: str) -> ModelRoute:
