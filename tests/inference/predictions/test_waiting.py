@@ -13,7 +13,7 @@ from inference.predictions.waiting import PLACES, Places, wait_until_finished
 from saas.asgi import watch_client
 from saas.lib.ids import parse_id
 from tenants.scope import tenant_scope
-from tests.inference.engine.test_host import wait
+from tests.waiting import until
 
 URL = "/api/v1/predictions"
 BODY = {"model": "mine", "input": {"inputs": [[1, 2, 3]]}}
@@ -91,7 +91,7 @@ def test_who_finds_no_place_is_answered_at_once_and_the_others_when_it_is_finish
 
     with ThreadPoolExecutor(2) as threads:
         waiting = [threads.submit(ask, number) for number in range(2)]
-        wait(lambda: PLACES.taken[alice.organization.id] == 2, 60)
+        until(lambda: PLACES.taken[alice.organization.id] == 2)
         refused = caller.get(shown, headers={"Prefer": "wait=60"})
         assert (refused.json()["status"], [each.done() for each in waiting]) == ("starting", [False, False])
         finish(alice.organization, made)
@@ -121,7 +121,7 @@ def test_the_server_tells_a_thread_that_the_client_left():
             has_left = watch_client(loop, messages.get)
             told.append(has_left())
             loop.call_soon_threadsafe(messages.put_nowait, {"type": "http.disconnect"})
-            wait(has_left, 60)
+            until(has_left)
 
         loop = asyncio.get_running_loop()
         thread = threading.Thread(target=django)
