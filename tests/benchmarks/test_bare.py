@@ -9,7 +9,8 @@ import pytest
 import requests
 
 from saas.config import ROOT
-from tests.service import Service, free_port, until
+from tests.service import Service, free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.no_servers
 ROW = {"inputs": [[5.1, 3.5, 1.4, 0.2]]}
@@ -25,7 +26,7 @@ def bare(service: Service, tmp_path):
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: is_ready(url), seconds=60, what="the bare gateway")
+        until(lambda: is_ready(url), what="the bare gateway")
         yield url
     finally:
         process.terminate()
@@ -57,5 +58,5 @@ def test_it_answers_as_the_service_does_and_leaves_nothing_in_the_ledger(service
     right, later = ask(service.base_url, service)
 
     assert all(predictions == right for predictions, _ in answers)
-    until(lambda: is_in_ledger(service, later), seconds=60, what="the service's own call in the ledger")
+    until(lambda: is_in_ledger(service, later), what="the service's own call in the ledger")
     assert not any(is_in_ledger(service, request_id) for _, request_id in answers)

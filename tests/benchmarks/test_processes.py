@@ -7,7 +7,7 @@ import time
 import pytest
 
 from benchmarks import processes
-from tests.service import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.no_servers
 
@@ -26,7 +26,7 @@ def busy(tmp_path):
     log = tmp_path / "busy.log"
     process = processes.start([sys.executable, "-c", BUSY], os.environ, tmp_path, log)
     try:
-        until(lambda: "done" in log.read_text(), seconds=60, what="half a second of work")
+        until(lambda: "done" in log.read_text(), what="half a second of work")
         yield process
     finally:
         processes.stop(process)
@@ -47,7 +47,7 @@ def test_all_of_a_tree_is_ended(busy):
     processes.stop(busy)
 
     assert busy.poll() is not None
-    until(lambda: not any(is_alive(pid) for pid in tree), seconds=60, what="the end of the tree")
+    until(lambda: not any(is_alive(pid) for pid in tree), what="the end of the tree")
 
 
 def test_the_machine_has_worked_at_least_as_long_as_we_have():
