@@ -17,6 +17,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from inference.books import accounts
 from saas.lib.errors import Unavailable
+from tenants.scope import tenant_inside
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,19 @@ class Quota(NamedTuple):
     key_calls: dict[str, int]
 
 
-def read_quota(cursor: Cursor | CursorWrapper, tenant: UUID) -> Quota:
-    """The quota as one snapshot. `cursor` may be of the application's or of the metering role."""
+def read_quota(connection: Connection, tenant: UUID) -> Quota:
+    """The quota as one snapshot, over a connection of the metering role."""
+    with connection, connection.cursor() as cursor:
+        return _read(cursor, tenant)
+
+
+def _read_own(tenant: UUID) -> Quota:
+    """The same as the application, in whatever transaction is open."""
+    with tenant_inside(tenant), application.cursor() as cursor:
+        return _read(cursor, tenant)
+
+
+def _read(cursor: Cursor | CursorWrapper, tenant: UUID) -> Quota:
     cursor.execute("SELECT version, projected, organization_calls, key_calls::text FROM quota_of(%s)", [str(tenant)])
     version, projected, organization_calls, key_calls = cursor.fetchone() or (0, 0, None, "{}")
     most = accounts.LIMIT_MAX  # more than that is no limit
@@ -45,7 +57,7 @@ def read_quota(cursor: Cursor | CursorWrapper, tenant: UUID) -> Quota:
     )
 
 
-def send(tenant: UUID, quota: Quota) -> None:
+def _send(tenant: UUID, quota: Quota) -> None:
     """Set the limits of the account of `tenant`, if it exists. Raises redis.RedisError; the outbox still has the change."""
     accounts.set_limits(tenant.hex, quota.organization_calls, quota.key_calls, quota.version)
 
@@ -56,10 +68,9 @@ def project_now(tenant: UUID) -> None:
     What did not change is not sent: a key is made and revoked while the state server is down.
     """
     try:
-        with application.cursor() as cursor:
-            quota = read_quota(cursor, tenant)
+        quota = _read_own(tenant)
         if quota.projected < quota.version:
-            send(tenant, quota)
+            _send(tenant, quota)
     except redis.RedisError as error:
         log.warning("a quota waits for its projection", extra={"tenant": tenant.hex, "error": str(error)})
         raise Unavailable(
@@ -71,9 +82,7 @@ def create_account(tenant: UUID) -> None:
     """Called when an organization was created: its first call need not wait for a rebuild."""
     try:
         accounts.create(tenant.hex)
-        with application.cursor() as cursor:
-            quota = read_quota(cursor, tenant)
-        send(tenant, quota)
+        _send(tenant, _read_own(tenant))
     except redis.RedisError as error:  # an account that is not there is rebuilt at the first call
         log.warning("an account waits for its rebuild", extra={"tenant": tenant.hex, "error": str(error)})
 
@@ -90,9 +99,8 @@ def project_pending(connection: Connection) -> int:
 
 def project_and_note(connection: Connection, tenant: UUID) -> None:
     """Send the quota as it is now, outside of any transaction, and then note down which version that was."""
-    with connection, connection.cursor() as cursor:
-        quota = read_quota(cursor, tenant)
-    send(tenant, quota)
+    quota = read_quota(connection, tenant)
+    _send(tenant, quota)
     with connection, connection.cursor() as cursor:
         cursor.execute(
             "UPDATE quota_change SET projected_version = %s WHERE tenant_id = %s AND projected_version < %s",

@@ -12,30 +12,34 @@ from uuid import UUID
 from psycopg2.extensions import connection as Connection
 
 from billing.ledger import Link
-from billing.quotas import Quota, project_and_note, read_quota
+from billing.quotas import project_and_note, read_quota
 from inference.books import accounts
 from inference.books.scripts import JOURNAL
 
 log = logging.getLogger(__name__)
 
+SUMS = """
+SELECT scope, period, calls, amount_nano FROM usage_sum WHERE tenant_id = %s AND (period = 'ever' OR period >= %s)
+"""
+
 
 class Snapshot(NamedTuple):
-    """What the ledger knows of one organization as of `position`. `sums`: (scope, period) → (calls, nano)."""
+    """What the ledger knows of one organization as of `position`. `sums`: (scope, period) → (calls, nano) of periods kept."""
 
     position: str
     sums: dict[tuple[str, str], tuple[int, int]]
-    quota: Quota
 
 
 def read_snapshot(connection: Connection, tenant: UUID) -> Snapshot:
-    """Sums, position and quota as of one moment."""
+    """Sums and position as of one moment."""
+    oldest = accounts.kept_from()  # it may rise meanwhile, never fall: the script leaves out what is too much
     with connection, connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         cursor.execute("SELECT position FROM journal_position WHERE stream = %s", [JOURNAL])
         row = cursor.fetchone()
-        cursor.execute("SELECT scope, period, calls, amount_nano FROM usage_sum WHERE tenant_id = %s", [str(tenant)])
+        cursor.execute(SUMS, [str(tenant), oldest])
         sums = {(scope, period): (calls, nano) for scope, period, calls, nano in cursor.fetchall()}
-        return Snapshot(row[0] if row else "0-0", sums, read_quota(cursor, tenant))
+        return Snapshot(row[0] if row else "0-0", sums)
 
 
 def rebuild(connection: Connection, tenant: UUID) -> bool:
@@ -44,7 +48,7 @@ def rebuild(connection: Connection, tenant: UUID) -> bool:
     A quota that changes in between is not lost: after the installation the quota as it is then is sent once more.
     """
     snapshot = read_snapshot(connection, tenant)
-    quota = snapshot.quota
+    quota = read_quota(connection, tenant)
     limits = accounts.AccountLimits(quota.organization_calls, quota.key_calls, quota.version)
     if not accounts.install(tenant.hex, snapshot.sums, limits, snapshot.position):
         return False

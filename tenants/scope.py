@@ -16,6 +16,18 @@ def set_tenant(organization_id: UUID | None) -> None:
 
 
 @contextmanager
+def tenant_inside(organization_id: UUID) -> Iterator[None]:
+    """Queries as `organization_id`, also inside an open transaction, whose own tenant is set again at the end."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT NULLIF(current_setting('app.tenant', true), '')::uuid")
+            (before,) = cursor.fetchone() or (None,)
+        set_tenant(organization_id)
+        yield
+        set_tenant(before)  # on failure the savepoint's end has set it already
+
+
+@contextmanager
 def tenant_scope(organization_id: UUID | None) -> Iterator[None]:
     """A transaction as `organization_id`; with None only public rows are seen.
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import redis
 from django.conf import settings
 
-from inference.books.scripts import JOURNAL, LIMITS, REBUILD, TRIMMED, WANTED, account_key, limits_key
+from inference.books.scripts import JOURNAL, KEPT_FROM, LIMITS, REBUILD, TRIMMED, WANTED, account_key, limits_key
 from saas.lib.valkey import sync_client
 
 LIMIT_MAX = 9_000_000 * 10**9  # exact in Lua's numbers, which are doubles: below 2^53
@@ -104,6 +104,12 @@ def monthly_calls(
         return None
     pairs = zip(found[1::2], found[2::2], strict=True)
     return [MonthlyCalls(int(used or 0), None if limit is None else int(limit)) for used, limit in pairs]
+
+
+def kept_from(*, state: redis.Redis | None = None) -> str:
+    """The oldest month of which accounts keep sums (pruning.py); "" if all are kept."""
+    oldest: Any = (state or shared_client()).get(KEPT_FROM)  # as in read
+    return (oldest or b"").decode()
 
 
 def wanted(*, state: redis.Redis | None = None) -> list[str]:

@@ -1,16 +1,18 @@
 """Monthly numbers of calls: from PostgreSQL into the accounts, in order, whatever fails."""
 
 from contextlib import closing
+from datetime import timedelta
 
 import pytest
 import redis
+from django.utils import timezone
 
 from billing import ledger as ledger_module
 from billing import quotas, rebuild
 from inference.books import accounts
 from saas.lib.errors import Unavailable
 from saas.lib.valkey import sync_client
-from tenants.models import ApiKey
+from tenants.models import ApiKey, Organization
 from tenants.scope import tenant_scope
 
 
@@ -86,12 +88,11 @@ def test_a_key_without_quota_is_made_while_the_state_server_is_away(make_organiz
 def test_an_older_quota_never_overwrites(make_organization, connection, as_role):
     organization = make_organization()
     set_quota(organization, 10, as_role)
-    with connection, connection.cursor() as cursor:
-        old = quotas.read_quota(cursor, organization.id)
+    old = quotas.read_quota(connection, organization.id)
     set_quota(organization, 20, as_role)
     quotas.project_now(organization.id)
 
-    quotas.send(organization.id, old)
+    accounts.set_limits(organization.id.hex, old.organization_calls, old.key_calls, old.version)
 
     assert accounts.read(organization.id.hex).limits.organization_calls == 20
 
@@ -101,8 +102,7 @@ def test_versions_follow_changes_and_nothing_else(make_organization, make_key, c
     key, _ = make_key(organization, monthly_calls=5)
 
     def version():
-        with connection, connection.cursor() as cursor:
-            return quotas.read_quota(cursor, organization.id).version
+        return quotas.read_quota(connection, organization.id).version
 
     first = version()
     with tenant_scope(organization.id):
@@ -131,3 +131,39 @@ def test_a_lost_account_comes_back_with_its_limits(make_organization, connection
     assert rebuild.rebuild(connection, organization.id)
 
     assert accounts.read(organization.id.hex).limits.organization_calls == 3
+
+
+def test_the_application_reads_the_quota_of_its_own_tenant_only(make_organization, as_role):
+    mine, other = make_organization(monthly_calls=5), make_organization(monthly_calls=6)
+    app = as_role("app", mine.id)
+    found = []
+    for organization in (mine, other):
+        app.execute("SELECT organization_calls FROM quota_of(%s)", [str(organization.id)])
+        found.append(app.fetchall())
+    assert found == [[(5,)], []]
+
+    nobody = as_role("app")
+    nobody.execute("SELECT organization_calls FROM quota_of(%s)", [str(mine.id)])
+    assert nobody.fetchall() == []
+
+
+def test_a_quota_is_projected_from_within_a_transaction_of_another_tenant(make_organization, as_role):
+    mine, other = make_organization(), make_organization()
+    set_quota(other, 8, as_role)
+    with tenant_scope(mine.id):
+        quotas.project_now(other.id)
+
+        assert [each.id for each in Organization.objects.all()] == [mine.id]
+
+    assert accounts.read(other.id.hex).limits.organization_calls == 8
+
+
+def test_keys_that_are_long_revoked_are_left_out(make_organization, make_key, connection):
+    organization = make_organization()
+    now, before, still = (make_key(organization, monthly_calls=5)[0] for _ in range(3))
+    with tenant_scope(organization.id):
+        ApiKey.objects.filter(id=now.id).update(revoked_at=timezone.now())
+        ApiKey.objects.filter(id=before.id).update(revoked_at=timezone.now() - timedelta(hours=2))
+        ApiKey.objects.filter(id=still.id).update(expires_at=timezone.now() - timedelta(hours=2))  # its owner may extend it
+
+    assert set(quotas.read_quota(connection, organization.id).key_calls) == {now.id.hex, still.id.hex}
