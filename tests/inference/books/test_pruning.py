@@ -1,6 +1,5 @@
 """Sums of old months go, and nothing that comes late makes them anew."""
 
-import asyncio
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +11,7 @@ from inference.books.pruning import Pruner, earlier_clock, kept_from
 from inference.books.reaper import Reaper
 from saas.lib.valkey import sync_client
 from tests.inference.books.calls import ALICE, KEY, PERIOD, Asked, charged, open_entries, read_journal
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.no_servers
 
@@ -76,8 +76,7 @@ async def test_a_call_that_is_reaped_late_is_taken_back_ever_and_in_no_month(mak
     prune(valkey)
     books.abandon()
     reaper, (session,) = Reaper(valkey), valkey.smembers("sessions")
-    while not reaper.take(session.decode(), valkey.hget(b"open:" + session, "beat")):
-        await asyncio.sleep(0.01)
+    await until_async(lambda: reaper.take(session.decode(), valkey.hget(b"open:" + session, "beat")))
 
     assert reaper.undo(session.decode()) == 1
 
