@@ -37,7 +37,12 @@ def main() -> int:
     file = given.json or settings.cache / "results" / time.strftime("%Y%m%d-%H%M%S.json")
     results = Results(
         machine.facts(list(dict.fromkeys(variant.peer for variant in variants))),
-        {"rounds": settings.rounds, "seconds": settings.ours.measured, "peer_seconds": settings.peers.measured},
+        {
+            "rounds": settings.rounds,
+            "seconds": settings.ours.measured,
+            "peer_seconds": settings.peers.measured,
+            "workloads": [workload.name for workload in chosen],
+        },
     )
     say(f"measurements are kept in {file}")
     with contextlib.suppress(KeyboardInterrupt):  # then this is what was measured

@@ -119,5 +119,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def last_line(log: Path) -> str:
+    if not log.exists():
+        return "nothing was logged"
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1][:200] if lines else "nothing was logged"

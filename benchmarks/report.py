@@ -54,7 +54,8 @@ def goal_table(results: Results) -> str:
         "| workload | ours | against | theirs | ratio | goal | |",
         "|---|---:|---|---:|---:|---|---|",
     ]
-    return "\n".join([*lines, *(goal_row(goal, results) for goal in GOALS)])
+    chosen = results.settings["workloads"]
+    return "\n".join([*lines, *(goal_row(goal, results) for goal in GOALS if goal.workload in chosen)])
 
 
 def goal_row(goal: Goal, results: Results) -> str:

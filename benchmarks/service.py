@@ -41,14 +41,15 @@ class Service:
 
     def __init__(self, home: Path) -> None:
         self.home, self.port = home, free_port()
-        self.log = home.with_name("service.log")
+        self.log = home / "log" / "service.log"
         kept = {name: value for name, value in os.environ.items() if name not in OF_A_SERVICE}
         self._environment = {**kept, "DATA_DIR": str(home), "PORT": str(self.port)}
         self._bare: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Service":
         command = [sys.executable, "-m", "saas.local", "run"]
-        self._supervisor = processes.start(command, self._environment, ROOT, self.log)
+        # It keeps its log itself; a terminal's copy would grow to gigabytes.
+        self._supervisor = processes.start(command, self._environment, ROOT, Path(os.devnull))
         try:
             self._wait_until_ready()
         except BaseException:
@@ -61,12 +62,22 @@ class Service:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while "▸ ready after" not in self.log.read_text(errors="replace"):
+        while not self._is_complete():
             if self._supervisor.poll() is not None:
                 raise Failed(f"the service did not start: {processes.last_line(self.log)}; see {self.log}")
             if time.monotonic() > deadline:
                 raise Failed(f"the service was not ready within {START_SECONDS:g} s; see {self.log}")
             time.sleep(0.2)
+
+    def _is_complete(self) -> bool:
+        """Whether it answers, and its last part is started."""
+        try:
+            return _is_ready(self.port) and "beat" in self._status()
+        except OSError:
+            return False
+
+    def _status(self) -> dict[str, dict[str, Any]]:  # Any: JSON
+        return dict(json.loads(next(ask(control_path(self.home), "status"))))
 
     def _stop(self) -> None:
         if self._bare is not None:
@@ -161,8 +172,7 @@ class Service:
 
     def cpu_by_part(self) -> dict[str, float]:
         """Processor seconds so far, by part. `supervisor` copies the log."""
-        status = json.loads(next(ask(control_path(self.home), "status")))
-        parts = {name: processes.tree([part["pid"]]) for name, part in status.items() if part["pid"]}
+        parts = {name: processes.tree([part["pid"]]) for name, part in self._status().items() if part["pid"]}
         if self._bare is not None:
             parts["bare gateway"] = processes.tree([self._bare.pid])
         others = processes.tree([self._supervisor.pid]) - set().union(*parts.values())

@@ -28,7 +28,8 @@ def results(*samples, **more):
         "date": "", "processor": "", "cores": 2, "memory_gib": 1, "kernel": "", "python": "", "load_before": [0.1], "ours": {},
         "peers": {},
     }  # fmt: skip
-    return Results(machine, {"rounds": 3, "seconds": 60, "peer_seconds": 20}, samples=list(samples), **more)
+    settings = {"rounds": 3, "seconds": 60, "peer_seconds": 20, "workloads": list(BY_NAME)}
+    return Results(machine, settings, samples=list(samples), **more)
 
 
 def rounds(system, rates, **changes):
@@ -131,6 +132,16 @@ def test_the_table_says_of_each_goal_whether_it_is_met():
         f"{begin} | 500/s | Triton: triton:one | 1,000/s | 0.50 (0.50–0.50) | ≥ 1.2 × | **missed** |",
     }
     assert table.count("not measured") == len(GOALS) - 3  # Triton's processor time was measured, too
+
+
+def test_goals_of_workloads_that_were_not_chosen_are_left_out():
+    some = results(sample("ours"))
+    some.settings["workloads"] = ["mlp"]
+
+    assert [line for line in report.goal_table(some).splitlines() if "not measured" in line] == [
+        "| 784-float MLP, JSON, 64 clients, requests/s | – | best Python peer | – | – | ≥ 3 × | not measured |",
+        "| 784-float MLP, JSON, 64 clients, requests/s | – | Triton | – | – | ≥ 1 × | not measured |",
+    ]
 
 
 def test_a_report_can_be_made_of_whatever_was_kept(tmp_path):
