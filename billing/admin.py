@@ -17,7 +17,8 @@ from billing.models import (
     QuotaChange,
     UsageEvent,
     UsageHour,
-    UsageSum,
+    UsageMonth,
+    UsageRollup,
 )
 from saas.lib.errors import Unavailable
 
@@ -52,16 +53,22 @@ class UsageHourAdmin(ReadOnlyAdmin):
     ordering = ["-hour", "id"]
 
 
-@admin.register(UsageSum)
-class UsageSumAdmin(ReadOnlyAdmin):
-    list_display = ["tenant_id", "scope", "period", "calls", "amount_nano"]
+@admin.register(UsageMonth)
+class UsageMonthAdmin(ReadOnlyAdmin):
+    list_display = ["tenant_id", "api_key_id", "period", "calls", "amount_nano"]
     list_filter = ["period"]
-    search_fields = ["=tenant_id", "=scope"]
+    search_fields = ["=tenant_id", "=api_key_id"]
+    ordering = ["tenant_id", "api_key_id", "period"]
 
 
 @admin.register(JournalPosition)
 class JournalPositionAdmin(ReadOnlyAdmin):
-    list_display = ["stream", "position", "updated_at"]
+    list_display = ["stream", "position", "batch", "updated_at"]
+
+
+@admin.register(UsageRollup)
+class UsageRollupAdmin(ReadOnlyAdmin):
+    list_display = ["stream", "position", "batch"]
 
 
 @admin.register(JournalQuarantine)

@@ -19,6 +19,7 @@ from django.db import connections
 
 from billing import ledger
 from billing.drain import BATCH_RECORDS, Drain
+from billing.hours import RollUp
 from billing.last_used import LastUsed
 from billing.quotas import project_pending
 from billing.rebuild import rebuild_wanted
@@ -31,6 +32,7 @@ from tenants import records
 log = logging.getLogger(__name__)
 
 DRAIN_EVERY = 0.2  # seconds between batches that are not full: few commits, little lag
+HOURS_EVERY = 0.5
 REBUILD_EVERY = 0.03  # a call of an unknown account is waiting
 RELAY_EVERY = 0.5  # a revoked key is refused everywhere within 1 s
 PRUNE_EVERY = 0.02  # between single commands, of which most months need few
@@ -61,6 +63,7 @@ class Bookkeeper:
         self.jobs = [
             Job("drain", self._drain, DRAIN_EVERY, self.drain.close),
             Job("report", self._report, 1.0),
+            _hours_job(),
             _reaper_job(state_url),
             _rebuild_job(),
             _prune_job(state_url),
@@ -134,6 +137,11 @@ def _records_job() -> Job:
     """Here and not with Celery: a key is revoked in time whether or not the broker and its workers are there."""
 
     return Job("records", lambda: records.relay() >= records.BATCH, RELAY_EVERY, connections.close_all)
+
+
+def _hours_job() -> Job:
+    rollup = RollUp()
+    return Job("hours", rollup.step, HOURS_EVERY, rollup.close)
 
 
 def _rebuild_job() -> Job:

@@ -1,20 +1,21 @@
 """Moves the journal (state server) into the ledger (PostgreSQL), exactly once (books.md, Journal to ledger).
 
-The position that PostgreSQL holds is the truth. A round reads what lies after it, writes rows, sums and the new position in one
-transaction, and only then trims the stream: a crash anywhere in between reads the same entries again and writes nothing twice.
-Any number of drains may run; of two with the same batch one commits.
+The position that PostgreSQL holds is the truth. A step reads what lies after it (`take`), commits rows, sums and the new
+position in one transaction (`write`), and only then trims the stream (`trim`): a crash anywhere in between reads the same
+entries again and writes nothing twice. Any number of drains may run; of two with the same batch one commits. Hours follow
+behind (billing.hours).
 """
 
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg2
 import redis
 
 from billing import ledger
-from billing.records import JournalRecord, read_entry
+from billing.records import Batch, Entry, Reader, Refused
 from inference.books.scripts import JOURNAL, TRIM
 
 log = logging.getLogger(__name__)
@@ -24,21 +25,28 @@ PAGE_ENTRIES = 64  # an entry holds up to 256 records
 STATUS = "bookkeeper"
 """Hash on the lanes server: drain_lag_ms, drain_position, drain_rows, drain_quarantined, drain_at (epoch seconds)."""
 
-Entry = tuple[bytes, list[bytes]]
+
+class Taken(NamedTuple):
+    """A batch read from the journal after `old`, whose last entry is `new`."""
+
+    batch: Batch
+    old: str
+    new: str
 
 
 class Drain:
     """One drain. `step()` moves one batch; its connections, position and what it knows of the ledger are kept between steps.
 
-    `on_drained` is called after each commit with the records that are in the ledger now.
+    `on_drained` is called after each commit with the keys that were used: newest opening of each, in ms since the epoch.
     """
 
     def __init__(
-        self, state: redis.Redis, *, stream: str = JOURNAL, on_drained: Callable[[list[JournalRecord]], None] | None = None
+        self, state: redis.Redis, *, stream: str = JOURNAL, on_drained: Callable[[dict[str, int]], None] | None = None
     ) -> None:
         self.state = state
         self.stream = stream
         self.on_drained = on_drained
+        self.reader = Reader()
         self.writer: ledger.Writer | None = None
         self.position: str | None = None
         self.lag_ms = 0  # age of the oldest entry that the last step found, on the state server's clock
@@ -52,10 +60,14 @@ class Drain:
         Raises redis.RedisError or psycopg2.Error when a server does not do its part: nothing is lost, call again.
         """
         try:
-            return self._step()
+            taken = self.take()
+            if taken is None or not self.write(taken):
+                return 0
         except psycopg2.Error:
             self.close()
             raise
+        self.trim()
+        return len(taken.batch)
 
     def close(self) -> None:
         """Drop the connection; the next step makes a new one and asks for the position again."""
@@ -63,29 +75,37 @@ class Drain:
             self.writer.connection.close()
         self.writer, self.position = None, None
 
-    def _step(self) -> int:
+    def take(self) -> Taken | None:
+        """Read the next batch; None if there is none. It changes nothing but the trim that a crashed drain owes."""
         writer = self.writer = self.writer or ledger.Writer(ledger.connect())
         if self.position is None:
             self.position = ledger.read_position(writer.connection, self.stream)
-            self._trim()  # what a crashed drain had committed and not trimmed
+            self.trim()
         entries = self._read(self.position)
         self.lag_ms = max(0, self._now_ms() - _milliseconds(entries[0][0])) if entries else 0
         if not entries:
-            return 0
-        records, refused = _decode(entries)
-        new = entries[-1][0].decode()
+            return None
+        batch = self.reader.read(entries)
+        if batch.is_price_unknown:
+            self.reader.currencies = ledger.read_currencies(writer.connection)
+            batch = self.reader.read(entries)
+        return Taken(batch, self.position, entries[-1][0].decode())
+
+    def write(self, taken: Taken) -> bool:
+        """Commit rows, sums and position; False if another drain was first."""
+        if self.writer is None:
+            raise psycopg2.InterfaceError("the connection was dropped after the batch was read")
         try:
-            bad = writer.write(records, refused, stream=self.stream, old=self.position, new=new)
+            bad = self.writer.write(taken.batch, stream=self.stream, old=taken.old, new=taken.new)
         except ledger.PositionTaken:
-            log.info("another drain was first", extra={"position": self.position})
+            log.info("another drain was first", extra={"position": taken.old})
             self.position = None
-            return 0
-        self.position = new
-        self._count(len(records) + len(refused) - len(bad), bad)
-        self._trim()
+            return False
+        self.position = taken.new
+        self._count(len(taken.batch) - len(bad), bad)
         if self.on_drained:
-            self.on_drained(records)
-        return len(records) + len(refused)
+            self.on_drained(taken.batch.last_used)
+        return True
 
     def _read(self, position: str) -> list[Entry]:
         """Entries after `position`, page by page, until they hold BATCH_RECORDS or there are no more."""
@@ -100,17 +120,17 @@ class Drain:
             position = page[-1][0].decode()
         return entries
 
-    def _trim(self) -> None:
+    def trim(self) -> None:
         """Remove what the ledger holds: all entries up to and including the position, never further."""
         TRIM.run_sync(self.state, [self.stream, f"{self.stream}:trimmed"], [self.position or "0-0"])
 
-    def _count(self, rows: int, bad: list[ledger.RefusedRecord]) -> None:
+    def _count(self, rows: int, bad: list[Refused]) -> None:
         self.rows += rows
         self.quarantined += len(bad)
-        for record, error in bad:
+        for origin, error in bad:
             log.error(
                 "a journal record was put into quarantine",
-                extra={"stream_id": record.stream_id, "number": record.number, "error": error},
+                extra={"stream_id": origin.stream_id, "number": origin.number, "error": error},
             )
 
     def _now_ms(self) -> int:
@@ -132,16 +152,6 @@ class Drain:
                 "drain_at": f"{time.time():.3f}",
             },
         )
-
-
-def _decode(entries: list[Entry]) -> tuple[list[JournalRecord], list[ledger.RefusedRecord]]:
-    records: list[JournalRecord] = []
-    refused: list[ledger.RefusedRecord] = []
-    for stream_id, fields in entries:
-        more, unreadable = read_entry(stream_id.decode(), fields)
-        records += more
-        refused += unreadable
-    return records, refused
 
 
 def _milliseconds(stream_id: bytes) -> int:

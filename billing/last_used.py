@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from psycopg2.extensions import connection as Connection
 
-from billing.records import JournalRecord
+from billing.records import NO_KEY
 
 
 class LastUsed:
@@ -15,12 +15,11 @@ class LastUsed:
         self._lock = threading.Lock()
         self._seen: dict[str, int] = {}
 
-    def note(self, records: list[JournalRecord]) -> None:
+    def note(self, used: dict[str, int]) -> None:
         with self._lock:
-            for record in records:
-                usage = record.usage
-                if usage.key and self._seen.get(usage.key, 0) < usage.opened_ms:
-                    self._seen[usage.key] = usage.opened_ms
+            for key, opened_ms in used.items():
+                if key != NO_KEY and self._seen.get(key, 0) < opened_ms:
+                    self._seen[key] = opened_ms
 
     def flush(self, connection: Connection) -> None:
         """Write what was noted. On psycopg2.Error it is lost: the key's next use tells a newer time."""

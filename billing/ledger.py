@@ -1,12 +1,11 @@
 """The ledger's writing side: one batch of journal records becomes rows and sums, exactly once, in one transaction.
 
-Everything here runs as the role `maas_metering`, on a psycopg2 connection of its own: a batch is one COPY and two statements.
+Everything here runs as the role `maas_metering`, on a psycopg2 connection of its own: a batch is one COPY and three statements.
 """
 
 import datetime
 import io
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import psycopg2
@@ -14,22 +13,34 @@ from django.db import connections
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from billing.records import NO_KEY, JournalRecord, day_of, opened_day
-from billing.rollup import Rollup, roll_up
+from billing.records import COLUMNS, Batch, Refused, day_of
 
-COLUMNS = (
-    "day, call_id, seq, tenant_id, api_key_id, model_id, version_id, model_name, version_number, endpoint, mode, kind, period, "
-    "rows, bytes_in, bytes_out, queue_us, compute_us, price_version, amount_nano, currency, is_clamped, request_id, opened_at, "
-    "closed_at, stream_id"
-)
 # COPY does not go into a table with row-level security, so the rows go over a temporary one.
-INCOMING = "CREATE TEMPORARY TABLE IF NOT EXISTS incoming (LIKE usage_event) ON COMMIT DELETE ROWS"
+INCOMING = """
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
+  day integer, call_id uuid, tenant_id uuid, api_key_id uuid, model_id uuid, version_id uuid, model_name text,
+  version_number text, endpoint text, mode text, kind text, period text, price_version integer, currency text, rows bigint,
+  bytes_in bigint, bytes_out bigint, queue_us bigint, compute_us bigint, amount_nano bigint, is_clamped boolean,
+  request_id text, opened_ms bigint, closed_ms bigint, stream_id text
+) ON COMMIT DELETE ROWS
+"""
 COPY = f"COPY pg_temp.incoming ({COLUMNS}) FROM STDIN"
-INSERT = f"INSERT INTO usage_event ({COLUMNS}) SELECT {COLUMNS} FROM pg_temp.incoming"  # noqa: S608  # constants
-ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-RefusedRecord = tuple[JournalRecord, str]
-"""A record that cannot become a row, and why."""
+EVENTS = """
+INSERT INTO usage_event (day, call_id, tenant_id, api_key_id, model_id, version_id, model_name, version_number, endpoint, mode,
+  kind, period, price_version, currency, rows, bytes_in, bytes_out, queue_us, compute_us, amount_nano, is_clamped, request_id,
+  opened_at, closed_at, stream_id, batch)
+SELECT date '1970-01-01' + day, call_id, tenant_id, api_key_id, model_id, version_id, model_name, version_number, endpoint,
+  mode, kind, period, price_version, currency, rows, bytes_in, bytes_out, queue_us, compute_us, amount_nano, is_clamped,
+  request_id, to_timestamp(opened_ms / 1000::float8), to_timestamp(closed_ms / 1000::float8), stream_id, %s
+FROM pg_temp.incoming
+"""
+SUMS = """
+INSERT INTO usage_month AS s (tenant_id, api_key_id, period, calls, amount_nano)
+SELECT tenant_id, api_key_id, period, count(*), sum(amount_nano) FROM pg_temp.incoming
+WHERE kind = 'usage' AND mode = 'live' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+ON CONFLICT (tenant_id, api_key_id, period) DO UPDATE SET
+  calls = s.calls + excluded.calls, amount_nano = s.amount_nano + excluded.amount_nano
+"""
 
 
 class PositionTaken(Exception):
@@ -76,6 +87,13 @@ def read_position(connection: Connection, stream: str) -> str:
         return str(_first(cursor))
 
 
+def read_currencies(connection: Connection) -> dict[int, str]:
+    """The currency of each price version."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT version, currency FROM price_version")
+        return dict(cursor.fetchall())
+
+
 def ensure_days(connection: Connection, days: Sequence[datetime.date]) -> None:
     """Make the partitions of `days` in a transaction of its own, before rows need them."""
     with connection, connection.cursor() as cursor:
@@ -84,138 +102,77 @@ def ensure_days(connection: Connection, days: Sequence[datetime.date]) -> None:
 
 
 class Writer:
-    """Writes batches over one connection, and remembers which days have a partition and which prices which currency."""
+    """Writes batches over one connection, and remembers which days have a partition."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.days: set[int] = set()
-        self.currencies: dict[int, str] = {}
 
-    def write(
-        self, records: list[JournalRecord], refused: list[RefusedRecord], *, stream: str, old: str, new: str
-    ) -> list[RefusedRecord]:
-        """Move `stream` from position `old` to `new` with its `records`, or change nothing.
+    def write(self, batch: Batch, *, stream: str, old: str, new: str) -> list[Refused]:
+        """Move `stream` from position `old` to `new` with the records of `batch`, or change nothing.
 
-        What the table does not take goes into quarantine together with `refused`, which could not be read at all; both are
-        returned. Raises PositionTaken, or psycopg2's error: the transaction is then rolled back.
+        What the table does not take goes into quarantine together with what could not be read at all; both are returned.
+        Raises PositionTaken, or psycopg2's error: the transaction is then rolled back.
         """
         with self.connection, self.connection.cursor() as cursor:
-            move_position(cursor, stream, old, new)
-            unpriced = self._unpriced(cursor, records)
-            taken, untaken = self._insert(
-                cursor, [record for record in records if record.usage.price_version in self.currencies]
-            )
-            bad = refused + unpriced + untaken
+            number = move_position(cursor, stream, old, new)
+            bad = batch.refused + self._insert(cursor, batch, number, 0, len(batch.lines))
             if bad:
                 quarantine(cursor, stream, bad)
-            write_rollup(cursor, roll_up(taken, self.currencies))
         return bad
 
-    def _unpriced(self, cursor: Cursor, records: list[JournalRecord]) -> list[RefusedRecord]:
-        """The records whose price version does not exist."""
-        if not {record.usage.price_version for record in records} <= self.currencies.keys():
-            cursor.execute("SELECT version, currency FROM price_version")
-            self.currencies = dict(cursor.fetchall())
-        return [
-            (record, f"there is no price version {record.usage.price_version}")
-            for record in records
-            if record.usage.price_version not in self.currencies
-        ]
-
-    def _insert(self, cursor: Cursor, records: list[JournalRecord]) -> tuple[list[JournalRecord], list[RefusedRecord]]:
-        """Insert `records`; by halves where the table refuses some, until the bad ones stand alone. → (taken, refused)."""
-        if not records:
-            return [], []
+    def _insert(self, cursor: Cursor, batch: Batch, number: int, first: int, end: int) -> list[Refused]:
+        """Insert a part of `batch`; in halves if a table refuses some, until the bad ones, which are returned, stand alone."""
+        if first == end:
+            return []
         cursor.execute("SAVEPOINT batch")
         try:
-            self._copy(cursor, records)
+            self._copy(cursor, batch, number, first, end)
         except (psycopg2.DataError, psycopg2.IntegrityError) as error:
             cursor.execute("ROLLBACK TO SAVEPOINT batch")
             self.days.clear()
-            if len(records) == 1:
-                return [], [(records[0], str(error).strip())]
-            half = len(records) // 2
-            taken, refused = self._insert(cursor, records[:half])
-            cursor.execute("DELETE FROM pg_temp.incoming")
-            more_taken, more_refused = self._insert(cursor, records[half:])
-            return taken + more_taken, refused + more_refused
+            if end - first == 1:
+                return [(batch.origins[first], str(error).strip())]
+            middle = (first + end) // 2
+            return self._insert(cursor, batch, number, first, middle) + self._insert(cursor, batch, number, middle, end)
         cursor.execute("RELEASE SAVEPOINT batch")
-        return records, []
+        return []
 
-    def _copy(self, cursor: Cursor, records: list[JournalRecord]) -> None:
-        days = {opened_day(record.usage.call) for record in records}
+    def _copy(self, cursor: Cursor, batch: Batch, number: int, first: int, end: int) -> None:
+        is_whole = end - first == len(batch.lines)
+        days = batch.days if is_whole else {int(line.partition("\t")[0]) for line in batch.lines[first:end]}
         for day in sorted(days - self.days):
             cursor.execute("SELECT ensure_usage_partition(%s)", [day_of(day)])
-        lines = [line(record, self.currencies[record.usage.price_version]) for record in records]
-        lines.sort()  # by day and call id: neighbours in the index
-        cursor.copy_expert(COPY, io.StringIO("".join(lines)))
-        cursor.execute(INSERT)
+        if not is_whole:
+            cursor.execute("TRUNCATE pg_temp.incoming")  # what an earlier part left
+        lines = batch.lines if is_whole else batch.lines[first:end]
+        cursor.copy_expert(COPY, io.BytesIO("".join(lines).encode()), 1 << 20)
+        cursor.execute(EVENTS, [number])
+        cursor.execute(SUMS)
         self.days |= days
 
 
-def line(record: JournalRecord, currency: str) -> str:
-    """A row for COPY, in the order of COLUMNS."""
-    usage = record.usage
-    return (
-        f"{day_of(opened_day(usage.call))}\t{usage.call}\t0\t{usage.tenant}\t{usage.key or NO_KEY}\t{usage.model}\t"
-        f"{usage.version}\t{_text(usage.model_name)}\t{_text(usage.version_number)}\t{_text(usage.endpoint)}\t{_text(usage.mode)}\t"
-        f"{_text(usage.kind)}\t{_text(usage.period)}\t{usage.rows}\t{usage.bytes_in}\t{usage.bytes_out}\t{usage.queue_us}\t"
-        f"{usage.compute_us}\t{usage.price_version}\t{usage.nano}\t{currency}\t{'t' if usage.is_clamped else 'f'}\t"
-        f"{usage.request_id.translate(ESCAPES)}\t{_time(usage.opened_ms)}\t{_time(usage.closed_ms)}\t{record.stream_id}\n"
-    )
+def move_position(cursor: Cursor, stream: str, old: str, new: str) -> int:
+    """Compare-and-set; the number of the batch that this begins, one more than the stream's last.
 
-
-@lru_cache(maxsize=10_000)
-def _text(value: str) -> str:
-    return value.translate(ESCAPES)
-
-
-def _time(at_ms: int) -> str:
-    return datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC).isoformat()
-
-
-def move_position(cursor: Cursor, stream: str, old: str, new: str) -> None:
-    """Compare-and-set. A drain that is slower waits here for the other's commit, and then finds the position moved."""
+    A drain that is slower waits here for the other's commit, and then finds the position moved.
+    """
     cursor.execute(
-        "UPDATE journal_position SET position = %s, updated_at = now() WHERE stream = %s AND position = %s", [new, stream, old]
+        "UPDATE journal_position SET position = %s, batch = batch + 1, updated_at = now() WHERE stream = %s AND position = %s "
+        "RETURNING batch",
+        [new, stream, old],
     )
-    if cursor.rowcount != 1:
+    row = cursor.fetchone()
+    if row is None:
         raise PositionTaken(f"{stream} is not at {old} any more")
+    return int(row[0])
 
 
-def quarantine(cursor: Cursor, stream: str, bad: list[RefusedRecord]) -> None:
+def quarantine(cursor: Cursor, stream: str, bad: list[Refused]) -> None:
     cursor.executemany(
         "INSERT INTO journal_quarantine (stream, stream_id, number, raw, error, created_at) VALUES (%s, %s, %s, %s, %s, now())",
-        [(stream, record.stream_id, record.number, record.raw, error[:2000]) for record, error in bad],
+        [(stream, *origin, error[:2000]) for origin, error in bad],
     )
-
-
-HOUR = """
-INSERT INTO usage_hour AS h (tenant_id, hour, api_key_id, model_id, version_id, mode, currency, model_name, version_number,
-  calls, reversed, rows, bytes_in, bytes_out, queue_us, compute_us, total_ms, amount_nano)
-SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[],
-  %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-  %s::bigint[])
-ON CONFLICT (tenant_id, hour, api_key_id, model_id, version_id, mode, currency) DO UPDATE SET
-  model_name = excluded.model_name, version_number = excluded.version_number,
-  calls = h.calls + excluded.calls, reversed = h.reversed + excluded.reversed, rows = h.rows + excluded.rows,
-  bytes_in = h.bytes_in + excluded.bytes_in, bytes_out = h.bytes_out + excluded.bytes_out,
-  queue_us = h.queue_us + excluded.queue_us, compute_us = h.compute_us + excluded.compute_us,
-  total_ms = h.total_ms + excluded.total_ms, amount_nano = h.amount_nano + excluded.amount_nano
-"""
-SUM = """
-INSERT INTO usage_sum AS s (tenant_id, scope, period, calls, amount_nano)
-SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
-ON CONFLICT (tenant_id, scope, period) DO UPDATE SET
-  calls = s.calls + excluded.calls, amount_nano = s.amount_nano + excluded.amount_nano
-"""
-
-
-def write_rollup(cursor: Cursor, rollup: Rollup) -> None:
-    """Add a batch to the hours and sums, each with one statement."""
-    for statement, rows in ((HOUR, rollup.hours), (SUM, rollup.sums)):
-        if rows:
-            cursor.execute(statement, [list(column) for column in zip(*rows, strict=True)])
 
 
 def _first(cursor: Cursor) -> Any:

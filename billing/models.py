@@ -60,6 +60,7 @@ class UsageEvent(models.Model):
     opened_at = models.DateTimeField()
     closed_at = models.DateTimeField()
     stream_id = models.TextField()
+    batch = models.BigIntegerField(default=0)  # of the drain, in which it came; the roll-up goes by it
 
     class Meta:
         db_table = "usage_event"
@@ -74,7 +75,8 @@ class UsageHour(models.Model):
     """Calls of one hour (in which they were opened) by key, model, version and mode; all that pages read.
 
     The sums count answered calls; `reversed` counts those whose gateway died before their close, which cost nothing.
-    `total_ms` is the sum of the times from open to close.
+    `total_ms` is the sum of the times from open to close. Nobody looks for an id, so it has no index.
+    UsageRollup says up to where in the journal the hours are complete.
     """
 
     tenant_id = models.UUIDField()
@@ -108,24 +110,24 @@ class UsageHour(models.Model):
         return f"{self.model_name} {self.hour:%Y-%m-%d %H}h"
 
 
-class UsageSum(models.Model):
-    """What an organization, or one of its keys, has used in a month (`2026-11`) or `ever`: what its account is rebuilt from.
+class UsageMonth(models.Model):
+    """What a key (the nil UUID: sessions) has used in a month (`2026-11`): what accounts are rebuilt from, exact with each row.
 
-    `scope` is `organization`, or the key's id as 32 hexadecimal digits. Test-mode and reversed calls raise no sum.
+    Test-mode and reversed calls raise no sum. Made by SQL: its real primary key is (tenant_id, api_key_id, period).
     """
 
     tenant_id = models.UUIDField()
-    scope = models.CharField(max_length=32)
+    api_key_id = models.UUIDField()
     period = models.CharField(max_length=7)
     calls = models.BigIntegerField()
     amount_nano = models.BigIntegerField()
 
     class Meta:
-        db_table = "usage_sum"
-        constraints = [models.UniqueConstraint(fields=["tenant_id", "scope", "period"], name="usage_sum_key")]
+        db_table = "usage_month"
+        managed = False
 
     def __str__(self) -> str:
-        return f"{self.tenant_id} {self.scope} {self.period}"
+        return f"{self.tenant_id} {self.api_key_id} {self.period}"
 
 
 class JournalPosition(models.Model):
@@ -134,9 +136,24 @@ class JournalPosition(models.Model):
     stream = models.CharField(max_length=100, primary_key=True)
     position = models.CharField(max_length=41)
     updated_at = models.DateTimeField()
+    batch = models.BigIntegerField(default=0, help_text="Number of the last batch; each stream counts in a range of its own.")
 
     class Meta:
         db_table = "journal_position"
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.position}"
+
+
+class UsageRollup(models.Model):
+    """How far a journal's rows are in the hours: batch and position as the drain had them, changed only by compare-and-set."""
+
+    stream = models.CharField(max_length=100, primary_key=True)
+    batch = models.BigIntegerField()
+    position = models.CharField(max_length=41)
+
+    class Meta:
+        db_table = "usage_rollup"
 
     def __str__(self) -> str:
         return f"{self.stream} {self.position}"

@@ -18,8 +18,13 @@ from inference.books.scripts import JOURNAL
 
 log = logging.getLogger(__name__)
 
+# By scope (a key, or the organization) and period (a month that is kept, or ever): what accounts hold.
 SUMS = """
-SELECT scope, period, calls, amount_nano FROM usage_sum WHERE tenant_id = %s AND (period = 'ever' OR period >= %s)
+SELECT CASE WHEN grouping(api_key_id) = 1 THEN 'organization' ELSE replace(api_key_id::text, '-', '') END,
+  CASE WHEN grouping(period) = 1 THEN 'ever' ELSE period END, sum(calls)::bigint, sum(amount_nano)::bigint
+FROM usage_month WHERE tenant_id = %s GROUP BY GROUPING SETS ((api_key_id, period), (api_key_id), (period), ())
+HAVING count(*) > 0 AND (grouping(api_key_id) = 1 OR api_key_id <> '00000000-0000-0000-0000-000000000000')
+  AND (grouping(period) = 1 OR period >= %s)
 """
 
 

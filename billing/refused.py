@@ -7,7 +7,7 @@ import redis
 from psycopg2.extensions import connection as Connection
 
 from billing import ledger
-from billing.records import UNREAD, JournalRecord
+from billing.records import Origin, Refused
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,6 @@ def move_refused(connection: Connection, state: redis.Redis) -> int:
     return len(bad)
 
 
-def _refused(stream_id: str, fields: dict[bytes, bytes]) -> ledger.RefusedRecord:
+def _refused(stream_id: str, fields: dict[bytes, bytes]) -> Refused:
     call, reason = (fields.get(name, b"").decode(errors="replace") for name in (b"call", b"reason"))
-    return JournalRecord(stream_id, 0, fields.get(b"r", b""), UNREAD), f"{call}: {reason}".replace("\x00", "")
+    return Origin(stream_id, 0, fields.get(b"r", b"")), f"{call}: {reason}".replace("\x00", "")

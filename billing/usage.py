@@ -10,7 +10,7 @@ import redis
 from django.db.models import Max, Sum
 from django.db.models.functions import Trunc
 
-from billing.models import NIL, JournalPosition, UsageHour
+from billing.models import NIL, JournalPosition, UsageHour, UsageRollup
 from inference.books import accounts
 from inference.books.scripts import JOURNAL
 from saas.lib.errors import ValidationFailed
@@ -154,18 +154,41 @@ def money(nano: int) -> str:
 
 
 def complete_until(now: datetime) -> datetime | None:
-    """Until when every ended call is in the ledger. Asked before the roll-ups are, which may then hold more, never less.
+    """Until when every ended call is in the hours. Asked before the hours are, which may then hold more, never less.
 
-    That is a second ago if the journal is empty, else a second before its oldest entry was written; with the state server away,
-    when the last entry was that the ledger holds; None if it has never held one.
+    While the roll-up is behind the ledger, that is a second before the last entry it has taken. Else a second ago if the
+    journal is empty, or a second before its oldest entry was written; with the state server away, the time of the last entry
+    that the ledger holds. None if there has never been one.
     """
-    position = JournalPosition.objects.filter(stream=JOURNAL).values_list("position", flat=True).first() or "0-0"
+    rolled, drained = _rolled_up()
+    if rolled != drained:
+        return _settled(rolled)
     try:
-        waiting: Any = accounts.shared_client().xrange(JOURNAL, min=f"({position}", count=1)
+        waiting: Any = accounts.shared_client().xrange(JOURNAL, min=f"({drained}", count=1)
     except redis.RedisError:
-        drained = int(position.partition("-")[0])
-        return datetime.fromtimestamp(drained / 1000, UTC) if drained else None
-    if not waiting:
-        return now - SETTLED
-    oldest = int(waiting[0][0].partition(b"-")[0])
-    return datetime.fromtimestamp(oldest / 1000, UTC) - SETTLED
+        return _written_at(drained)
+    if _rolled_up() != (rolled, drained):  # what was waiting may be trimmed already, and not be in the hours yet
+        return _settled(rolled)
+    return _settled(waiting[0][0].decode()) if waiting else now - SETTLED
+
+
+def _rolled_up() -> tuple[str, str]:
+    """The last journal entry in the hours, and in the ledger."""
+    drained = JournalPosition.objects.filter(stream=JOURNAL).first()
+    if drained is None:
+        return "0-0", "0-0"
+    rolled = UsageRollup.objects.filter(stream=JOURNAL).first()
+    if rolled and rolled.batch == drained.batch:
+        return drained.position, drained.position
+    return rolled.position if rolled else "0-0", drained.position
+
+
+def _settled(position: str) -> datetime | None:
+    written = _written_at(position)
+    return written - SETTLED if written else None
+
+
+def _written_at(position: str) -> datetime | None:
+    """When a stream entry was written, by its id; None for `0-0`."""
+    at_ms = int(position.partition("-")[0])
+    return datetime.fromtimestamp(at_ms / 1000, UTC) if at_ms else None

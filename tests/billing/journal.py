@@ -1,10 +1,14 @@
 """A journal of a test's own, with records as gateways write them."""
 
 import time
+from contextlib import closing
 from uuid import UUID
 
 import redis
 
+from billing.drain import Drain
+from billing.hours import catch_up
+from billing.ledger import connect
 from inference.books.record import UsageRecord, pack_record
 from saas.lib.ids import uuid7
 
@@ -22,6 +26,16 @@ class Journal:
 
     def __len__(self) -> int:
         return self.state.xlen(self.name)
+
+
+def settle(state: redis.Redis, stream: str) -> None:
+    """Move all of `stream` into ledger and hours."""
+    drain = Drain(state, stream=stream)
+    while drain.step():
+        pass
+    drain.close()
+    with closing(connect()) as connection:
+        catch_up(connection, stream)
 
 
 def usage(organization: UUID, **given) -> UsageRecord:

@@ -5,12 +5,11 @@ from uuid import uuid4
 import pytest
 from django.test import Client
 
-from billing.drain import Drain
-from tests.billing.journal import usage
+from tests.billing.journal import settle, usage
 
 PAGES = [
-    "usageevent", "usagehour", "usagesum", "journalposition", "journalquarantine", "organizationlimits", "priceversion",
-    "quotachange",
+    "usageevent", "usagehour", "usagemonth", "usagerollup", "journalposition", "journalquarantine", "organizationlimits",
+    "priceversion", "quotachange",
 ]  # fmt: skip
 
 
@@ -37,7 +36,7 @@ def test_every_table_has_a_page(operator, page):
 def test_a_call_can_be_found_and_not_changed(operator, state, journal, tenant):
     record = usage(tenant)
     journal.add(record)
-    Drain(state, stream=journal.name).step()
+    settle(state, journal.name)
 
     found = operator.get("/admin/billing/usageevent/", {"q": record.request_id})
     assert str(tenant) in found.content.decode()

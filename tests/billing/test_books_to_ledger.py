@@ -8,6 +8,7 @@ import threading
 
 from billing import verify
 from billing.drain import Drain
+from billing.hours import RollUp
 from billing.ledger import Link
 from billing.rebuild import rebuild_wanted
 from inference.books import accounts
@@ -19,11 +20,12 @@ from tests.billing.journal import usage
 
 
 class Background:
-    """A drain and a rebuilder at work beside the test."""
+    """A drain, a roll-up and a rebuilder at work beside the test."""
 
     def __init__(self, url: str) -> None:
-        self.drain, self.link, self.stopping = Drain(sync_client(url)), Link(), threading.Event()
-        self.threads = [threading.Thread(target=self._run, args=(step,)) for step in (self.drain.step, self._rebuild)]
+        self.drain, self.rollup, self.link, self.stopping = Drain(sync_client(url)), RollUp(), Link(), threading.Event()
+        steps = (self.drain.step, self.rollup.step, self._rebuild)
+        self.threads = [threading.Thread(target=self._run, args=(step,)) for step in steps]
 
     def _rebuild(self) -> None:
         rebuild_wanted(self.link)
@@ -44,6 +46,7 @@ class Background:
         while self.drain.step():
             pass
         self.drain.close()
+        self.rollup.close()
         self.link.close()
 
 

@@ -15,7 +15,7 @@ from saas.lib.ids import uuid7
 from tests.billing.journal import Journal, usage
 
 EVENTS = "SELECT replace(call_id::text, '-', '') FROM usage_event WHERE tenant_id = %s"
-CALLS = "SELECT calls FROM usage_sum WHERE tenant_id = %s AND scope = 'organization' AND period = 'ever'"
+CALLS = "SELECT sum(calls) FROM usage_month WHERE tenant_id = %s"
 POSITION = "SELECT position FROM journal_position WHERE stream = %s"
 
 
@@ -51,14 +51,14 @@ def test_a_drain_that_died_between_commit_and_trim_counts_nothing_twice(state, j
         journal.add(usage(tenant), usage(tenant))
     entries = Drain(state, stream=journal.name)._read("0-0")
     dead = Drain(state, stream=journal.name)
-    dead._trim = lambda: None  # dies right after its commit
+    dead.trim = lambda: None  # dies right after its commit
     dead.step()
     assert len(journal) == len(entries)
 
     drain_all(Drain(state, stream=journal.name))
 
     assert len(ledger(EVENTS, tenant)) == 10
-    assert ledger("SELECT sum(calls) FROM usage_hour WHERE tenant_id = %s", tenant) == [(10,)]
+    assert ledger(CALLS, tenant) == [(10,)]
     assert len(journal) == 0
 
 
@@ -82,7 +82,7 @@ def test_of_two_drains_with_the_same_batch_one_writes(state, journal, tenant, le
     for drain in (first, second):
         drain.writer = ledger_module.Writer(ledger_module.connect())
         drain.position = ledger_module.read_position(drain.writer.connection, journal.name)
-    first._trim = lambda: None
+    first.trim = lambda: None
 
     assert first.step() == 1
     assert second.step() == 0
@@ -205,8 +205,8 @@ def test_the_trim_never_passes_the_position(state, journal, tenant, ledger):
     drain.step()
     late = journal.add(usage(tenant))
 
-    Drain(state, stream=journal.name)._trim()  # of one that knows no position yet
-    drain._trim()
+    Drain(state, stream=journal.name).trim()  # of one that knows no position yet
+    drain.trim()
 
     assert [entry.decode() for entry, _ in state.xrange(journal.name)] == [late]
     assert ledger(POSITION, journal.name)[0][0] < late

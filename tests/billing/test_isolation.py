@@ -5,12 +5,11 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
-from billing.drain import Drain
 from saas.lib.ids import uuid7
-from tests.billing.journal import usage
+from tests.billing.journal import settle, usage
 
-TENANT_TABLES = ["usage_event", "usage_hour", "usage_sum", "quota_change"]
-TABLES = [*TENANT_TABLES, "journal_position", "journal_quarantine", "price_version"]
+TENANT_TABLES = ["usage_event", "usage_hour", "usage_month", "quota_change"]
+TABLES = [*TENANT_TABLES, "journal_position", "usage_rollup", "journal_quarantine", "price_version"]
 EVERY = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
 REFUSED = psycopg2.errors.InsufficientPrivilege
 
@@ -19,11 +18,11 @@ REFUSED = psycopg2.errors.InsufficientPrivilege
 def used(state, journal, tenant):
     """An organization with one call in the ledger, and another's beside it."""
     journal.add(usage(tenant), usage(uuid7()))
-    Drain(state, stream=journal.name).step()
+    settle(state, journal.name)
     return tenant
 
 
-@pytest.mark.parametrize("table", ["usage_event", "usage_hour", "usage_sum"])
+@pytest.mark.parametrize("table", ["usage_event", "usage_hour", "usage_month"])
 def test_the_application_reads_its_tenants_rows_only(used, as_role, table):
     own = as_role("app", used)
     own.execute(f"SELECT DISTINCT tenant_id FROM {table}")

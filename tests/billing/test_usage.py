@@ -11,7 +11,7 @@ from inference.books import accounts
 from inference.books.scripts import JOURNAL
 from saas.lib.ids import uuid7
 from saas.lib.valkey import sync_client
-from tests.billing.journal import Journal, usage
+from tests.billing.journal import Journal, settle, usage
 
 URL, CALLS = "/api/v1/usage", "/api/v1/usage/calls"
 
@@ -32,8 +32,7 @@ def record(organization, journal, state):
 
     def put(*many, **given):
         journal.add(*(many or [usage(organization.id, **given)]))
-        while Drain(state, stream=journal.name).step():
-            pass
+        settle(state, journal.name)
 
     return put
 
@@ -192,9 +191,7 @@ def test_the_number_of_queries_does_not_grow(reader, record, organization, make_
 
 
 def test_as_of_is_now_when_the_journal_is_empty_and_the_oldest_entrys_time_when_not(reader, state):
-    drain = Drain(state)
-    while drain.step():
-        pass
+    settle(state, JOURNAL)
     before = datetime.now(UTC)
     as_of = datetime.fromisoformat(reader.get(URL).json()["as_of"])
     assert before - timedelta(seconds=2) < as_of <= datetime.now(UTC)
@@ -202,23 +199,34 @@ def test_as_of_is_now_when_the_journal_is_empty_and_the_oldest_entrys_time_when_
     waiting = Journal(state, JOURNAL).add(usage(uuid7()))
     as_of = datetime.fromisoformat(reader.get(URL).json()["as_of"])
     written = datetime.fromtimestamp(int(waiting.partition("-")[0]) / 1000, UTC)
-    while drain.step():
-        pass
+    settle(state, JOURNAL)
 
     assert as_of == written - timedelta(seconds=1)
 
 
 def test_as_of_without_the_state_server_is_what_the_ledger_holds(reader, state, monkeypatch):
-
-    Journal(state, JOURNAL).add(usage(uuid7()))
-    drain = Drain(state)
-    while drain.step():
-        pass
+    last = Journal(state, JOURNAL).add(usage(uuid7()))
+    settle(state, JOURNAL)
     monkeypatch.setattr(accounts, "shared_client", lambda: sync_client("unix:///nowhere.sock"))
 
     as_of = datetime.fromisoformat(reader.get(URL).json()["as_of"])
 
-    assert as_of <= datetime.now(UTC)
+    assert as_of == datetime.fromtimestamp(int(last.partition("-")[0]) / 1000, UTC)
+
+
+def test_as_of_waits_for_the_roll_up(reader, state):
+    journal, drain = Journal(state, JOURNAL), Drain(state)
+    rolled = journal.add(usage(uuid7()))
+    settle(state, JOURNAL)
+    journal.add(usage(uuid7()))
+    while drain.step():
+        pass
+
+    as_of = datetime.fromisoformat(reader.get(URL).json()["as_of"])
+
+    assert as_of == datetime.fromtimestamp(int(rolled.partition("-")[0]) / 1000, UTC) - timedelta(seconds=1)
+    settle(state, JOURNAL)
+    assert datetime.fromisoformat(reader.get(URL).json()["as_of"]) > as_of
 
 
 def test_single_calls_newest_first_page_by_page(reader, record, organization, make_key):

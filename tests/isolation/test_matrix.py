@@ -222,8 +222,7 @@ def used(world, embedded):
     """Alice's model was called once, and the call is in the ledger."""
     import redis
 
-    from billing.drain import Drain
-    from tests.billing.journal import Journal, usage
+    from tests.billing.journal import Journal, settle, usage
 
     names = world.names()
     with redis.Redis.from_url(embedded["STATE_URL"]) as state:
@@ -239,8 +238,7 @@ def used(world, embedded):
                 request_id=names["request_id"],
             )
         )
-        while Drain(state, stream=journal.name).step():
-            pass
+        settle(state, journal.name)
 
 
 @pytest.mark.parametrize("route", LISTS)
