@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
@@ -45,6 +46,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 STOP_GRACE = 0.5  # seconds: the server has let calls end already
+SWITCH_SECONDS = 0.0005  # after which a thread gives the interpreter to the loop, which asks for it many times in a call
 FORWARDED = {b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via"}
 PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -108,6 +110,7 @@ class Application:
 
     async def _start(self) -> Front:
         config = self._config
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._gateway = gateway = Gateway(
             state_url=config.state_url, lanes_url=config.lanes_url, lane_max_ms=config.lane_max_ms, stored=stored.Answers()
         )

@@ -11,14 +11,16 @@ from typing import Protocol
 import msgspec
 
 from inference.gateway.call import Call, Rendered
+from inference.gateway.threads import Thread
 from inference.lanes import Reply
 from saas.lib import errors
 from saas.lib.errors import AppError
 
 log = logging.getLogger(__name__)
 
-LARGE_REPLY = 256 << 10  # bytes of outputs from which an answer is rendered in a thread; below, the hop costs more
-MANY_LABELS = 1000  # the same, for labels
+LARGE_REPLY = 64 << 10  # bytes of outputs beyond which an answer is rendered in a thread; below, the hop costs more
+RANKED_REPLY = 4 << 10  # the same where elements are ranked, each a Python object
+LABEL_BYTES = 64  # about
 pack_answer, unpack_answer = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(Rendered).decode
 Outcome = Rendered | AppError
 
@@ -39,14 +41,23 @@ class Answers:
 
     def __init__(self, store: AnswerStore) -> None:
         self.store = store
+        self._thread = Thread("answers")
+
+    def close(self) -> None:
+        self._thread.close()
 
     def render(self, call: Call, reply: Reply, done: Callable[[Call, Outcome], None]) -> None:
         """Make the answer of `call`; `done` gets it, or the AppError that it fails with."""
-        if is_large(reply):
-            rendering = asyncio.get_running_loop().run_in_executor(None, rendered, call, reply)
-            rendering.add_done_callback(lambda made: done(call, made.result()))
-        else:
+        size = size_of(reply)
+        if size <= (RANKED_REPLY if call.is_ranked else LARGE_REPLY):
             done(call, rendered(call, reply))
+            return
+        try:
+            rendering = self._thread.run(call.key.organization, size, lambda: rendered(call, reply))
+        except AppError as error:
+            done(call, error)
+        else:
+            rendering.add_done_callback(lambda made: done(call, made.result()))
 
     def seal(self, call: Call, answer: Rendered, done: Callable[[Call, Rendered, bytes | None], None]) -> None:
         """Make what the books keep of `answer`; `done` gets it, or None: it cannot be stored."""
@@ -77,11 +88,11 @@ class Answers:
             return errors.Unavailable("The stored answer cannot be read right now", retry_after=1)
 
 
-def is_large(reply: Reply) -> bool:
-    """Whether rendering takes so long that the loop must not wait for it."""
+def size_of(reply: Reply) -> int:
+    """Bytes of what the model gave."""
     if reply.predictions:
-        return len(reply.predictions) * len(reply.predictions[0]) > MANY_LABELS
-    return sum([len(output[3]) for output in reply.outputs or ()]) > LARGE_REPLY
+        return len(reply.predictions) * len(reply.predictions[0]) * LABEL_BYTES
+    return sum([len(output[3]) for output in reply.outputs or ()])
 
 
 def rendered(call: Call, reply: Reply) -> Outcome:

@@ -50,6 +50,7 @@ class Call:
         "is_ended",
         "is_low",
         "is_open",
+        "is_ranked",
         "is_replay",
         "items",
         "key",
@@ -91,12 +92,14 @@ class Call:
         idempotency_key: str | None = None,
         fingerprint: bytes = b"",
         is_low: bool = False,
+        is_ranked: bool = False,
     ) -> None:
         self.key, self.route, self.version = key, route, version
         self.endpoint, self.rows, self.render, self.done = endpoint, rows, render, done
         self.inputs, self.outputs, self.items, self.top = inputs, outputs, items, top
         self.bytes_in, self.timeout, self.request_id = bytes_in, timeout, request_id
         self.idempotency_key, self.fingerprint, self.is_low = idempotency_key, fingerprint, is_low
+        self.is_ranked = is_ranked  # the answer shows the best of the outputs' elements, with labels
         # filled by the gateway
         self.id = ""
         self.number = 0

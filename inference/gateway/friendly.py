@@ -21,6 +21,7 @@ from python_multipart.multipart import Field, File, parse_options_header
 from inference.gateway import tensors
 from inference.gateway.call import Call, Rendered
 from inference.gateway.v2 import JSON
+from inference.gateway.weight import LIGHT, check_json
 from inference.lanes import Prediction, Reply, Tensor
 from inference.routes import ModelRoute, TensorSpec, VersionRoute
 from saas.lib.errors import InvalidRequest, InvalidTensor, ModelFailed, UnsupportedMediaType
@@ -29,9 +30,7 @@ IMAGES, TEXTS = "image-classification", "text-classification"
 MAX_TOP = 1000
 MAX_ROWS = 10_000  # of one call
 MAX_LABELS = 100_000  # shown in one answer: rows times top
-LARGE_BYTES = 256 << 10  # a larger JSON body is decoded row by row, so that the interpreter can turn to other threads between
 MAX_DEPTH = 8
-MAX_BRACKETS = 500_000
 MAX_FILES = 1000
 FORM = f"The form must hold 1 to {MAX_FILES} files named file or image, and may hold the field top"
 FORM_LIMITS = {"MAX_MEMORY_FILE_SIZE": 1 << 40, "MAX_FIELDS": 8, "MAX_FIELD_SIZE": 64}  # in memory: the body is there already
@@ -151,10 +150,9 @@ def _read_form(body: bytes, content_type: str) -> tuple[list[bytes | str], int |
 
 
 def _read_json(body: bytes, route: ModelRoute, version: VersionRoute) -> Predict:
-    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:  # millions of empty rows take seconds to read
-        raise InvalidRequest(f"The body has more than {MAX_BRACKETS} lists and objects; send several calls, or tensors to /v2")
+    check_json(body)
     try:
-        request = decode(body) if len(body) <= LARGE_BYTES else _decode_large(body, version)
+        request = decode(body) if len(body) <= LIGHT else _decode_large(body, version)
     except msgspec.ValidationError as error:
         raise InvalidRequest(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -172,7 +170,10 @@ def _read_json(body: bytes, route: ModelRoute, version: VersionRoute) -> Predict
 
 
 def _decode_large(body: bytes, version: VersionRoute) -> PredictRequest:
-    """The same as `decode`; more than MAX_ROWS rows are refused before they are made. Raises what msgspec raises, too."""
+    """The same as `decode`, row by row, so that other threads may run; more than MAX_ROWS are refused before they are made.
+
+    Raises what msgspec raises, too.
+    """
     request = decode_large(body)
     if not version.has_batch or not holds_rows(request.inputs):
         return PredictRequest(msgspec.json.decode(request.inputs), request.top)

@@ -7,7 +7,7 @@ without a task. Only what memory does not know, compressed or large bodies and t
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 import orjson
@@ -20,13 +20,15 @@ from inference.gateway.metadata import Metadata
 from inference.gateway.metrics import Metrics
 from inference.gateway.reading import expand, is_large, read_call
 from inference.gateway.requestlog import RequestLog
+from inference.gateway.threads import Thread
 from inference.routes import ModelRoute
 from saas.lib import errors
 from saas.lib.errors import AppError
 
 log = logging.getLogger(__name__)
 
-LOOKUP_SECONDS = 10.0  # for a key or model that memory does not know
+LOOKUP_SECONDS = 10.0  # for a metadata route
+R = TypeVar("R")
 CLIENT_CLOSED = 499  # never sent: nginx' status for a client that left, in the log and the metrics
 
 
@@ -60,6 +62,7 @@ class Front:
         self.gateway, self.body_max = gateway, body_max
         self.timeout_default, self.timeout_max = timeout_default, timeout_max
         self.log, self.metrics = request_log or RequestLog(), metrics or Metrics()
+        self._thread = Thread("bodies")
         self._metadata = Metadata(gateway.access, list_routes, is_ready)
 
     # --- in
@@ -90,30 +93,40 @@ class Front:
         access, target = self.gateway.access, exchange.target
         key = exchange.key = access.principal(headers.presented_key(exchange.headers))
         route = access.route(key, target.owner, target.name) if key else None
-        if route is None or b"content-encoding" in exchange.headers or is_large(exchange):
+        if route is None or b"content-encoding" in exchange.headers or is_large(exchange, route):
             exchange.task = asyncio.ensure_future(self._later(exchange, self._looked_up))
         else:
             self._submit(exchange, self._read(exchange, route))
 
     async def _later(self, exchange: Exchange, go_on: Callable[[Exchange], Awaitable[None]]) -> None:
         try:
-            async with asyncio.timeout(LOOKUP_SECONDS):
-                await go_on(exchange)
-        except TimeoutError:
-            self.refuse(exchange, errors.Unavailable("Keys and models cannot be looked up right now", retry_after=1))
+            await go_on(exchange)
         except Exception as error:
             self.refuse(exchange, error)
 
     async def _looked_up(self, exchange: Exchange) -> None:
+        given = headers.timeout(exchange.headers.get(b"x-request-timeout"), self.timeout_default, self.timeout_max)
+        try:
+            async with asyncio.timeout(given):
+                call = await self._read_later(exchange)
+        except TimeoutError:
+            raise errors.DeadlineExceeded(f"The request could not be read within {given:g} s") from None
+        self._submit(exchange, call)
+
+    async def _read_later(self, exchange: Exchange) -> Call:
         await exchange.find_key(self.gateway.access)
         route = await exchange.find_route(self.gateway.access, CALL_SCOPE)
-        loop = asyncio.get_running_loop()
         if encoding := exchange.headers.get(b"content-encoding"):
-            exchange.body = await loop.run_in_executor(None, expand, exchange.body, encoding, self.body_max)
-        if is_large(exchange):
-            self._submit(exchange, await loop.run_in_executor(None, self._read, exchange, route))
-        else:
-            self._submit(exchange, self._read(exchange, route))
+            expanding = self._in_thread(exchange, self.body_max, lambda: expand(exchange.body, encoding, self.body_max))
+            exchange.body = await expanding
+        if is_large(exchange, route):
+            return await self._in_thread(exchange, len(exchange.body), lambda: self._read(exchange, route))
+        return self._read(exchange, route)
+
+    def _in_thread(self, exchange: Exchange, size: int, work: Callable[[], R]) -> "asyncio.Future[R]":
+        """Do `work` for a body that takes long. Raises ConcurrencyLimited, CapacityExhausted."""
+        assert exchange.key is not None
+        return self._thread.run(exchange.key.organization, size, work)
 
     def _read(self, exchange: Exchange, route: ModelRoute) -> Call:
         return read_call(
@@ -126,7 +139,11 @@ class Front:
         self.gateway.submit(call)
 
     async def _describe(self, exchange: Exchange) -> None:
-        body, status = await self._metadata.answer(exchange)
+        try:
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                body, status = await self._metadata.answer(exchange)
+        except TimeoutError:
+            raise errors.Unavailable("Models cannot be looked up right now; try again soon", retry_after=1) from None
         self._send(exchange, status, JSON_LINE, orjson.dumps(body))
 
     # --- out

@@ -57,6 +57,7 @@ class Gateway:
         await self.running.stop(grace)
         await self.books.stop(STOP_BOOKS_WITHIN)
         await self.lanes.stop()
+        self.answers.close()
 
     # --- open and push
 

@@ -9,11 +9,10 @@ from inference.gateway import friendly, headers, v2
 from inference.gateway.call import Call, Rendered
 from inference.gateway.exchange import Exchange
 from inference.gateway.targets import Target
+from inference.gateway.weight import LIGHT
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib import errors
 from saas.lib.errors import AppError
-
-LARGE_JSON = 256 << 10  # bytes from which a body is read in a thread: a millisecond's work for the loop
 
 
 def read_call(
@@ -32,11 +31,11 @@ def read_call(
     ask: v2.Infer | friendly.Predict
     if target.kind == "infer":
         ask = v2.read_infer(exchange.body, found.get(b"inference-header-content-length"), version)
-        top = 0
+        top, is_ranked = 0, bool(ask.classes)
     else:
         content_type = found.get(b"content-type", b"").decode("latin-1")
         ask = friendly.read_predict(exchange.body, content_type, top_in(exchange.url), route, version)
-        top = ask.top or 1
+        top, is_ranked = ask.top or 1, bool(version.labels)
     assert exchange.key is not None
     exchange.ask = ask
     return Call(
@@ -51,6 +50,7 @@ def read_call(
         items=ask.items,
         outputs=ask.outputs,
         top=top,
+        is_ranked=is_ranked,
         bytes_in=len(exchange.body),
         timeout=timeout,
         request_id=exchange.request_id,
@@ -77,13 +77,17 @@ def callable_version(route: ModelRoute, target: Target) -> VersionRoute:
     return version
 
 
-def is_large(exchange: Exchange) -> bool:
-    """Whether reading the body takes so long that the loop must not wait for it. Binary tensors are not read, only cut."""
+def is_large(exchange: Exchange, route: ModelRoute) -> bool:
+    """Whether reading the body takes so long that the loop must not wait for it. Binary numbers are not read, only cut."""
     size = len(exchange.body)
-    if size > LARGE_JSON and exchange.target.kind == "infer":
-        head = exchange.headers.get(b"inference-header-content-length", b"")
-        return not head.isdigit() or len(head) > 9 or int(head) > LARGE_JSON
-    return size > LARGE_JSON
+    if size <= LIGHT:
+        return False
+    head = exchange.headers.get(b"inference-header-content-length", b"")
+    if exchange.target.kind != "infer" or not head.isdigit() or len(head) > 9 or int(head) > LIGHT:
+        return True
+    version = route.version(exchange.target.version)
+    is_read = version is not None and any(spec.datatype in ("BYTES", "BOOL") for spec in version.inputs)
+    return is_read or b"idempotency-key" in exchange.headers  # its fingerprint is made of the whole body
 
 
 def fingerprint(exchange: Exchange) -> bytes:

@@ -21,6 +21,7 @@ MAX_AGE = 5.0  # seconds that a lost push may go unnoticed (security.md, revocat
 RENEW_AGE = 2.0  # seconds after which a record in use is renewed beside the calls
 KEEP = 86_400  # seconds that the lanes server keeps what a gateway made, so that calls outlive an outage of PostgreSQL
 KEEP_ABSENT = 10  # seconds that it keeps "there is no such thing"
+FETCH_SECONDS = 10.0  # that a call waits for a record
 MAX_RECORDS = 100_000  # in one process's memory; the oldest go first
 
 UNPACK: dict[str, Callable[[bytes], Any]] = {"key": unpack_key, "route": unpack_route}
@@ -54,7 +55,11 @@ class Records:
         known, record = self.get(name)
         if known:
             return record
-        return await asyncio.shield(self._reading.get(name) or self._start(name))
+        reading = asyncio.shield(self._reading.get(name) or self._start(name))
+        try:
+            return await asyncio.wait_for(reading, FETCH_SECONDS)
+        except TimeoutError:
+            raise Unavailable("Keys and models cannot be looked up right now; try again soon", retry_after=1) from None
 
     def drop(self, name: str) -> None:
         """It changed: forget it, and do not believe a reading that began before."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from inference.gateway.weight import MAX_ELEMENTS
 from inference.lanes import Tensor
 from inference.routes import TensorSpec
 from saas.lib.errors import InvalidTensor, OutputNotFinite, ValidationFailed
@@ -40,7 +41,7 @@ BF16 = "BF16"  # Triton's addition: the upper half of an FP32; it has no JSON fo
 FLOATS = frozenset({"FP16", "FP32", "FP64"})
 NARROW = frozenset({"FP16", "FP32", BF16})  # written by orjson from numpy, in as few digits as name the number
 LENGTH = Struct("<I")
-CHUNK = 50_000  # elements that are written as JSON at once: about a millisecond in which no other thread runs
+CHUNK = 50_000  # elements that are packed or written as JSON at once: about a millisecond in which no other thread runs
 SMALL = 64  # elements up to which struct is faster than numpy on the way out
 
 
@@ -88,9 +89,31 @@ def from_json(spec: TensorSpec, datatype: str, shape: list[int], data: Any, *, m
     """
     count = check_signature(spec, datatype, shape)
     flat = flatten(spec.name, shape, data)
-    if len(flat) != count:
-        raise wrong(spec.name, f"shape {shape} takes {count} elements, {len(flat)} were given")
+    check_count(spec.name, shape, count, len(flat))
     return spec.name, datatype, shape, pack(spec.name, datatype, flat, may_hold_bools=may_hold_bools)
+
+
+def check_count(name: str, shape: list[int], expected: int, given: int) -> None:
+    if given != expected:
+        raise wrong(name, f"shape {shape} takes {expected} elements, {given} were given")
+
+
+def check_outer(name: str, shape: list[int], length: int) -> None:
+    """The outermost list of nested data has `length` elements."""
+    if length != (shape[0] if shape else -1):
+        raise wrong(name, f"nested data must have the shape {shape}; its outer list has {length} elements")
+
+
+def check_row(name: str, depth: int, width: int, row: Any) -> None:  # Any: JSON
+    """One list within nested data, `depth` lists deep."""
+    if type(row) is not list:
+        raise wrong(name, f"data is ragged: a list of {width} elements is expected at depth {depth}, not {kind(row)}")
+    check_width(name, depth, width, len(row))
+
+
+def check_width(name: str, depth: int, width: int, length: int) -> None:
+    if length != width:
+        raise wrong(name, f"data is ragged: lists of {width} elements are expected at depth {depth}, not of {length}")
 
 
 def flatten(name: str, shape: list[int], data: Any) -> list[Any]:  # Any: JSON
@@ -103,33 +126,38 @@ def flatten(name: str, shape: list[int], data: Any) -> list[Any]:  # Any: JSON
         return [data]
     if not data or type(data[0]) is not list:
         return data
-    if len(data) != (shape[0] if shape else -1):
-        raise wrong(name, f"nested data must have the shape {shape}; its outer list has {len(data)} elements")
+    check_outer(name, shape, len(data))
     for depth, width in enumerate(shape[1:], 1):
         for row in data:
-            if type(row) is not list:
-                raise wrong(name, f"data is ragged: a list of {width} elements is expected at depth {depth}, not {kind(row)}")
-            if len(row) != width:
-                raise wrong(name, f"data is ragged: lists of {width} elements are expected at depth {depth}, not of {len(row)}")
+            if type(row) is not list or len(row) != width:
+                check_row(name, depth, width, row)
         data = list(chain.from_iterable(data))
     return data  # type: ignore[no-any-return]  # a list, as checked above
 
 
-def pack(name: str, datatype: str, flat: list[Any], *, may_hold_bools: bool) -> bytes:
-    """`flat` as the lane's bytes: little-endian, or length-prefixed strings for BYTES. Raises InvalidTensor."""
+def pack(name: str, datatype: str, flat: list[Any], *, may_hold_bools: bool, first: int = 0) -> bytes:
+    """`flat` as the lane's bytes: little-endian, or length-prefixed strings for BYTES. Raises InvalidTensor.
+
+    `first` is the place of its first element among all that are packed.
+    """
     if datatype == "BYTES":
         return pack_strings(name, flat)
+    if len(flat) > CHUNK:  # in between, other threads may run
+        starts = range(0, len(flat), CHUNK)
+        return b"".join(
+            [pack(name, datatype, flat[at : at + CHUNK], may_hold_bools=may_hold_bools, first=first + at) for at in starts]
+        )
     if datatype == BF16:
         raise wrong(name, "BF16 has no JSON form; send it as a binary tensor")
     if datatype == "BOOL":
         if not set(map(type, flat)) <= {bool}:
-            raise explained(name, datatype, flat)
+            raise explained(name, datatype, flat, first)
     elif may_hold_bools and bool in set(map(type, flat)):
-        raise explained(name, datatype, flat)
+        raise explained(name, datatype, flat, first)
     try:
         return packer(datatype, len(flat)).pack(*flat)
     except (StructError, OverflowError, TypeError):
-        raise explained(name, datatype, flat) from None
+        raise explained(name, datatype, flat, first) from None
 
 
 def pack_strings(name: str, flat: list[Any]) -> bytes:
@@ -146,11 +174,11 @@ def pack_strings(name: str, flat: list[Any]) -> bytes:
     return b"".join(parts)
 
 
-def explained(name: str, datatype: str, flat: list[Any]) -> InvalidTensor:
+def explained(name: str, datatype: str, flat: list[Any], first: int) -> InvalidTensor:
     """Which element does not fit, and what was expected."""
     wanted = "true or false" if datatype == "BOOL" else "numbers" if datatype in FLOATS else "whole numbers"
     one = packer(datatype, 1)
-    for place, value in enumerate(flat):
+    for place, value in enumerate(flat, first):
         if (type(value) is bool) != (datatype == "BOOL") or not isinstance(value, bool | int | float):
             return wrong(name, f"element {place} is {kind(value)}; {datatype} expects {wanted}")
         try:
@@ -172,6 +200,8 @@ def from_binary(spec: TensorSpec, datatype: str, shape: list[int], data: bytes) 
     """A tensor from its binary form (Triton, extension_binary_data). Raises InvalidTensor."""
     count = check_signature(spec, datatype, shape)
     if datatype == "BYTES":
+        if count > MAX_ELEMENTS:
+            raise wrong(spec.name, f"shape {shape} has more than {MAX_ELEMENTS} elements of BYTES; send several calls")
         check_strings(spec.name, data, count)
         return spec.name, datatype, shape, data
     expected = count * size_of(datatype)

@@ -11,13 +11,14 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 import orjson
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
-from inference.gateway import tensors
+from inference.gateway import pieces, tensors
 from inference.gateway.call import Call, Rendered
+from inference.gateway.weight import LIGHT, check_json
 from inference.lanes import Reply, Tensor
 from inference.routes import ModelRoute, TensorSpec, VersionRoute
-from saas.lib.errors import AppError, InvalidRequest, InvalidTensor
+from saas.lib.errors import AppError, InvalidRequest, InvalidTensor, ValidationFailed
 
 SERVER = {"name": "model-service", "version": "0.1.0", "extensions": ["binary_tensor_data", "classification", "parameters"]}
 PLATFORM = "onnx_onnxv1"  # KServe's name
@@ -25,6 +26,7 @@ JSON = (b"content-type", b"application/json")
 BINARY = (b"content-type", b"application/octet-stream")
 LITERALS = re.compile(rb"NaN|Infinity")
 PLACE = re.compile(r"\$\.(inputs|outputs)\[(\d+)\]")
+MAX_CLASSES = 100_000  # shown in one answer: rows times classes
 EXPLAINED_BYTES = 1 << 20  # a larger body is not parsed a second time only to explain what is wrong in it
 Dimension = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
@@ -37,6 +39,16 @@ class InputTensor(Struct, gc=False):
     parameters: dict[str, Any] | None = None  # JSON: only binary_data_size is known
 
 
+class LargeTensor(Struct, gc=False):
+    """The same, its data not decoded yet (pieces.py)."""
+
+    name: str
+    shape: list[Dimension]
+    datatype: str
+    data: Raw = Raw()
+    parameters: dict[str, Any] | None = None  # as above
+
+
 class RequestedOutput(Struct):
     name: str
     parameters: dict[str, Any] | None = None  # JSON: binary_data, classification
@@ -46,6 +58,13 @@ class InferRequest(Struct):
     inputs: list[InputTensor]
     id: str | None = None
     parameters: dict[str, Any] | None = None  # JSON: only binary_data_output is known
+    outputs: list[RequestedOutput] | None = None
+
+
+class LargeRequest(Struct):
+    inputs: list[LargeTensor]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None  # as above
     outputs: list[RequestedOutput] | None = None
 
 
@@ -67,6 +86,7 @@ class Infer(Struct):
 
 
 decode = msgspec.json.Decoder(InferRequest).decode
+decode_large = msgspec.json.Decoder(LargeRequest).decode
 
 
 def read_infer(body: bytes, header_length: bytes | None, version: VersionRoute) -> Infer:
@@ -82,12 +102,29 @@ def read_infer(body: bytes, header_length: bytes | None, version: VersionRoute) 
 
 
 def parse(body: bytes) -> InferRequest:
+    """The request, unchecked; the data of a large one stay Raw. Raises InvalidRequest."""
+    check_json(body)
     try:
-        return decode(body)
+        return decode(body) if len(body) <= LIGHT else _parse_large(body)
     except msgspec.ValidationError as error:
         raise InvalidRequest(_placed(body, str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(body, error) from None
+
+
+def _parse_large(body: bytes) -> InferRequest:
+    request = decode_large(body)
+    inputs = [
+        InputTensor(given.name, given.shape, given.datatype, _undecoded(given.data), given.parameters)
+        for given in request.inputs
+    ]
+    return InferRequest(inputs, request.id, request.parameters, request.outputs)
+
+
+def _undecoded(data: Raw) -> Any:  # Any: JSON
+    if len(data) > LIGHT:
+        return data
+    return msgspec.json.decode(data) if len(data) else None
 
 
 def _placed(body: bytes, message: str) -> str:
@@ -122,9 +159,10 @@ def _checked(head: bytes, request: InferRequest, binary: bytes, version: Version
     places = _slices(inputs, binary)
     # Booleans can only be after the first key "data". No number has the letters t or f, so mostly this ends the question.
     after = head.find(b'"data"') + 6
+    from_json = tensors.from_json if len(head) <= LIGHT else pieces.from_json
     may_hold_bools = head.find(b"t", after) >= 0 or head.find(b"f", after) >= 0
     found = [
-        tensors.from_json(spec, given.datatype, given.shape, given.data, may_hold_bools=may_hold_bools)
+        from_json(spec, given.datatype, given.shape, given.data, may_hold_bools=may_hold_bools)
         if (part := places.get(given.name)) is None
         else tensors.from_binary(spec, given.datatype, given.shape, part)
         for given, spec in zip(ordered, specs, strict=True)
@@ -267,6 +305,8 @@ def classified(tensor: Tensor, count: int, labels: list[str], *, has_batch: bool
     name, _, shape, _ = tensor
     values = tensors.to_array(tensor)
     rows = values.reshape(shape[0] if has_batch else 1, -1) if values.size else values.reshape(shape[0] if has_batch else 1, 0)
+    if len(rows) * min(count, rows.shape[1]) > MAX_CLASSES:
+        raise ValidationFailed(f"output '{name}': at most {MAX_CLASSES} classes are shown in one answer; ask for fewer")
     best = np.argsort(-rows.astype("f8"), axis=1, kind="stable")[:, :count]
     texts = [
         f"{row[index]:f}:{index}" + (f":{labels[index]}" if index < len(labels) else "")

@@ -49,6 +49,7 @@ def build_call(prediction: Prediction, body: bytes) -> Call:
         items=ask.items,
         outputs=ask.outputs,
         top=(ask.top or 1) if isinstance(ask, friendly.Predict) else 0,
+        is_ranked=bool(version.labels) or (isinstance(ask, v2.Infer) and bool(ask.classes)),
         bytes_in=len(body),
         timeout=prediction.timeout,
         request_id=prediction.request_id,

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from inference.gateway import friendly
+from inference.gateway import weight
 from saas.lib import errors
 from tests.saas.serving import Served, model_route, tensor, version_route
 from tests.waiting import until
@@ -263,7 +263,7 @@ def spacious():
 @pytest.mark.parametrize("row", [lambda n: [1, 2, n + 3], lambda n: {"b": n + 3, "r": 1, "g": 2}])
 def test_a_large_body_is_read_in_pieces_with_the_same_answer(spacious, row):
     body = json.dumps({"inputs": [row(n) for n in range(10_000)]}, indent=4).encode()
-    assert len(body) > friendly.LARGE_BYTES
+    assert len(body) > weight.LIGHT
     status, _, answer = spacious.predict("flowers", body)
     assert status == 200
     assert answer["predictions"] == [{"label": "blue", "confidence": n + 3.0} for n in range(10_000)]
@@ -294,13 +294,3 @@ def test_so_many_labels_are_not_shown(spacious):
     status, _, answer = spacious.predict("wide", {"inputs": [[1]] * 101, "top": 1000})
     assert (status, answer["code"]) == (400, "invalid_request")
     assert "100000" in answer["detail"]
-
-
-def test_millions_of_empty_rows_are_refused_before_they_are_read():
-    from inference.gateway import friendly
-    from saas.lib.errors import InvalidRequest
-
-    body = b'{"inputs":[' + b"[]," * 600_000 + b"[]]}"
-
-    with pytest.raises(InvalidRequest, match="lists and objects"):
-        friendly._read_json(body, None, None)

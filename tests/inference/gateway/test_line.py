@@ -13,7 +13,7 @@ from inference.books import accounts
 from inference.books.record import unpack_record
 from inference.gateway.call import Call, Rendered
 from inference.gateway.line import Gateway
-from inference.lanes import WORKERS, Reply, pack_replies, pool_key, replies_channel, unpack_work
+from inference.lanes import WORKERS, Prediction, Reply, pack_replies, pool_key, replies_channel, unpack_work
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib.errors import AppError
 from saas.lib.valkey import sync_client
@@ -301,7 +301,7 @@ class Rendering:
         return Rendered(200, [], b"large")
 
 
-LARGE = [("y", "UINT8", [300_000], bytes(300_000))]
+LARGE = [("y", "UINT8", [70_000], bytes(70_000))]
 
 
 @pytest.fixture
@@ -311,9 +311,17 @@ def rendering():
     rendering.may_end.set()
 
 
-async def test_a_large_answer_is_rendered_beside_the_loop_and_charged_once(desk, rendering):
-    call, outcome = desk.ask(render=rendering)
-    await desk.reply(await desk.take(), outputs=LARGE)
+@pytest.mark.parametrize(
+    ("is_ranked", "values"),
+    [
+        (False, {"outputs": LARGE}),
+        (True, {"outputs": [("y", "FP32", [2000], bytes(8000))]}),
+        (True, {"predictions": [[Prediction("a", 1.0)]] * 2000}),
+    ],
+)
+async def test_a_large_answer_is_rendered_beside_the_loop_and_charged_once(desk, rendering, is_ranked, values):
+    call, outcome = desk.ask(render=rendering, is_ranked=is_ranked)
+    await desk.reply(await desk.take(), **values)
     await desk.until(rendering.began.is_set)
     assert not call.is_ended
     rendering.may_end.set()
@@ -342,7 +350,8 @@ async def test_a_call_that_ends_while_its_answer_is_rendered_is_told_so_once_and
 
     if end != "abandon":
         assert (await outcome).code == {"deadline": "deadline_exceeded", "cancel": "state_conflict"}.get(end, "unavailable")
-    await asyncio.to_thread(int)  # the thread pool's later work: the rendering's callback has been called by then
+    await desk.until(lambda: not desk.gateway.answers._thread._is_busy)
+    await asyncio.sleep(0)  # whoever waited for the thread has been told by then
     assert desk.records() == []
     if end != "lost":  # what was opened is taken back by the reaper itself
         await desk.until(lambda: desk.calls_this_month() == 0)
