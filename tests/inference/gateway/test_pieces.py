@@ -74,3 +74,8 @@ def test_many_texts_go_through_unchanged():
     data = read("BYTES", [40_000], texts)
 
     assert data.count(b"a, [b]") == 10_000
+
+
+def test_bare_numbers_among_lists_of_one_are_ragged():
+    with pytest.raises(AppError, match="ragged"):
+        read("FP32", [40_000, 1], [[0.5]] * 20_000 + [0.5] * 20_000)
