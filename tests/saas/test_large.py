@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from inference.gateway.weight import LIGHT
-from tests.saas.serving import Served, tensor, wait_for
+from tests.saas.serving import Served, tensor
+from tests.waiting import until
 
 pytestmark = pytest.mark.no_servers
 
@@ -56,7 +57,7 @@ def test_a_large_body_waits_for_its_turn_and_small_calls_do_not(busy, what):
     statuses = []
     sender = threading.Thread(target=lambda: statuses.append(busy.request("POST", path, body, headers)[0]))
     sender.start()
-    wait_for(lambda: busy.front._thread._all.jobs == 2, 60)
+    until(lambda: busy.front._thread._all.jobs == 2)
 
     assert busy.request("POST", ROWS, SMALL)[0] == 200
     assert not statuses
@@ -84,7 +85,7 @@ def test_an_organization_with_too_many_large_bodies_is_told_so(busy, monkeypatch
     path, body, headers = LARGE["rows"]
     sender = threading.Thread(target=lambda: busy.request("POST", path, body, headers))
     sender.start()
-    wait_for(lambda: busy.front._thread._all.jobs == 2, 60)
+    until(lambda: busy.front._thread._all.jobs == 2)
 
     status, headers, answer = busy.predict("flowers", body)
 

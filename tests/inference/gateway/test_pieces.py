@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from inference.gateway import v2
+from inference.gateway.pieces import PIECE
 from inference.gateway.weight import LIGHT
 from saas.lib.errors import AppError
 from tests.saas.serving import version_route
@@ -77,5 +78,6 @@ def test_many_texts_go_through_unchanged():
 
 
 def test_bare_numbers_among_lists_of_one_are_ragged():
+    lists = PIECE // len("[0.5]") + 1  # a piece of them: the next one begins with a number
     with pytest.raises(AppError, match="ragged"):
-        read("FP32", [40_000, 1], [[0.5]] * 20_000 + [0.5] * 20_000)
+        read("FP32", [40_000, 1], [[0.5]] * lists + [0.5] * (40_000 - lists))
