@@ -19,7 +19,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from inference.engine.children import Child, Children, ChildResident
-from inference.engine.errors import ModelUnavailable
+from inference.engine.errors import ModelUnavailable, ProcessEnded
 from inference.engine.model import Model
 from inference.engine.residency import LocalResident, Residency, Resident
 from inference.engine.sessions import providers_for
@@ -40,6 +40,7 @@ FAILURE_SECONDS = 5.0  # a version that could not be loaded is refused at once f
 LOADERS = 2
 MAX_LOADING = 4  # versions; while so many wait for a loader, the pool is left to other workers
 MAX_CHILDREN = 8
+CHILD_STARTS = 3
 CHILD_IDLE_SECONDS = 300.0
 CHILD_MEMORY_BYTES = 4 << 30
 
@@ -224,6 +225,8 @@ class Host:
             log.warning("model %s is not loaded: %s", version, error)
             self._refuse(version, str(error))
             return
+        if resident.is_ended:  # before it was among the residents, where `_on_child_ended` would have found it
+            self._residency.evict(version)
         with self._marks:
             if self._residency.get(version) is not resident:  # evicted in between
                 self._push(version, to_lane=False)
@@ -244,15 +247,22 @@ class Host:
 
     def _open(self, source: ArtifactSource) -> Resident:
         if source.is_private:
-            child = self._children.of(source.owner)
-            child.load(source, self.max_batch_rows)
-            return ChildResident(source, child, self.max_batch_rows)
+            return ChildResident(source, self._load_into_child(source), self.max_batch_rows)
         try:
             model = Model.open(source, providers=self.providers, max_rows=self.max_batch_rows)
         except Exception as error:  # onnxruntime raises its own types
             raise ModelUnavailable(f"The model could not be loaded: {str(error).partition(chr(10))[0][:300]}") from error
         model.warm()
         return LocalResident(source, model, self.max_batch_rows)
+
+    def _load_into_child(self, source: ArtifactSource) -> Child:
+        """The owner's process, with the version loaded. One that is ended for another's sake meanwhile is started anew."""
+        for _ in range(CHILD_STARTS):
+            child = self._children.of(source.owner)
+            with suppress(ProcessEnded):
+                child.load(source, self.max_batch_rows)
+                return child
+        raise ModelUnavailable("The model's process was ended while it loaded")
 
     def _refuse(self, version: str, reason: str) -> None:
         """Answer all that waits for a version which cannot be loaded, and remember that for a moment."""
@@ -315,12 +325,9 @@ class Host:
     def _on_evict(self, resident: Resident) -> None:
         """First the mark goes, so that gateways push into the pool; then what lies in the lane follows it there."""
         version = resident.source.version
-        with self._lock:
-            pump = self._pumps.get(resident.source.owner) if resident.source.is_private else self._main
-        if pump is not None:
-            pump.remove(version)
         try:
             with self._marks:
+                pump = self._leave_pump(resident)
                 self._client.delete(resident_key(version))
             self._sweep([version])
             if pump is not None:
@@ -328,24 +335,28 @@ class Host:
         except RedisError as error:
             log.warning("%s was evicted without the lanes server; the sweep will find its lane: %s", version, error)
 
+    def _leave_pump(self, resident: Resident) -> Pump | None:
+        """Serve it no more; an owner's pump ends with the last version. Returns the pump, to be woken."""
+        if not resident.source.is_private:
+            self._main.remove(resident.source.version)
+            return self._main
+        owner = resident.source.owner
+        with self._lock:
+            pump = self._pumps.get(owner)
+            if pump is None:
+                return None
+            pump.remove(resident.source.version)
+            if not any(other.source.is_private and other.source.owner == owner for other in self._residency.all()):
+                del self._pumps[owner]
+                self._ended_counters = _sum([self._ended_counters, *pump.counters])
+                pump.stop()
+        return pump
+
     def _on_child_ended(self, child: Child) -> None:
         """A process ended: its versions are loaded again by the next call, into a fresh one."""
         for resident in self._residency.all():
             if isinstance(resident, ChildResident) and resident.child is child:
                 self._residency.evict(resident.source.version)
-        with self._lock:
-            has_another = any(
-                resident.source.is_private and resident.source.owner == child.owner for resident in self._residency.all()
-            )
-            pump = None if has_another else self._pumps.pop(child.owner, None)
-            if pump is not None:
-                self._ended_counters = _sum([self._ended_counters, *pump.counters])
-        if pump is not None:
-            pump.stop()
-            try:
-                self._wake(pump)
-            except RedisError:
-                log.debug("the pump %s ends with its pop", pump.name)
 
     def _sweep(self, versions: list[str]) -> None:
         """Move the work of lanes without residents back to the pool; of all lanes if `versions` is empty."""

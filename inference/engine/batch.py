@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from inference.engine import steps
-from inference.engine.errors import EngineError, ModelFailed, OutputNotFinite
+from inference.engine.errors import DeadlineExceeded, EngineError, ModelFailed, OutputNotFinite
 from inference.engine.model import Model
 from inference.engine.tensors import Array, decode, encode, encode_data, is_finite
 from inference.lanes import Reply, Tensor, Work
@@ -77,9 +77,11 @@ def _cut(works: Sequence[Work], places: list[int], max_rows: int) -> list[list[i
 
 
 def run_together(model: Model, works: list[Work]) -> list[Reply]:
-    """Answer calls with the same key in one run; if that fails, each in a run of its own."""
+    """Answer calls with the same key in one run; if that fails, each in a run of its own, unless all are too late."""
     try:
         return _run_items(model, works) if works[0].items is not None else _run_tensors(model, works)
+    except DeadlineExceeded as error:
+        return [refusal(work, error) for work in works]
     except Exception as error:  # onnxruntime raises its own types, MemoryError, UnicodeDecodeError: all are the model's failure
         if len(works) > 1:
             return [reply for work in works for reply in run_together(model, [work])]
@@ -90,6 +92,11 @@ def run_together(model: Model, works: list[Work]) -> list[Reply]:
 def _short(error: Exception) -> str:
     text = str(error).strip().partition("\n")[0][:MAX_MESSAGE]
     return f"the model failed: {text or type(error).__name__}"
+
+
+def _last_deadline(works: list[Work]) -> float:
+    """After it nobody waits for any of them."""
+    return max([work.deadline for work in works])
 
 
 def _run_tensors(model: Model, works: list[Work]) -> list[Reply]:
@@ -108,7 +115,7 @@ def _run_tensors(model: Model, works: list[Work]) -> list[Reply]:
         feed[name] = decode(name, datatype, shape, data)
     is_friendly = first.top > 0
     names = [model.score_output] if is_friendly and model.is_classifier else list(first.outputs) or model.output_names
-    results = model.run(names, feed, rows)
+    results = model.run(names, feed, rows, deadline=_last_deadline(works))
     return _answer(model, works, names, results, [work.rows for work in works], is_friendly=is_friendly, began=began)
 
 
@@ -128,8 +135,8 @@ def _run_items(model: Model, works: list[Work]) -> list[Reply]:
         counts = [len(work.items or []) for work, _ in feeds]
         if runs is None:
             raise ModelFailed("the images of these calls differ in size")
-        results = model.run([model.score_output], runs, sum(counts))
         chosen = [work for work, _ in feeds]
+        results = model.run([model.score_output], runs, sum(counts), deadline=_last_deadline(chosen))
         answers = _answer(model, chosen, [model.score_output], results, counts, is_friendly=True, began=began)
     rest = iter(answers)
     return [refusals[place] if place in refusals else next(rest) for place in range(len(works))]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from inference.engine.errors import DeadlineExceeded, EngineError, ModelFailed, ModelUnavailable
+from inference.engine.errors import DeadlineExceeded, EngineError, ModelFailed, ModelUnavailable, ProcessEnded
 from inference.engine.pipe import MAX_ANSWER, Answer, Ask, frame, pack, receive, set_deadline, unpack_answer
 from inference.engine.residency import size_of, without_artifact
 from inference.engine.source import ArtifactSource
@@ -33,6 +33,7 @@ main(int(sys.argv[2]), int(sys.argv[3]))
 """
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 LOAD_SECONDS = 30.0
+KILL_SECONDS = 0.1  # after a deadline: a run that does not end by itself ends with its process
 CODES = frozenset(
     {"", "deadline_exceeded", "invalid_request", "invalid_tensor", "model_failed", "output_not_finite"}
 )  # that a child may answer with
@@ -79,12 +80,14 @@ class Child:
         return self._lock.locked()
 
     def load(self, source: ArtifactSource, max_rows: int) -> None:
-        """Load and warm a version. Raises ModelUnavailable with the reason."""
+        """Load and warm a version. Raises ModelUnavailable with the reason, ProcessEnded if another process should be asked."""
         self.versions.add(source.version)  # from now on, so that another's unload does not end the process
         try:
             answer = self._ask(Ask(b"", load=source, max_rows=max_rows), time.monotonic() + LOAD_SECONDS)
             if answer.error:
                 raise ModelUnavailable(answer.error)
+        except ProcessEnded:
+            raise
         except EngineError as error:
             self.versions.discard(source.version)
             raise ModelUnavailable(f"the model could not be loaded: {error}") from None
@@ -130,7 +133,7 @@ class Child:
             return self._exchange(ask, until)
         except (OSError, EngineError) as error:
             if self.is_ended:  # by another thread: evicted, or the worker is ending
-                failure: EngineError = ModelUnavailable("the model's process was stopped; try again")
+                failure: EngineError = ProcessEnded("the model's process was stopped; try again")
             elif isinstance(error, EngineError):
                 failure = error
             else:
@@ -143,7 +146,7 @@ class Child:
 
     def _exchange(self, ask: Ask, until: float) -> Answer:
         if self.is_ended:
-            raise ModelUnavailable("the model's process had ended")
+            raise ProcessEnded("the model's process had ended")
         unload, self._to_unload = self._to_unload, []
         ask.unload, ask.providers, ask.nonce = unload, self.providers, secrets.token_bytes(16)
         set_deadline(self._connection, until)
@@ -213,10 +216,14 @@ class ChildResident:
     def is_busy(self) -> bool:
         return self.child.is_busy
 
+    @property
+    def is_ended(self) -> bool:
+        return self.child.is_ended
+
     def run(self, works: Sequence[Work]) -> list[Reply]:
-        """One Reply per call; the process is killed when the last of their deadlines has passed."""
+        """One Reply per call; the process, which ends the run itself at the last of their deadlines, is killed soon after."""
         self.last_used = time.monotonic()
-        until = self.last_used + max(work.deadline for work in works) - time.time()
+        until = self.last_used + max(work.deadline for work in works) - time.time() + KILL_SECONDS
         try:
             replies = self.child.run(self.source.version, works, self.max_rows, until)
         except EngineError as error:

@@ -37,6 +37,10 @@ class ModelUnavailable(EngineError):
     code = "model_unavailable"
 
 
+class ProcessEnded(ModelUnavailable):
+    """The process that was asked had ended before: a new one would answer."""
+
+
 class DeadlineExceeded(EngineError):
     """The run was stopped, or not begun, because nobody waits for it any more."""
 

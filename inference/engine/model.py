@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from inference.engine.manifest import parse_manifest
 from inference.engine.sessions import CPU, Providers, open_session
 from inference.engine.source import ArtifactSource
 from inference.engine.tensors import DTYPES, FLOATS, ORT_DATATYPES, Array, check_length
+from inference.engine.watchdog import WATCHDOG
 from inference.lanes import Work
 from inference.routes import TensorSpec
 
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 SLOW_MS = 2.0  # per row; from here several threads inside one operator are worth their wake-ups
 KNOWN_SHAPES = 1000  # of calls that were checked before
+WARM_SECONDS = 20.0  # a model may be slow, or endless, on zeros alone
 FORGETS = 0.2  # how fast the measured cost follows
 
 
@@ -70,7 +73,7 @@ class Model:
         for rows in sizes:
             feed = {spec.name: _zeros(spec, rows) for spec in self.inputs.values()}
             try:
-                self.run(self.output_names, feed, rows)
+                self.run(self.output_names, feed, rows, deadline=time.time() + WARM_SECONDS)
             except Exception:  # onnxruntime raises its own types, RuntimeError, ValueError and more
                 return
 
@@ -155,19 +158,23 @@ class Model:
 
     # --- the run ---
 
-    def run(self, names: list[str], feed: dict[str, Array], rows: int) -> list[Array]:
-        """The outputs `names` for `feed`, in this order. On a GPU a batchable model's rows are padded to a fixed size."""
-        if self.has_bf16:
-            return self._run_bf16(names, feed)
-        if self.is_on_gpu and not self.has_texts:
-            return self._run_bound(names, feed, rows)
-        results: list[Array] = self.session.run(names, feed)
-        return results
+    def run(self, names: list[str], feed: dict[str, Array], rows: int, *, deadline: float = math.inf) -> list[Array]:
+        """The outputs `names` for `feed`, in this order. On a GPU a batchable model's rows are padded to a fixed size.
 
-    def _run_bf16(self, names: list[str], feed: dict[str, Array]) -> list[Array]:
+        `deadline`, in seconds since the epoch: the run is ended then. Raises DeadlineExceeded and what onnxruntime raises.
+        """
+        with WATCHDOG.run(deadline) as options:
+            if self.has_bf16:
+                return self._run_bf16(names, feed, options)
+            if self.is_on_gpu and not self.has_texts:
+                return self._run_bound(names, feed, rows, options)
+            results: list[Array] = self.session.run(names, feed, options)
+            return results
+
+    def _run_bf16(self, names: list[str], feed: dict[str, Array], options: onnxruntime.RunOptions) -> list[Array]:
         """numpy has no bfloat16: raw bits go in and come out through onnxruntime's own values."""
         values = {name: self._value(name, array) for name, array in feed.items()}
-        return [_array(value) for value in self.session.run_with_ort_values(names, values)]
+        return [_array(value) for value in self.session.run_with_ort_values(names, values, options)]
 
     def _value(self, name: str, array: Array) -> onnxruntime.OrtValue:
         array = np.require(array, requirements=["C", "W"])
@@ -175,7 +182,7 @@ class Model:
             return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
-    def _run_bound(self, names: list[str], feed: dict[str, Array], rows: int) -> list[Array]:
+    def _run_bound(self, names: list[str], feed: dict[str, Array], rows: int, options: onnxruntime.RunOptions) -> list[Array]:
         """Rows padded to a power of two (a new shape costs allocations and a search for algorithms), outputs bound to the host.
 
         onnxruntime's Python interface gives no pinned host memory: inputs go through `bind_cpu_input`, which copies them once.
@@ -187,7 +194,7 @@ class Model:
             binding.bind_cpu_input(name, _pad(array, padded) if padded != rows else np.asarray(array, order="C"))
         for name in names:
             binding.bind_output(name, "cpu")
-        self.session.run_with_iobinding(binding)
+        self.session.run_with_iobinding(binding, options)
         results: list[Array] = binding.copy_outputs_to_cpu()
         return [result[:rows] for result in results] if padded != rows else results
 

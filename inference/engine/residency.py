@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 
 class Resident(Protocol):
-    """A loaded version, wherever it runs. `last_used` is on the monotonic clock; a busy one is not evicted."""
+    """A loaded version, wherever it runs. `last_used` is on the monotonic clock; a busy one is not evicted, an ended one can
+    answer no more."""
 
     source: ArtifactSource  # without the artifact's bytes
     bytes: int
@@ -25,6 +26,9 @@ class Resident(Protocol):
 
     @property
     def is_busy(self) -> bool: ...
+
+    @property
+    def is_ended(self) -> bool: ...
 
     @property
     def us_per_row(self) -> float: ...
@@ -37,7 +41,7 @@ class Resident(Protocol):
 class LocalResident:
     """A catalogue version, run in this process. A run under way keeps its session alive after `close`."""
 
-    is_busy = False
+    is_busy = is_ended = False
 
     def __init__(self, source: ArtifactSource, model: Model, max_rows: int) -> None:
         self.bytes = size_of(source)

@@ -63,16 +63,27 @@ def identity(element: int, shape: list, **facts) -> ArtifactSource:
 
 def slow(trips: int, **facts) -> ArtifactSource:
     """(n,) float32 → the same, after `trips` rounds of a loop: 10 million take some seconds."""
-    value = [helper.make_tensor_value_info(name, FLOAT, ["n"]) for name in ("at", "next")]
+    constants = [("trips", np.array(trips, "i8")), ("yes", np.array(True))]
+    return source(graph([("x", FLOAT, ["n"])], [("y", FLOAT, ["n"])], [_loop("n")], constants), **facts)
+
+
+def counted(**facts) -> ArtifactSource:
+    """() int64 → (1,) float32, after so many rounds of a loop."""
+    constants = [("x", np.ones(1, "f4")), ("yes", np.array(True))]
+    facts = {"has_batch": False, "is_batchable": False} | facts
+    return source(graph([("trips", INT64, [])], [("y", FLOAT, [1])], [_loop(1)], constants), **facts)
+
+
+def _loop(size: int | str) -> onnx.NodeProto:
+    """y = x, negated in each of `trips` rounds."""
+    value = [helper.make_tensor_value_info(name, FLOAT, [size]) for name in ("at", "next")]
     body = helper.make_graph(
         [helper.make_node("Identity", ["go_on"], ["go"]), helper.make_node("Neg", ["at"], ["next"])],
         "body",
         [helper.make_tensor_value_info("trip", INT64, []), helper.make_tensor_value_info("go_on", BOOL, []), value[0]],
         [helper.make_tensor_value_info("go", BOOL, []), value[1]],
     )
-    nodes = [helper.make_node("Loop", ["trips", "yes", "x"], ["y"], body=body)]
-    constants = [("trips", np.array(trips, "i8")), ("yes", np.array(True))]
-    return source(graph([("x", FLOAT, ["n"])], [("y", FLOAT, ["n"])], nodes, constants), **facts)
+    return helper.make_node("Loop", ["trips", "yes", "x"], ["y"], body=body)
 
 
 def row(*numbers: float) -> np.ndarray:

@@ -156,8 +156,8 @@ def store():
 def start(server, store):
     hosts = []
 
-    def start_host(**options):
-        host = Host("test", server.url, store, **options)
+    def start_host(kind=Host, **options):
+        host = kind("test", server.url, store, **options)
         hosts.append(host)
         host.start()
         return host
@@ -499,3 +499,45 @@ def test_when_the_worker_ends_no_child_is_left(gateway, store, start):
     host.stop()
 
     assert process.returncode == -signal.SIGKILL
+
+
+def test_nothing_is_left_of_an_owners_pump_when_its_last_version_left_memory(gateway, store, start):
+    mine, large = store.add(models.linear(is_private=True, load_bytes=1000)), store.add(models.linear(load_bytes=2000))
+    host = start(memory_bytes=2500)
+    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
+    assert [thread.name for thread in threading.enumerate() if mine.owner in thread.name] != []
+
+    gateway.answer(gateway.push(large, row(1, 2, 3, 4)))
+
+    until(lambda: not [thread.name for thread in threading.enumerate() if mine.owner in thread.name])
+    assert host.report().counters["calls"] == 2
+
+
+class Unlucky(Host):
+    """The process that it starts for a customer ends once, right after the step `at` of a load."""
+
+    at = ""
+
+    def _end(self, child, at):
+        if self.at == at:
+            self.at = ""
+            child.kill()
+
+    def _load_into_child(self, source):
+        if self.at == "started":
+            self._end(self._children.of(source.owner), "started")
+        child = super()._load_into_child(source)
+        self._end(child, "loaded")
+        return child
+
+
+@pytest.mark.parametrize("at", ["started", "loaded"])
+def test_a_child_that_ends_while_its_version_is_loaded_is_started_anew(gateway, store, start, at):
+    mine = store.add(models.linear(is_private=True))
+    host = start(Unlucky)
+    host.at = at
+    x = row(1, 2, 3, 4)
+
+    np.testing.assert_allclose(gateway.answer(gateway.push(mine, x)), x @ models.WEIGHTS, rtol=1e-5)
+
+    assert host.at == ""
