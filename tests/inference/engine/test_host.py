@@ -516,26 +516,25 @@ def test_nothing_is_left_of_an_owners_pump_when_its_last_version_left_memory(gat
 class Unlucky(Host):
     """The process that it starts for a customer ends once, right after the step `at` of a load."""
 
-    at = ""
+    def __init__(self, *arguments, at, **options):
+        super().__init__(*arguments, **options)
+        self.at, of = at, self._children.of
+        self._children.of = lambda owner: self._end(of(owner), "started")
+
+    def _load_into_child(self, source):
+        return self._end(super()._load_into_child(source), "loaded")
 
     def _end(self, child, at):
         if self.at == at:
             self.at = ""
             child.kill()
-
-    def _load_into_child(self, source):
-        if self.at == "started":
-            self._end(self._children.of(source.owner), "started")
-        child = super()._load_into_child(source)
-        self._end(child, "loaded")
         return child
 
 
 @pytest.mark.parametrize("at", ["started", "loaded"])
 def test_a_child_that_ends_while_its_version_is_loaded_is_started_anew(gateway, store, start, at):
     mine = store.add(models.linear(is_private=True))
-    host = start(Unlucky)
-    host.at = at
+    host = start(Unlucky, at=at)
     x = row(1, 2, 3, 4)
 
     np.testing.assert_allclose(gateway.answer(gateway.push(mine, x)), x @ models.WEIGHTS, rtol=1e-5)
