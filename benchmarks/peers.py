@@ -171,7 +171,6 @@ def prepare(variant: Variant, site: Site) -> Launch:
         "processes": COPIES,
         "max_batch": variant.batch,
         "window": variant.window,
-        "is_raw": site.dialect == "raw",
     }
     environment = {
         "PATH": f"{site.venv / 'bin'}:{os.environ['PATH']}",

@@ -12,7 +12,7 @@ OPEN_CLIENTS = 256  # connections that an open loop has at hand
 # By the form of the body: how each system takes it. A system that is not named cannot be asked so.
 DIALECTS: dict[str, dict[str, str]] = {
     "json": {OURS: "v2", "bento": "plain", "litserve": "plain", "mlserver": "v2", "ray": "plain", "triton": "v2"},
-    "binary": {OURS: "v2-binary", "litserve": "raw", "ray": "raw", "triton": "v2-binary"},
+    "binary": {OURS: "v2-binary", "ray": "raw", "triton": "v2-binary"},
     "png": {OURS: "predict", "bento": "image", "litserve": "image"},
 }
 

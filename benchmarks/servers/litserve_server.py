@@ -7,12 +7,11 @@ import base64
 import litserve
 import numpy as np
 from digits import pixels
-from fastapi import Request
 from session import SETTINGS, Net
 
 
 class Served(litserve.LitAPI):
-    """A request is a row as JSON, or an image in base64; or raw float32 values, if SETTINGS say so."""
+    """A request is a row as JSON, or an image in base64."""
 
     def setup(self, device: str) -> None:
         self.net = Net()
@@ -38,15 +37,9 @@ class Served(litserve.LitAPI):
         return {"y": output.tolist()}
 
 
-class Raw(Served):
-    async def decode_request(self, request: Request) -> np.ndarray:
-        return np.frombuffer(await request.body(), np.float32).reshape(SETTINGS["shape"])
-
-
 def main() -> None:
     batching = {"max_batch_size": SETTINGS["max_batch"], "batch_timeout": SETTINGS["window"]}
-    kind = Raw if SETTINGS["is_raw"] else Served
-    api = kind(**(batching if SETTINGS["max_batch"] > 1 else {}))
+    api = Served(**(batching if SETTINGS["max_batch"] > 1 else {}))
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=SETTINGS["copies"], fast_queue=True, timeout=120)
     listen = {"host": "127.0.0.1", "port": SETTINGS["port"], "generate_client_file": False, "log_level": "error"}
     server.run(**listen, num_api_servers=SETTINGS["processes"])
