@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from inference import artifacts, caps
@@ -15,6 +15,7 @@ from inference.models import PRODUCTION, Alias, AliasChange, MLModel, ModelVersi
 from inference.registry import model_changed, parse_number, resolve_version
 from saas.lib.errors import NotFound, ScopeMissing, StateConflict, Unavailable, ValidationFailed
 from saas.lib.ids import uuid7
+from saas.lib.inserts import insert_once
 from saas.lib.names import is_name
 from tenants.access import Actor
 from tenants.audit import note
@@ -48,13 +49,8 @@ def create_model(
     check_visibility(organization, visibility)
     caps.lock_for_model(organization.id)
     model = MLModel(organization=organization, name=name, task=task, description=description, visibility=visibility)
-    try:
-        with transaction.atomic(using=current_alias()):
-            model.save(force_insert=True)
-    except IntegrityError as error:
-        if "mlmodel_name_once" in str(error):
-            raise StateConflict(f"There is a model {name} already") from None
-        raise
+    if not insert_once(model):
+        raise StateConflict(f"There is a model {name} already")
     note(organization.id, actor, "model.created", model.shown_id, name=name)
     model_changed(model)
     return model

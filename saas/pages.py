@@ -10,17 +10,22 @@ from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path, re_path
 from django.views import defaults
+from django.views.csrf import csrf_failure
+from django.views.decorators.csrf import csrf_exempt
 from drf_spectacular.renderers import OpenApiJsonRenderer2
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 import tenants.schema  # noqa: F401  # drf-spectacular finds its classes so
-from saas.lib.errors import InternalError, InvalidRequest, NotFound, ScopeMissing
-from tenants.problems import problem_response
+from saas.lib import csp
+from saas.lib.errors import InternalError, NotFound, ScopeMissing
+from tenants.problems import as_app_error, problem_response
 
 JSON = "application/json"
+SWAGGER_STYLE = "'sha256-MMpT0iDxyjALd9PdfepImGX3DBfJPXZ4IlDWdPAgtn0='"
+"""Of the style block in drf-spectacular's swagger_ui.html."""
 TENSOR = {
     "type": "object",
     "required": ["name", "shape", "datatype"],
@@ -48,8 +53,9 @@ def readyz(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"ready": is_ready}, status=200 if is_ready else 503)
 
 
+@csrf_exempt
 def unknown(request: HttpRequest) -> HttpResponse:
-    """No such address under an API's base path."""
+    """No such address under an API's base path, whoever asks and however."""
     return problem_response(NotFound("There is no such route"), request)
 
 
@@ -58,11 +64,18 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return problem_response(InvalidRequest(), request) if is_api(request) else defaults.bad_request(request, exception)
+    return problem_response(as_app_error(exception), request) if is_api(request) else defaults.bad_request(request, exception)
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     return problem_response(ScopeMissing(), request) if is_api(request) else defaults.permission_denied(request, exception)
+
+
+def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Django's CSRF_FAILURE_VIEW."""
+    if not is_api(request):
+        return csrf_failure(request, reason)
+    return problem_response(ScopeMissing("A session's cookie needs the header X-CSRFToken, with its cookie's value"), request)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
@@ -70,7 +83,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def is_api(request: HttpRequest) -> bool:
-    return request.path_info.startswith(("/api/", "/v2/", "/_allauth/"))
+    return request.path_info.lstrip("/").partition("/")[0] in ("api", "v2", "_allauth")
 
 
 class OnlyForm(BaseContentNegotiation):
@@ -83,6 +96,15 @@ class OnlyForm(BaseContentNegotiation):
         return renderer, renderer.media_type
 
 
+class DocsView(SpectacularSwaggerSplitView):
+    """The API reference as a page. Its script comes by itself, its few lines of style are allowed by their hash."""
+
+    def finalize_response(self, *args: Any, **kwargs: Any) -> Any:  # Any: as DRF calls it
+        response = super().finalize_response(*args, **kwargs)
+        response.headers[csp.HEADER] = csp.policy(style_src=SWAGGER_STYLE)
+        return response
+
+
 class SchemaView(SpectacularAPIView):
     """The API reference as JSON."""
 
@@ -91,7 +113,7 @@ class SchemaView(SpectacularAPIView):
 
 
 urlpatterns = [
-    path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("docs/", DocsView.as_view(url_name="schema"), name="docs"),
     path("docs/openapi.json", SchemaView.as_view(), name="schema"),
     path("livez", livez),
     path("readyz", readyz),

@@ -46,19 +46,22 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "tenants.middleware.request_id",
     "saas.lib.logs.request_line",
+    "saas.lib.csp.content_security_policy",
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "tenants.middleware.Refusals",
     "tenants.middleware.operators_in_admin",
     "tenants.middleware.AppErrors",
-    "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
 ]
 ROOT_URLCONF = "saas.urls"
+CSRF_FAILURE_VIEW = "saas.pages.csrf_failed"
 WSGI_APPLICATION = "saas.wsgi.application"
 TEMPLATES = [
     {
@@ -179,6 +182,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": [],
     "SERVE_AUTHENTICATION": [],
     "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},  # the validator is another host
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1/",  # so that operations are named and grouped by what comes next

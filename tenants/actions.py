@@ -10,13 +10,14 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.mail import send_mail
-from django.db import IntegrityError, connections, transaction
+from django.db import connections, transaction
 from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.text import slugify
 
 from saas.lib.errors import NotFound, StateConflict, Unavailable
 from saas.lib.ids import shown, uuid7
+from saas.lib.inserts import insert_once
 from saas.lib.names import is_name
 from tenants import audit, caps, events, keys
 from tenants.access import SYSTEM, Actor
@@ -45,11 +46,10 @@ def create_organization(
     """
     organization = Organization(id=uuid7(), slug=slug or free_slug(name), name=name, **limits)
     set_tenant(organization.id)
-    try:
-        with transaction.atomic():
-            organization.save(force_insert=True)
-    except IntegrityError:
-        raise StateConflict(f"The name {organization.slug} is taken.") from None
+    while not insert_once(organization):
+        if slug is not None:
+            raise StateConflict(f"The name {slug} is taken.")
+        organization.slug = free_slug(name)  # somebody took it meanwhile
     add_data_key(organization.id)
     if owner is not None:
         Membership.objects.create(organization=organization, user=owner, role=Role.OWNER)

@@ -1,25 +1,25 @@
-"""Base of request bodies: unknown fields are refused, texts can be stored, every complaint names its field."""
+"""Base of request bodies: unknown fields are refused, nothing is made of another type, every complaint names its field."""
 
-import io
 from collections.abc import Mapping
 from typing import IO, Any
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
-from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.parsers import BaseParser
 
+from saas.lib import jsontext
 from saas.lib.errors import InvalidRequest, PayloadTooLarge
 from saas.lib.ids import shown
 
 
 class JSONBodyParser(BaseParser):
-    """DRF's parser with a limit: a larger body is refused before it is read. Raises PayloadTooLarge.
+    """JSON with a limit: a larger body is refused before it is read. Raises PayloadTooLarge, InvalidRequest.
 
-    It is not a JSONParser itself, because DRF reads the whole body before it asks one.
+    It is not DRF's JSONParser, because DRF reads the whole body before it asks one.
     """
 
-    media_type = JSONParser.media_type
+    media_type = "application/json"
     max_bytes: int = 1 << 20
 
     def parse(
@@ -31,10 +31,7 @@ class JSONBodyParser(BaseParser):
         if max(declared, len(body)) > self.max_bytes:
             raise PayloadTooLarge(f"The body may have {self.max_bytes} bytes at most")
         self.received(body, context)
-        try:
-            return JSONParser().parse(io.BytesIO(body), media_type, context)
-        except RecursionError:
-            raise InvalidRequest("The body is nested too deeply.") from None
+        return jsontext.read(body)
 
     def received(self, body: bytes, context: Mapping[str, Any]) -> None:  # Any: DRF's context
         """For a view that needs the bytes as they came."""
@@ -49,42 +46,32 @@ class Body(serializers.Serializer[Any]):  # Any: bodies are not bound to a model
         if not isinstance(data, dict):
             raise InvalidRequest("The body must be a JSON object.")
         body = cls(data=data, partial=partial)
-        try:
-            body.is_valid(raise_exception=True)
-        except RecursionError:
-            raise InvalidRequest("The body is nested too deeply.") from None
+        body.is_valid(raise_exception=True)
         return dict(body.validated_data)
 
     def to_internal_value(self, data: Any) -> Any:  # Any: JSON in, checked values out
         if isinstance(data, dict):
             unknown = sorted(set(data) - {name for name, field in self.fields.items() if not field.read_only})
             if unknown:
-                raise serializers.ValidationError({_printable(name): ["This field is not known."] for name in unknown})
-            broken = [name for name, value in data.items() if not _is_storable(value)]
-            if broken:
-                raise serializers.ValidationError({name: ["Not valid Unicode text."] for name in broken})
-            numbers = [name for name, value in data.items() if not _is_text(self.fields[name], value)]
-            if numbers:
-                raise serializers.ValidationError({name: ["Not a valid string."] for name in numbers})
+                raise serializers.ValidationError({name: ["This field is not known."] for name in unknown})
+            wrong = {name: said for name, value in data.items() if (said := _wrong_type(self.fields[name], value))}
+            if wrong:
+                raise serializers.ValidationError({name: [said] for name, said in wrong.items()})
         return super().to_internal_value(data)
 
 
-def _is_storable(value: Any) -> bool:  # Any: JSON
-    """False for a text with half of a surrogate pair, which JSON can carry and no database takes; also inside of lists."""
-    if isinstance(value, list):
-        return all(map(_is_storable, value))
-    return not isinstance(value, str) or _printable(value) == value
+def _wrong_type(field: serializers.Field[Any, Any, Any, Any], value: Any) -> str:  # Any: of what the field is, JSON
+    """What is wrong with a number where `field` takes a text, or the other way round: DRF would make "5" of 5 and NaN of "nan".
 
-
-def _is_text(field: serializers.Field[Any, Any, Any, Any], value: Any) -> bool:  # Any: of what the field is, JSON
-    """False for a number where `field` takes a text: DRF would make "5" of it. Everything else is left to the field."""
+    Everything else is left to the field, and "" returned.
+    """
     if isinstance(field, serializers.ListField) and isinstance(value, list):
-        return all(_is_text(field.child, each) for each in value)
-    return not isinstance(field, serializers.CharField) or not isinstance(value, int | float)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+        return next((said for each in value if (said := _wrong_type(field.child, each))), "")
+    if isinstance(field, serializers.CharField) and isinstance(value, int | float):
+        return "Not a valid string."
+    if isinstance(field, serializers.FloatField | serializers.IntegerField) and isinstance(value, str | bool):
+        return "A valid number is required."
+    return ""
 
 
 @extend_schema_field(OpenApiTypes.STR)

@@ -1,11 +1,15 @@
-"""What every management request passes: a request id, the operators' database role in the admin, and answers for AppErrors."""
+"""What every management request passes: a request id, a look at whether a view could read it at all, the operators' database
+role in the admin, and answers for AppErrors.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
-from saas.lib import ids
-from saas.lib.errors import AppError
+from saas.lib import ids, jsontext
+from saas.lib.errors import AppError, InvalidRequest, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType
+from tenants.bodies import JSONBodyParser
 from tenants.databases import as_operator
 from tenants.problems import OUTAGES, as_app_error, problem_response
 
@@ -33,6 +37,61 @@ def operators_in_admin(handler: Handler) -> Handler:
             return handler(request)
 
     return handle
+
+
+class Refusals:
+    """Refuses what no view could read, and methods that the route does not take: whoever asks, and before the check for CSRF,
+    which reads the body.
+    """
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        try:
+            check_head(request)
+        except AppError as error:
+            return problem_response(error, request)
+        return self._handler(request)
+
+    def process_view(self, request: HttpRequest, view: Any, *_: Any) -> HttpResponse | None:  # Any: as Django calls it
+        methods = methods_of(view)
+        if methods and request.method not in methods:
+            refused = problem_response(MethodNotAllowed(f"This route takes {', '.join(methods)}"), request)
+            refused["Allow"] = ", ".join(methods)
+            return refused
+        try:
+            if request.path_info.startswith("/_allauth/") and request.method != "GET":
+                check_account_body(request)
+        except AppError as error:
+            return problem_response(error, request)
+        return None
+
+
+def check_head(request: HttpRequest) -> None:
+    """Raise UnsupportedMediaType for a charset that is not UTF-8 (Django would decode the query by it, too), and InvalidRequest
+    for NUL in the query, which PostgreSQL takes in no text.
+    """
+    if (request.content_params or {}).get("charset", "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType("The charset must be UTF-8")
+    if "%00" in request.META.get("QUERY_STRING", ""):
+        raise InvalidRequest("The query has a NUL character (%00)")
+
+
+def methods_of(view: Any) -> list[str]:  # Any: a view function
+    """The methods that a class-based view has, HEAD with GET; of another view nothing is known."""
+    found = getattr(view, "cls", None) or getattr(view, "view_class", None)
+    names = [name for name in found.http_method_names if hasattr(found, name)] if found else []
+    return [name.upper() for name in names] + (["HEAD"] if "get" in names and "head" not in names else [])
+
+
+def check_account_body(request: HttpRequest) -> None:
+    """allauth's views take JSON objects, whatever their content type. Raises PayloadTooLarge, InvalidRequest."""
+    limit = JSONBodyParser.max_bytes
+    if int(request.META.get("CONTENT_LENGTH") or 0) > limit:
+        raise PayloadTooLarge(f"The body may have {limit} bytes at most")
+    if request.body and not isinstance(jsontext.read(request.body), dict):
+        raise InvalidRequest("The body must be a JSON object.")
 
 
 class AppErrors:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import redis
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
 from rest_framework import exceptions as drf
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -35,6 +36,11 @@ _SAME: dict[type[Exception], type[errors.AppError]] = {
     drf.UnsupportedMediaType: errors.UnsupportedMediaType,
     drf.NotAcceptable: errors.InvalidRequest,
     drf.Throttled: errors.RateLimited,
+    RequestDataTooBig: errors.PayloadTooLarge,
+    SuspiciousOperation: errors.InvalidRequest,
+    BadRequest: errors.InvalidRequest,
+    MultiPartParserError: errors.InvalidRequest,
+    UnreadablePostError: errors.InvalidRequest,
 }
 
 

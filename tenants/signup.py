@@ -7,6 +7,8 @@ from django import forms
 from django.db import transaction
 from django.http import HttpRequest
 
+from saas.lib.errors import NotFound, StateConflict
+from saas.lib.inserts import insert_once
 from tenants.access import Actor
 from tenants.actions import create_organization
 from tenants.models import User
@@ -22,13 +24,18 @@ class OrganizationForm(forms.Form):
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is not typed
+    def get_phone(self, user: User) -> None:
+        """allauth has its routes of phone numbers whether there are any or not."""
+        raise NotFound("This service keeps no phone numbers.")
+
     def save_user(self, request: HttpRequest, user: User, form: Any, commit: bool = True) -> User:  # Any: allauth's form
         """Store the user and, in the same transaction, an organization that they own."""
         user = super().save_user(request, user, form, commit=False)
         if not commit:
             return user
         with transaction.atomic():
-            user.save()
+            if not insert_once(user):  # two sign-ups with one address at once: allauth has looked before
+                raise StateConflict("Somebody has signed up with this address already.")
             name = form.cleaned_data.get("organization") or user.email.partition("@")[0]
             create_organization(name=name, owner=user, actor=Actor.of(user))
         return user

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
@@ -13,6 +12,7 @@ from rest_framework.request import Request
 
 from inference import artifacts
 from inference.caps import Room
+from saas.lib import jsontext
 from saas.lib.errors import InvalidRequest, PayloadTooLarge, Unavailable
 
 CHUNK = 1 << 18
@@ -111,13 +111,9 @@ def receive(request: Request) -> tuple[Part, Any, str | None]:  # Any: the decod
     artifact = form.get("artifact")
     if unknown or not isinstance(artifact, Part):
         raise InvalidRequest("The form takes one file `artifact`, and `manifest` and `version`")
-    manifest = form.get("manifest", b"{}")
-    if isinstance(manifest, Part):
-        manifest = manifest.text
+    manifest = form.get("manifest", "{}")
+    text = manifest.text if isinstance(manifest, Part) else manifest.encode()
     version = form.get("version")
     if not isinstance(version, str | None):
         raise InvalidRequest("version is a text")
-    try:
-        return artifact, msgspec.json.decode(manifest), version
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise InvalidRequest(f"manifest is not JSON: {error}") from None
+    return artifact, jsontext.read(text, what="manifest", takes_nul=False), version

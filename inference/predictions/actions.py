@@ -5,15 +5,16 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from inference.predictions.attempts import read_ask
 from inference.predictions.models import Prediction, Status
 from inference.routes import ModelRoute, VersionRoute
-from saas.lib.errors import IdempotencyKeyReused, StateConflict
+from saas.lib.errors import IdempotencyKeyReused, StateConflict, Unavailable
 from saas.lib.ids import uuid7
+from saas.lib.inserts import insert_once
 from tenants.crypto import seal_for
 from tenants.models import Organization
 from tenants.principal import KeyRecord
@@ -63,13 +64,10 @@ def create_prediction(
         idempotency_key=idempotency_key,
         fingerprint=fingerprint if idempotency_key is not None else None,
     )
-    try:
-        with transaction.atomic():
-            prediction.save(force_insert=True)
-    except IntegrityError:
+    if not insert_once(prediction):
         winner = find_keyed(organization, idempotency_key, fingerprint)
-        if winner is None:
-            raise
+        if winner is None:  # its key's life ended just now
+            raise Unavailable("The Idempotency-Key was being given up; try again", retry_after=1)
         return winner, False
     transaction.on_commit(partial(send, prediction))
     return prediction, True

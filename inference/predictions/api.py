@@ -237,9 +237,9 @@ def filtered(rows: PredictionQuerySet, request: Request) -> PredictionQuerySet:
 def _moment(name: str, text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # the latter: before the year 1 or after 9999 in UTC
         raise ValidationFailed(errors=[{"field": name, "detail": "A time as 2026-11-21T09:00:00Z."}]) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def wait_of(prefer: str) -> float:

