@@ -22,6 +22,8 @@ RECONNECT_EVERY = 0.2
 CALLS_PER_SCRIPT = 256
 WATCH_EVERY = 1.0
 ASK_SECONDS = 2.0  # for a reply that somebody waits for
+HUNG_SECONDS = 2.0  # without a reply, after which the server is given nothing more
+MAX_BUFFERED = 64 << 20  # bytes that it has not taken, beyond which it is given nothing more
 Admitted = tuple[int, str, int, int, int]
 """What admit.lua says of one group: (admitted, reason, key tokens, organization tokens, wait in ms)."""
 
@@ -54,6 +56,14 @@ class Lanes:
         self._watching: asyncio.Task[None] | None = None
         self.workers: dict[str, float] = {}
         self.is_connected = False
+        self.is_hung = False
+        self._asked_at = 0.0  # loop time of a question of `_watch` that has no answer yet; 0: none
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether the server is there, answers, and takes what is written to it."""
+        commands = self._commands
+        return self.is_connected and not self.is_hung and commands is not None and commands.buffered < MAX_BUFFERED
 
     async def start(self) -> None:
         """Connect; if the server is not there yet, keep trying in the background."""
@@ -83,6 +93,8 @@ class Lanes:
 
     async def ask(self, *command: Any) -> Any:
         """Send and wait. Raises Unavailable: the lanes server does not answer, or not as it should."""
+        if self.is_hung:
+            raise Unavailable("The lanes server does not answer; try again soon", retry_after=1)
         answer: asyncio.Future[Any] = self._loop.create_future()
 
         def answered(reply: Any) -> None:
@@ -277,13 +289,18 @@ class Lanes:
     # --- workers
 
     async def _watch(self) -> None:
-        """Notice workers that died: their names outlive them in the set, with a score that has passed."""
+        """Notice a server that hangs, and workers that died: their names outlive them in the set, their scores have passed."""
         while True:
             await asyncio.sleep(WATCH_EVERY)
-            if self.is_connected:
+            if not self._asked_at and self.is_connected:
+                self._asked_at = self._loop.time()
                 self.send(self._saw_workers, "ZRANGE", WORKERS, 0, -1, "WITHSCORES")
+            elif self._asked_at and not self.is_hung and self._loop.time() - self._asked_at > HUNG_SECONDS:
+                log.warning("the lanes server does not answer; calls are refused until it does")
+                self.is_hung = True
 
     def _saw_workers(self, reply: Any) -> None:
+        self._asked_at, self.is_hung = 0.0, False
         if isinstance(reply, Exception):
             return
         seen = {name.decode(): float(until) for name, until in zip(reply[::2], reply[1::2], strict=True)}

@@ -58,6 +58,20 @@ def rate_limited(key: KeyRecord, source: str, wait_ms: float) -> errors.RateLimi
     )
 
 
+def too_large_a_share() -> errors.ConcurrencyLimited:
+    """An organization's large bodies or answers fill its part of what a gateway works on."""
+    return errors.ConcurrencyLimited(
+        "Too many large requests of the organization are under way; wait for answers, or send smaller ones",
+        retry_after=1,
+        source="organization",
+    )
+
+
+def too_much() -> errors.CapacityExhausted:
+    """All organizations' fill it."""
+    return errors.CapacityExhausted("Too many large requests are under way", retry_after=1, source="platform")
+
+
 def of_worker(code: str, message: str) -> AppError:
     """A reply that is no answer."""
     failure = FAILURES.get(code, errors.ModelFailed)

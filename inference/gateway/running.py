@@ -3,16 +3,22 @@
 import asyncio
 import itertools
 import time
+from collections import Counter
 
 from inference.books.client import Books
+from inference.gateway import refusals
 from inference.gateway.answers import Outcome
 from inference.gateway.call import Call
 from inference.gateway.lanes import Lanes
+from inference.gateway.weight import LIGHT
 from saas.lib import errors
 from saas.lib.errors import AppError
 from saas.lib.ids import uuid7
 
 MAX_PUSHES = 2  # a call is pushed again once if its worker dies, so that a poisonous one cannot kill them all
+MAX_CALLS = 8192  # under way at once in one process, whatever they wait for
+MAX_BYTES = 256 << 20  # of their bodies, small ones not counted
+SHARE_BYTES = 64 << 20  # of these for one organization; a single call may bring more
 
 
 class Running:
@@ -22,6 +28,7 @@ class Running:
         self._books, self._lanes = books, lanes
         self.calls: dict[int, Call] = {}
         self._numbers = itertools.count(1)
+        self._bytes: Counter[str] = Counter()  # of large bodies, by organization
         self._is_stopping = False
         self._emptied: asyncio.Event | None = None
 
@@ -29,8 +36,12 @@ class Running:
         """Take `call`, with a new id and its deadline running; or say why it cannot be taken now."""
         if self._is_stopping:
             return errors.Unavailable("The service is restarting; try again", retry_after=1)
-        if not (self._books.is_connected and self._lanes.is_connected):
+        if not (self._books.is_connected and self._books.may_answer() and self._lanes.takes_calls):
             return errors.Unavailable("The platform cannot take calls right now; try again soon", retry_after=1)
+        if len(self.calls) >= MAX_CALLS:
+            return errors.CapacityExhausted("Too many calls are under way", retry_after=1, source="platform")
+        if call.bytes_in > LIGHT and (refusal := self._take_bytes(call)):
+            return refusal
         call.began = loop.time()
         call.opened_ms = self._books.now_ms()
         call.id = uuid7(call.opened_ms).hex
@@ -39,6 +50,21 @@ class Running:
         call.timer = loop.call_later(call.timeout, self._on_deadline, call)
         self.calls[call.number] = call
         return None
+
+    def _take_bytes(self, call: Call) -> AppError | None:
+        """Count a large body, or say that there is no room for it."""
+        organization, size = call.key.organization, call.bytes_in
+        held = self._bytes[organization]
+        if held and held + size > SHARE_BYTES:
+            return refusals.too_large_a_share()
+        if self._bytes and self._bytes.total() + size > MAX_BYTES:
+            return refusals.too_much()
+        self._bytes[organization] += size
+        return None
+
+    def _free_bytes(self, call: Call) -> None:
+        self._bytes[call.key.organization] -= call.bytes_in
+        self._bytes = +self._bytes  # without the zeros
 
     async def stop(self, grace: float) -> None:
         """Take no more, let those under way end within `grace` seconds, fail the rest with 503."""
@@ -59,6 +85,8 @@ class Running:
         if call.timer:
             call.timer.cancel()
         self.calls.pop(call.number, None)
+        if call.bytes_in > LIGHT:
+            self._free_bytes(call)
         if call.is_admitted and not call.is_low:
             self._lanes.release(call)
         call.done(call, outcome)
@@ -73,7 +101,7 @@ class Running:
         self.end(call, error)
         if open_call is not None:
             self._books.undo(open_call)
-        if was_running and self._lanes.is_connected:
+        if was_running and self._lanes.takes_calls:  # else it stays, and is dropped after its deadline
             self._lanes.withdraw(call)
 
     def fail_all(self, why: str, *, has_reply: bool) -> None:

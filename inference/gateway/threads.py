@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-from saas.lib.errors import CapacityExhausted, ConcurrencyLimited
+from inference.gateway import refusals
 
 MAX_JOBS, MAX_BYTES = 256, 256 << 20  # that one thread has to do, the one under way included
 SHARE_JOBS, SHARE_BYTES = 64, 64 << 20  # of these for one organization; a single job may be larger
@@ -57,13 +57,9 @@ class Thread:
         """
         held = self._each.get(organization) or Held()
         if held.jobs and (held.jobs >= SHARE_JOBS or held.size + size > SHARE_BYTES):
-            raise ConcurrencyLimited(
-                "Too many large requests of the organization are under way; wait for answers, or send smaller ones",
-                retry_after=1,
-                source="organization",
-            )
+            raise refusals.too_large_a_share()
         if self._all.jobs and (self._all.jobs >= MAX_JOBS or self._all.size + size > MAX_BYTES):
-            raise CapacityExhausted("Too many large requests are under way", retry_after=1, source="platform")
+            raise refusals.too_much()
         job = Job(organization, size, work, asyncio.get_running_loop().create_future())
         self._each[organization] = held
         held.add(job)

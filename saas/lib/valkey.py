@@ -92,6 +92,11 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that were sent and that the server's machine has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
     def send(self, done: Done | None, *command: Argument) -> None:
         """Write a command; `done` gets its reply. Without `done` the reply is dropped, but an error is logged."""
         if self._transport is None or self._transport.is_closing():
