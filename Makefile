@@ -20,7 +20,7 @@ test: venv  ## all tests, or some: make test ARGS="tests/tenants -k keys"
 test-gpu: venv  ## the engine on an NVIDIA device, against the CPU's answers
 	@exec $(PY) -m pytest -rs tests/gpu $(ARGS)
 
-bench: venv  ## side by side with other model servers; hours, or with ARGS="--quick" half of one; see benchmarks/README.md
+bench: venv  ## side by side with other model servers; three to four hours, with ARGS="--quick" half of one
 	@exec $(PY) -m benchmarks $(ARGS)
 
 lint: venv  ## style, types, layers, YAML, container files

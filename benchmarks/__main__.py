@@ -54,7 +54,7 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = ", ".join(workloads.BY_NAME)
-    parser.add_argument("--quick", action="store_true", help="2 rounds of a few seconds: to see that all works")
+    parser.add_argument("--quick", action="store_true", help="one round of a few seconds: to see that all works")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORKLOAD", help=f"of {names}; `iris` means all iris-…")
     parser.add_argument("--peers", nargs="+", default=[], metavar="PEER", help="like triton, or one configuration: ray:batch")
     parser.add_argument("--no-peers", action="store_true", help="our own service alone")
@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
 
 
 def settings_of(given: argparse.Namespace) -> Settings:
-    rounds, seconds = (2, 5.0) if given.quick else (5, 60.0)
+    rounds, seconds = (1, 5.0) if given.quick else (5, 60.0)
     seconds = given.seconds or seconds
     others = given.peer_seconds or (seconds if given.quick else seconds / 3)
     warmup = min(5.0, seconds / 4)
