@@ -25,7 +25,7 @@ from inference.engine.residency import LocalResident, Residency, Resident
 from inference.engine.sessions import providers_for
 from inference.engine.source import ArtifactSource
 from inference.lanes import WORKERS, Reply, lane_key, lanes_key, pool_key, resident_key, worker_key
-from inference.pump import Counters, Pump, Taken, messages
+from inference.pump import BYTES_AT_ONCE, Counters, Pump, Taken, messages
 from saas.lib.valkey import Script, sync_client
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ WAKE_SECONDS = 60  # a pump that is gone does not read its wake-up
 FORGOTTEN_SECONDS = 60  # a dead worker's name stays so long, so that every gateway sees that it died
 FAILURE_SECONDS = 5.0  # a version that could not be loaded is refused at once for so long
 LOADERS = 2
-MAX_LOADING = 4  # versions; while so many wait for a loader, the pool is left to other workers
+MAX_LOADING = 4  # versions; while so many wait for a loader, or BYTES_AT_ONCE of calls, the pool is left to other workers
 MAX_CHILDREN = 8
 CHILD_STARTS = 3
 CHILD_IDLE_SECONDS = 300.0
@@ -108,14 +108,15 @@ class Host:
             slots=slots,
             max_calls=max_batch_rows,
             pools=self._pools,
-            is_pool_open=lambda: len(self._pending) < MAX_LOADING,
+            is_pool_open=lambda: len(self._pending) < MAX_LOADING and self._pending_bytes < BYTES_AT_ONCE,
         )
         self._pumps: dict[str, Pump] = {}  # by organization
         self._ended_counters = Counters()  # of pumps that are gone
         self._pending: dict[str, list[Taken]] = {}  # work that waits for its version to be loaded
+        self._pending_bytes = 0
         self._failures: dict[str, tuple[float, str]] = {}  # version → until when (monotonic), why
         self._to_load: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # of the four above
+        self._lock = threading.Lock()  # of the five above
         self._marks = threading.Lock()  # resident marks are set and deleted under it, so that a deleted one is not renewed
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._tick_on, name=f"{self.name}/tick", daemon=True)] + [
@@ -200,6 +201,7 @@ class Host:
                     continue
                 is_new = version not in self._pending
                 self._pending.setdefault(version, []).append(taken)
+                self._pending_bytes += len(taken.frame)
             if is_new:
                 self._to_load.put(version)  # a loaded one is only looked up, and its work goes to its lane
         return refused
@@ -211,7 +213,7 @@ class Host:
             except RedisError as error:
                 log.warning("the lanes server was lost while %s was loaded: %s", version, error)
                 with self._lock:
-                    self._pending.pop(version, None)  # its work went with the server, which keeps nothing
+                    self._take_pending(version)  # its work went with the server, which keeps nothing
             except Exception:  # one version must not take the loader with it
                 log.exception("loading %s failed", version)
                 with suppress(RedisError):  # then nobody hears it, and the loader must live on
@@ -264,11 +266,17 @@ class Host:
                 return child
         raise ModelUnavailable("The model's process was ended while it loaded")
 
+    def _take_pending(self, version: str) -> list[Taken]:
+        """What waits for it, which now waits no more. Under the lock."""
+        waiting = self._pending.pop(version, [])
+        self._pending_bytes -= sum([len(taken.frame) for taken in waiting])
+        return waiting
+
     def _refuse(self, version: str, reason: str) -> None:
         """Answer all that waits for a version which cannot be loaded, and remember that for a moment."""
         with self._lock:
             self._failures[version] = (time.monotonic() + FAILURE_SECONDS, reason)
-            waiting = self._pending.pop(version, [])
+            waiting = self._take_pending(version)
         self._send([(taken, Reply(taken.work.number, "model_unavailable", reason)) for taken in waiting])
 
     def _send(self, refused: list[tuple[Taken, Reply]]) -> None:
@@ -280,7 +288,7 @@ class Host:
     def _push(self, version: str, *, to_lane: bool) -> None:
         """Put what waits for a version in front of its lane, or back into the pool, in the order in which it came."""
         with self._lock:
-            waiting = self._pending.pop(version, [])
+            waiting = self._take_pending(version)
         frames: dict[str, list[bytes]] = {}
         for taken in waiting:
             is_low = taken.key.endswith(":low")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import hiredis
@@ -20,9 +21,13 @@ from redis.connection import SSLConnection, parse_url
 
 from inference.engine.residency import Resident
 from inference.lanes import Reply, Work, lane_key, pack_replies, replies_channel, unpack_work
+from saas.lib.valkey import Script
 
 log = logging.getLogger(__name__)
 
+POP = Script(Path(__file__).with_name("pop.lua"))
+BYTES_AT_ONCE = 64 << 20  # of the calls that one pop brings
+WAITING_CALLS = 4  # of a pop that waits, which cannot count bytes: so many of the largest bodies
 HAND_OVER_US = 2000  # a batch that is expected to take longer does not hold up the other lanes
 POP_SECONDS = 1  # a blocking pop ends after so long even if nothing came
 REPLY_SECONDS = 5.0  # a server that is silent for so long beyond that is given up
@@ -127,9 +132,10 @@ class Pump:
         self.counters = [Counters() for _ in range(slots)]
         self._reject, self._pools, self._is_pool_open = reject, pools, is_pool_open
         self._residents: dict[str, Resident] = {}
-        self._commands: dict[tuple[int, bool], bytes] = {}
+        self._commands: dict[tuple[int, bool, bool], bytes] = {}
         self._versions: tuple[str, ...] = ()
         self._turn = 0  # whose lane is asked first
+        self._has_more = False  # than the last pop brought, perhaps
         self._token = threading.Lock()
         self._stopping = threading.Event()
         self._threads = [
@@ -184,6 +190,7 @@ class Pump:
 
     def _work(self, connection: LaneConnection, counters: Counters, unsent: list[bytes]) -> None:
         """Pop and run until the pump stops. `unsent` holds replies that the server has not acknowledged. Raises OSError."""
+        connection.ask([_pack(("SCRIPT", "LOAD", POP.source))])
         while not self._stopping.is_set():
             if unsent:
                 connection.ask(unsent)
@@ -201,7 +208,9 @@ class Pump:
         while not self._stopping.is_set():
             popped = connection.ask([*unsent, self._pop_command()], POP_SECONDS + REPLY_SECONDS)
             unsent.clear()
-            if popped is None or popped[0] == self.wake_key.encode():
+            is_woken = popped is not None and popped[0] == self.wake_key.encode()
+            self._has_more = popped is not None and (self._has_more or is_woken or len(popped[1]) >= WAITING_CALLS)
+            if popped is None or is_woken:
                 continue
             if self._stopping.is_set():  # it came while the pump was told to stop: let others have it
                 connection.ask([_pack(("LPUSH", popped[0], *reversed(popped[1])))])
@@ -213,10 +222,11 @@ class Pump:
         return {}
 
     def _pop_command(self) -> bytes:
-        versions, is_open = self._versions, self._is_pool_open()
+        """A pop that waits cannot count bytes, so it brings a few calls. While there are more, a script pops, which counts."""
+        versions, is_open, has_more = self._versions, self._is_pool_open(), self._has_more
         self._turn = turn = (self._turn + 1) % (len(versions) + 1)
         commands = self._commands
-        command = commands.get((turn, is_open))
+        command = commands.get((turn, is_open, has_more))
         if command is None:
             turned = versions[turn:] + versions[:turn]
             pools = self._pools if is_open else ()
@@ -225,8 +235,12 @@ class Pump:
             keys += [lane_key(version, low=True) for version in turned]
             keys += pools[1:]
             count = str(len(keys))
-            command = _pack(("BLMPOP", str(POP_SECONDS), count, *keys, "LEFT", "COUNT", str(self.max_calls)))
-            commands[turn, is_open] = command
+            if has_more:
+                command = _pack(("EVALSHA", POP.sha, count, *keys, str(self.max_calls), str(BYTES_AT_ONCE)))
+            else:
+                calls = str(min(WAITING_CALLS, self.max_calls))
+                command = _pack(("BLMPOP", str(POP_SECONDS), count, *keys, "LEFT", "COUNT", calls))
+            commands[turn, is_open, has_more] = command
         return command
 
     def _sort(self, key: str, frames: list[bytes], counters: Counters, unsent: list[bytes]) -> dict[str, list[Taken]]:

@@ -61,6 +61,13 @@ def identity(element: int, shape: list, **facts) -> ArtifactSource:
     )
 
 
+def largest(width: int, **facts) -> ArtifactSource:
+    """(n, width) float32 → the largest number of each row, (n, 1)."""
+    nodes = [helper.make_node("ReduceMax", ["x", "axes"], ["y"])]
+    constants = [("axes", np.array([1], "i8"))]
+    return source(graph([("x", FLOAT, ["n", width])], [("y", FLOAT, ["n", 1])], nodes, constants), **facts)
+
+
 def slow(trips: int, **facts) -> ArtifactSource:
     """(n,) float32 → the same, after `trips` rounds of a loop: 10 million take some seconds."""
     constants = [("trips", np.array(trips, "i8")), ("yes", np.array(True))]

@@ -204,6 +204,61 @@ def test_what_has_accumulated_is_one_batch_and_one_message(gateway, store, start
     assert len(gateway.messages) == 1
 
 
+WIDE = 2 << 20  # numbers in a row: 8 MiB
+
+
+def push_wide(gateway, made, count, key):
+    """All at once, in one command."""
+    x = np.zeros((1, WIDE), "f4")
+    return gateway.push_all(made, [x] * count, key=key, timeout=PATIENCE)
+
+
+def test_large_calls_are_popped_a_few_at_a_time(gateway, store, start):
+    made = store.add(models.largest(WIDE))
+    start(slots=1)
+    gateway.answer(gateway.push(made, np.zeros((1, WIDE), "f4")))
+
+    numbers = push_wide(gateway, made, 16, lane_key(made.version))
+
+    rows = {gateway.reply(number).batch_rows for number in numbers}
+    assert {gateway.replies[number].code for number in numbers} == {""}
+    assert max(rows) * WIDE * 4 <= 64 << 20
+
+
+def test_large_calls_that_wait_for_their_version_do_not_all_wait_in_the_worker(gateway, store, start):
+    warm, cold = store.add(models.linear()), store.add(models.largest(WIDE))
+    start(slots=1)
+    gateway.answer(gateway.push(warm, row(1, 2, 3, 4)))
+    store.gate.clear()
+
+    numbers = push_wide(gateway, cold, 22, pool_key("cpu"))
+    until(lambda: cold.version in store.loads)
+    for _ in range(8):  # each is a round of the pump
+        gateway.answer(gateway.push(warm, row(1, 2, 3, 4), key=lane_key(warm.version)))
+
+    assert gateway.client.llen(pool_key("cpu")) >= 6
+    store.gate.set()
+    assert {gateway.reply(number).code for number in numbers} == {""}
+
+
+def test_what_is_popped_is_bounded_by_number_and_bytes_and_keeps_its_order(gateway):
+    from inference.pump import POP
+
+    client = gateway.client
+    client.rpush("pop:b", b"11", b"222", b"3333", b"4")
+
+    def pop(calls, size):
+        return POP.run_sync(client, ["pop:a", "pop:b"], [calls, size])
+
+    assert pop(10, 5) == [b"pop:b", [b"11", b"222"]]
+    assert pop(10, 1) == [b"pop:b", [b"3333"]]  # larger than the bound: alone
+    assert pop(10, 1) == [b"pop:b", [b"4"]]
+    assert pop(10, 1) is None
+    client.rpush("pop:b", b"1", b"2", b"3")
+    client.rpush("pop:a", b"0")
+    assert [pop(2, 100) for _ in range(3)] == [[b"pop:a", [b"0"]], [b"pop:b", [b"1", b"2"]], [b"pop:b", [b"3"]]]
+
+
 def test_several_gateways_each_get_their_own(gateway, store, start, server):
     made = store.add(models.linear())
     start()
