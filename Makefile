@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SOURCES := saas tenants inference billing benchmarks
 
-.PHONY: run restart status stop test test-gpu bench lint format lock lock-peers venv clean reset
+.PHONY: run restart status stop test test-gpu drill bench lint format lock lock-peers venv clean reset
 
 run:  ## set up everything and serve at http://127.0.0.1:8000 (PORT=… for another port)
 	@$(PYTHON) saas/local/install.py && exec $(PY) -m saas.local run
@@ -19,6 +19,9 @@ test: venv  ## all tests, or some: make test ARGS="tests/tenants -k keys"
 
 test-gpu: venv  ## the engine on an NVIDIA device, against the CPU's answers
 	@exec $(PY) -m pytest -rs tests/gpu $(ARGS)
+
+drill: venv  ## faults in every part under load, then the books: ARGS="--seed 7 --faults 200 --calls 500000"; see docs/reliability.md
+	@exec $(PY) -m tests.drill $(ARGS)
 
 bench: venv  ## side by side with other model servers; three to four hours, with ARGS="--quick" half of one
 	@exec $(PY) -m benchmarks $(ARGS)

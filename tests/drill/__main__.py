@@ -1,0 +1,93 @@
+"""`make drill ARGS="--seed 7 --faults 200 --calls 500000"`: the long form. Exit status 1 if anything does not hold."""
+
+import argparse
+import asyncio
+import json
+import secrets
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tests.drill.checker import totals
+from tests.drill.drill import Drill, Drilled, tapped_service
+from tests.drill.faults import PARTS, Fault, plan
+
+SHOWN = 20  # findings that are printed; the file has all
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make drill ARGS=…", description=__doc__)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
+    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--calls", type=int, default=500_000)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--stop-seconds", type=float, default=15.0, help="how long a SIGSTOP lasts")
+    parser.add_argument("--out", type=Path, default=Path("drill.json"))
+    options = parser.parse_args()
+    print(f"seed {options.seed}: {options.faults} faults, at least {options.calls} calls", flush=True)
+    faults = plan(options.faults, seed=options.seed, seconds=options.stop_seconds)
+    with tapped_service() as (service, directory):
+        drill = Drill(service, directory, faults, seed=options.seed, cap=max(100, options.calls // 20))
+        drill.prepare()
+        drilled = asyncio.run(drill.run(calls=options.calls, in_flight=options.clients, is_hurried=False, say=_say))
+        books = subprocess.run(
+            [sys.executable, "manage.py", "verify_books"], env=service.given, capture_output=True, text=True, check=False
+        )
+    report = report_of(drilled, faults, seed=options.seed) | {"verify_books": books.stdout.strip()}
+    options.out.write_text(json.dumps(report, indent=1))
+    print("\n".join(lines_of(report, drilled)))
+    return 1 if drilled.failure or drilled.findings or books.returncode else 0
+
+
+def report_of(drilled: Drilled, faults: list[Fault], *, seed: int) -> dict:
+    done = [fault for fault in faults if fault.back_after]
+    rows = Counter(row.kind for row in drilled.evidence.rows)
+    return {
+        "seed": seed,
+        "seconds": round(drilled.seconds, 1),
+        "failure": drilled.failure,
+        "calls": len(drilled.evidence.requests),
+        "outcomes": {f"{kind}: {what}": n for (kind, what), n in sorted(drilled.evidence.statuses().items())},
+        "rows": dict(rows),
+        "predictions": dict(Counter(prediction.status for prediction in drilled.evidence.predictions)),
+        "caps": [_used(drilled, *scope, most) for scope, most in drilled.evidence.caps.items()],
+        "faults": [vars(fault) for fault in done],
+        "findings": [finding._asdict() for finding in drilled.findings],
+        "totals": totals(drilled.findings),
+    }
+
+
+def _used(drilled: Drilled, organization: str, key: str, most: int) -> dict[str, int]:
+    mine = [row for row in drilled.evidence.rows if row.organization == organization and key in ("", row.key)]
+    return {"cap": most, "charged": sum(row.kind == "usage" for row in mine)}
+
+
+def lines_of(report: dict, drilled: Drilled) -> list[str]:
+    faults = Counter((fault["part"], fault["kind"], fault["point"] or "random time") for fault in report["faults"])
+    points = sorted({point for _, _, point in faults})
+    lines = [f"{'point':<20} {'signal':<6} " + " ".join(f"{part:>10}" for part in PARTS)]
+    for point in points:
+        for kind in ("KILL", "STOP", "TERM"):
+            counts = [faults[part, kind, point] for part in PARTS]
+            if any(counts):
+                lines.append(f"{point:<20} {kind:<6} " + " ".join(f"{count or '·':>10}" for count in counts))
+    lines += [f"{finding.name}: {finding.text}" for finding in drilled.findings[:SHOWN]]
+    lines.append(f"{report['calls']} calls, rows {report['rows']}, predictions {report['predictions']}, caps {report['caps']}")
+    lines.append(
+        f"{len(report['faults'])} faults in {report['seconds']:.0f} s, seed {report['seed']}; {report['verify_books']}"
+    )
+    told = report["totals"]
+    lines.append(
+        "lost/double/leaked/over-cap: " + " ".join(str(told[name]) for name in ("lost", "double", "leaked", "over-cap"))
+    )
+    lines.append(f"other findings: {told['other']}" + (f"; the drill failed: {report['failure']}" if report["failure"] else ""))
+    return lines
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

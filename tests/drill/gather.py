@@ -1,0 +1,137 @@
+"""Collects a drill's evidence from the running platform, once it is at rest."""
+
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from inference.books.record import unpack_record
+from tests.drill.evidence import Evidence, Mark, Prediction, Request, Row, Sums, Upset
+from tests.e2e.customers import Customer
+from tests.service import Service
+
+REST_WITHIN = 240.0  # seconds until nothing is open and the journal is in the ledger
+PREDICTIONS_WITHIN = 400.0  # the lease of an attempt whose worker fell is 90 s
+HEART = "a gateway's heart has stopped"  # inference/books/reaper.py
+REAPED_AFTER = 10.0  # seconds from a last answer to the reap: 3 s of silence, and a poll or two of a slow machine
+TERMINAL = {"succeeded", "failed", "canceled"}
+COLUMNS = (
+    "replace(call_id::text, '-', ''), request_id, replace(tenant_id::text, '-', ''), replace(api_key_id::text, '-', ''), kind, \
+endpoint, period, amount_nano"
+)
+
+
+def rest(service: Service, organizations: list[str]) -> None:
+    """Wait until predictions have ended, nothing is open and the journal is drained, but not for ever: the checker judges."""
+    _wait(lambda: not _unfinished(service, organizations), PREDICTIONS_WITHIN)
+    _wait(lambda: not open_calls(service) and not _journal(service), REST_WITHIN)
+
+
+def hurry_predictions(service: Service, organizations: list[str]) -> None:
+    """What the time of a lease would do: let attempts whose worker fell be tried again now."""
+    statement = "UPDATE inference_prediction SET next_try_at = now(), sent_at = NULL WHERE tenant_id = ANY(%s::uuid[]) \
+AND status IN ('starting', 'processing') RETURNING id"
+    service.rows(statement, organizations)
+
+
+def gather(
+    service: Service,
+    customers: list[Customer],
+    history: list[Request],
+    *,
+    caps: dict[tuple[str, str], int],
+    upsets: list[Upset],
+) -> Evidence:
+    organizations = [customer.organization for customer in customers]
+    return Evidence(
+        history,
+        rows=_rows(service, organizations),
+        predictions=_predictions(service, customers),
+        journal=_journal(service),
+        open_calls=open_calls(service),
+        accounts={organization: account(service, organization) for organization in organizations},
+        caps=caps,
+        upsets=[*upsets, *reaps(service)],
+        quarantined=_quarantined(service),
+    )
+
+
+def open_calls(service: Service) -> list[str]:
+    with service.state() as state:
+        keys = [key for pattern in ("open:*", "reaping:*") for key in state.scan_iter(pattern)]
+        return [name.decode() for key in keys for name in state.hkeys(key) if len(name) == 32]
+
+
+def account(service: Service, organization: str) -> Sums:
+    with service.state() as state:
+        fields = {name.decode(): int(value) for name, value in state.hgetall(f"account:{organization}").items()}
+    sums: Sums = {}
+    for name, value in fields.items():
+        kind, *scope = name.split(":")
+        if kind in ("calls", "nano") and value:
+            period, key = scope
+            calls, nano = sums.get((key, period), (0, 0))
+            sums[key, period] = (value, nano) if kind == "calls" else (calls, value)
+    return sums
+
+
+def _rows(service: Service, organizations: list[str]) -> list[Row]:
+    statement = f"SELECT {COLUMNS} FROM usage_event WHERE tenant_id = ANY(%s::uuid[])"
+    return [Row(*columns) for columns in service.rows(statement, organizations)]
+
+
+def _journal(service: Service) -> list[Row]:
+    """What the ledger does not hold yet."""
+    with service.state() as state:
+        state.set_response_callback("XRANGE", lambda reply, **options: reply)  # a dict would keep one of many fields called `r`
+        entries = state.execute_command("XRANGE", "journal", "-", "+")
+    records = [unpack_record(packed) for _, fields in entries for packed in fields[1::2]]
+    return [Row(r.call, r.request_id, r.tenant, r.key, r.kind, r.endpoint, r.period, r.nano) for r in records]
+
+
+def reaps(service: Service) -> list[Upset]:
+    """When sessions were reaped, as the bookkeeper's log tells: a machine that is too busy is a gateway's fall as well."""
+    found = re.findall(rf"(\d{{4}}-\S+) warning \S+ {HEART}", (service.data_dir / "log" / "service.log").read_text())
+    since_boot = time.time() - time.monotonic()
+    stamps = [datetime.fromisoformat(stamp).replace(tzinfo=UTC).timestamp() - since_boot for stamp in found]
+    return [Upset("gateway", "REAPED", stamp - REAPED_AFTER, stamp + 2.0) for stamp in stamps]
+
+
+def _quarantined(service: Service) -> int:
+    with service.state() as state:
+        held = state.xlen("journal:quarantine")
+    return held + service.rows("SELECT count(*) FROM journal_quarantine", role="owner")[0][0]
+
+
+def _unfinished(service: Service, organizations: list[str]) -> list[tuple]:
+    statement = "SELECT id FROM inference_prediction WHERE tenant_id = ANY(%s::uuid[]) AND status <> ALL(%s) LIMIT 1"
+    return service.rows(statement, organizations, sorted(TERMINAL))
+
+
+def _predictions(service: Service, customers: list[Customer]) -> list[Prediction]:
+    """Each with the numbers of its output, as its owner gets them."""
+    owners = {customer.organization: customer for customer in customers}
+    statement = (
+        "SELECT replace(id::text, '-', ''), request_id, replace(tenant_id::text, '-', ''), status FROM inference_prediction \
+WHERE tenant_id = ANY(%s::uuid[])"
+    )
+    rows = service.rows(statement, list(owners))
+
+    def told(row: tuple) -> Prediction:
+        identity, request_id, organization, status = row
+        got = _output(owners[organization], f"pred_{identity}") if status == "succeeded" else None
+        return Prediction(request_id, organization, status, got)
+
+    with ThreadPoolExecutor(4) as threads:
+        return list(threads.map(told, rows))
+
+
+def _output(owner: Customer, shown_id: str) -> Mark:
+    return tuple(owner.get(f"predictions/{shown_id}").json()["output"]["outputs"][0]["data"])
+
+
+def _wait(is_so: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.2)
