@@ -50,7 +50,9 @@ def report_of(drilled: Drilled, faults: list[Fault], *, seed: int) -> dict:
         "calls": len(drilled.evidence.requests),
         "outcomes": {f"{kind}: {what}": n for (kind, what), n in sorted(drilled.evidence.statuses().items())},
         "rows": dict(rows),
-        "predictions": dict(Counter(prediction.status for prediction in drilled.evidence.predictions)),
+        "predictions": dict(
+            Counter(f"{prediction.status} {prediction.code}".strip() for prediction in drilled.evidence.predictions)
+        ),
         "caps": [_used(drilled, *scope, most) for scope, most in drilled.evidence.caps.items()],
         "faults": [vars(fault) for fault in done],
         "findings": [finding._asdict() for finding in drilled.findings],

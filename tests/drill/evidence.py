@@ -60,6 +60,7 @@ class Prediction:
     organization: str
     status: str
     got: Mark | None = None
+    code: str = ""  # of a failure
 
 
 @dataclass(frozen=True)

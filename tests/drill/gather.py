@@ -113,15 +113,15 @@ def _predictions(service: Service, customers: list[Customer]) -> list[Prediction
     """Each with the numbers of its output, as its owner gets them."""
     owners = {customer.organization: customer for customer in customers}
     statement = (
-        "SELECT replace(id::text, '-', ''), request_id, replace(tenant_id::text, '-', ''), status FROM inference_prediction \
+        "SELECT replace(id::text, '-', ''), request_id, replace(tenant_id::text, '-', ''), status, error_code FROM inference_prediction \
 WHERE tenant_id = ANY(%s::uuid[])"
     )
     rows = service.rows(statement, list(owners))
 
     def told(row: tuple) -> Prediction:
-        identity, request_id, organization, status = row
+        identity, request_id, organization, status, code = row
         got = _output(owners[organization], f"pred_{identity}") if status == "succeeded" else None
-        return Prediction(request_id, organization, status, got)
+        return Prediction(request_id, organization, status, got, code)
 
     with ThreadPoolExecutor(4) as threads:
         return list(threads.map(told, rows))

@@ -74,6 +74,8 @@ POINTS = [
     Point("ledger.moved", "bookkeeper", f"{LEDGER}:move_position", AFTER),
     Point("ledger.committed", "bookkeeper", f"{LEDGER}:Writer.write", AFTER),
     Point("trim.after", "bookkeeper", SCRIPT_SYNC, AFTER, _script("trim.lua", HAS_RESULT)),
+    Point("hours.added", "bookkeeper", "billing.hours:_add", AFTER, HAS_RESULT),
+    Point("hours.committed", "bookkeeper", "billing.hours:catch_up", AFTER, HAS_RESULT),
     Point("reap.taken", "bookkeeper", SCRIPT_SYNC, AFTER, _script("take.lua", HAS_RESULT), trigger="gateway"),
     Point("reap.undone", "bookkeeper", SCRIPT_SYNC, AFTER, _script("reap.lua"), trigger="gateway"),
 ]
