@@ -112,10 +112,8 @@ def _unfinished(service: Service, organizations: list[str]) -> list[tuple]:
 def _predictions(service: Service, customers: list[Customer]) -> list[Prediction]:
     """Each with the numbers of its output, as its owner gets them."""
     owners = {customer.organization: customer for customer in customers}
-    statement = (
-        "SELECT replace(id::text, '-', ''), request_id, replace(tenant_id::text, '-', ''), status, error_code FROM inference_prediction \
-WHERE tenant_id = ANY(%s::uuid[])"
-    )
+    columns = "replace(id::text, '-', ''), request_id, replace(tenant_id::text, '-', ''), status, error_code"
+    statement = f"SELECT {columns} FROM inference_prediction WHERE tenant_id = ANY(%s::uuid[])"
     rows = service.rows(statement, list(owners))
 
     def told(row: tuple) -> Prediction:
