@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,23 +206,40 @@ class Pump:
     def _lead(self, connection: LaneConnection, counters: Counters, unsent: list[bytes]) -> dict[str, list[Taken]]:
         """Pop, and run what is short; the first long batch is returned, to be run without the token."""
         while not self._stopping.is_set():
-            popped = connection.ask([*unsent, self._pop_command()], POP_SECONDS + REPLY_SECONDS)
-            unsent.clear()
-            is_woken = popped is not None and popped[0] == self.wake_key.encode()
-            self._has_more = popped is not None and (self._has_more or is_woken or len(popped[1]) >= WAITING_CALLS)
-            if popped is None or is_woken:
+            key, frames = self._pop(connection, unsent)
+            if not frames:
                 continue
             if self._stopping.is_set():  # it came while the pump was told to stop: let others have it
-                connection.ask([_pack(("LPUSH", popped[0], *reversed(popped[1])))])
+                connection.ask([_pack(("LPUSH", key, *reversed(frames)))])
                 break
-            batch = self._sort(popped[0].decode(), popped[1], counters, unsent)
+            batch = self._sort(key.decode(), frames, counters, unsent)
             if sum(self._expected_us(taken) for taken in batch.values()) > HAND_OVER_US:
                 return batch
             unsent += self._run(batch, counters)
         return {}
 
+    def _pop(self, connection: LaneConnection, unsent: list[bytes]) -> tuple[bytes, list[bytes]]:
+        """A list and what has accumulated in it, within max_calls and about BYTES_AT_ONCE; nothing if nothing came.
+
+        A pop that waits cannot count bytes, so it takes a few calls only. If that was not all, a script that counts takes the
+        rest, and the next batches without waiting. `unsent` travels with the pop.
+        """
+        popped = connection.ask([*unsent, self._pop_command()], POP_SECONDS + REPLY_SECONDS)
+        unsent.clear()
+        if popped is None or popped[0] == self.wake_key.encode():
+            self._has_more = False
+            return b"", []
+        key, frames = popped
+        if not self._has_more and len(frames) >= WAITING_CALLS:
+            self._has_more = True
+            room, calls = BYTES_AT_ONCE - sum(map(len, frames)), self.max_calls - len(frames)
+            if room > 0 and calls > 0:
+                with suppress(OSError):  # the next pop finds the connection lost; what is here is run
+                    rest = connection.ask([_pack(("EVALSHA", POP.sha, "1", key, str(calls), str(room)))])
+                    frames += rest[1] if rest else []
+        return key, frames
+
     def _pop_command(self) -> bytes:
-        """A pop that waits cannot count bytes, so it brings a few calls. While there are more, a script pops, which counts."""
         versions, is_open, has_more = self._versions, self._is_pool_open(), self._has_more
         self._turn = turn = (self._turn + 1) % (len(versions) + 1)
         commands = self._commands
