@@ -54,12 +54,16 @@ PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
 class AsgiExchange(Exchange):
     """A request of the gateway's that came through ASGI; its answer is a future, None if the client left."""
 
-    __slots__ = ("answer",)
+    __slots__ = ("_address", "answer")
 
     def __init__(self, scope: Scope, target: Target) -> None:
         url = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         super().__init__(scope["method"].encode(), url, target, list(scope["headers"]))
+        self._address = scope["client"][0] if scope.get("client") else ""
         self.answer: asyncio.Future[tuple[int, bytes, bytes] | None] = asyncio.get_running_loop().create_future()
+
+    def address(self) -> str:
+        return self._address
 
     def send(self, status: int, head: bytes, body: bytes) -> None:
         self.answer.set_result((status, head, body))

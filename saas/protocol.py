@@ -52,6 +52,10 @@ class HotExchange(Exchange):
         self.size = self.counted = 0  # bytes received, and those of them in state.body_bytes
         self.response_complete = self.disconnected = self.is_received = False
 
+    def address(self) -> str:
+        client = self.protocol.client
+        return client[0] if client else ""
+
     def send(self, status: int, head: bytes, body: bytes) -> None:
         self.response_complete = True
         self.protocol.answer(self, status, head, body)

@@ -1,5 +1,6 @@
 """Who calls, and which model: from the presented key and a name to the records behind them."""
 
+from inference.gateway.allowance import Allowance
 from inference.gateway.records import Records
 from inference.routes import ModelRoute, preferred
 from saas.lib import errors
@@ -15,7 +16,11 @@ class Access:
     """Each question in two ways: at once from memory, or, where memory says None, with a wait for who knows."""
 
     def __init__(self, records: Records) -> None:
-        self._records = records
+        self._records, self._allowance = records, Allowance()
+
+    def allow(self, key: KeyRecord) -> None:
+        """Count a piece of work that comes before admission. Raises RateLimited."""
+        self._allowance.take(key)
 
     def principal(self, presented: str) -> KeyRecord | None:
         """The key behind `presented`, if memory knows it; None: ask fetch_principal. Raises ApiKeyInvalid."""
@@ -25,12 +30,26 @@ class Access:
         known, record = self._records.get(f"key:{public_id}")
         return _verified(record, presented) if known else None
 
-    async def fetch_principal(self, presented: str) -> KeyRecord:
-        """The same, asking memory, the lanes server and then PostgreSQL. Raises ApiKeyInvalid, Unavailable."""
+    async def fetch_principal(self, presented: str, address: str = "") -> KeyRecord:
+        """The same, asking memory, the lanes server and then PostgreSQL, which is limited for keys never seen here.
+
+        Raises ApiKeyInvalid, RateLimited, Unavailable.
+        """
         public_id = keys.parse(presented)
         if public_id is None:
             raise errors.ApiKeyInvalid()
-        return _verified(await self._records.fetch(f"key:{public_id}"), presented)
+        name = f"key:{public_id}"
+        if self._records.has_seen(name):
+            return _verified(await self._records.fetch(name), presented)
+        self._allowance.take_stranger(address)
+        try:
+            record = await self._records.fetch(name)
+        except errors.Unavailable:
+            self._allowance.give_stranger_back(address)
+            raise
+        if record is not None:
+            self._allowance.give_stranger_back(address)
+        return _verified(record, presented)
 
     def route(self, key: KeyRecord, owner: str | None, name: str, *, scope: str = CALL_SCOPE) -> ModelRoute | None:
         """The model that `key` calls `name` or `owner/name`, if memory knows; None: ask fetch_route.

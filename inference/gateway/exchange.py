@@ -27,7 +27,8 @@ class Lookups(Protocol):
     """What is used of inference.gateway.access.Access."""
 
     def principal(self, presented: str) -> KeyRecord | None: ...
-    async def fetch_principal(self, presented: str) -> KeyRecord: ...
+    async def fetch_principal(self, presented: str, address: str) -> KeyRecord: ...
+    def allow(self, key: KeyRecord) -> None: ...
     def route(self, key: KeyRecord, owner: str | None, name: str, *, scope: str = ...) -> ModelRoute | None: ...
     async def fetch_route(self, key: KeyRecord, owner: str | None, name: str, *, scope: str = ...) -> ModelRoute: ...
 
@@ -73,6 +74,10 @@ class Exchange:
         """Send the answer; `head` are header lines without Content-Length, Date and Connection. Called once."""
         raise NotImplementedError
 
+    def address(self) -> str:
+        """The host that sent it."""
+        return ""
+
     def render(self, call: Call, reply: Reply) -> Rendered:
         """The call's answer, as its dialect says it. Raises AppError."""
         if isinstance(self.ask, v2.Infer):
@@ -96,8 +101,9 @@ class Exchange:
             raise errors.MethodNotAllowed(f"This route takes {method.decode()}")
 
     async def find_key(self, access: Lookups) -> KeyRecord:
-        """Who asks. Raises ApiKeyMissing, ApiKeyInvalid, Unavailable."""
-        self.key = await access.fetch_principal(headers.presented_key(self.headers))
+        """Who asks, whose allowance this takes from. Raises ApiKeyMissing, ApiKeyInvalid, RateLimited, Unavailable."""
+        self.key = await access.fetch_principal(headers.presented_key(self.headers), self.address())
+        access.allow(self.key)
         return self.key
 
     async def find_route(self, access: Lookups, scope: str) -> ModelRoute:

@@ -58,11 +58,18 @@ class Gateway:
         await self.books.stop(STOP_BOOKS_WITHIN)
         await self.lanes.stop()
         self.answers.close()
+        self.records.close()
 
     # --- open and push
 
     def submit(self, call: Call) -> None:
         """Take `call`; `call.done` is called once with what came of it, perhaps before this returns."""
+        if call.must_open_first and not call.is_low:  # the books work for it before the lanes limit it, if only to replay
+            try:
+                self.access.allow(call.key)
+            except AppError as error:
+                call.done(call, error)
+                return
         if refusal := self.running.begin(call, self._loop):
             call.done(call, refusal)
             return

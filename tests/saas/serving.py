@@ -102,7 +102,8 @@ def models() -> dict[str, ModelRoute]:
 class FakeGateway:
     """Answers every call with its own inputs on the next turn of the loop, like a gateway whose model is the identity.
 
-    `hold`: calls are kept in `held` until the test lets them go. `fail_with`: the next calls fail so. Keys and models must be
+    `hold`: calls are kept in `held` until the test lets them go. `fail_with`: the next calls fail so. `is_worn_out`:
+    no organization has anything left of its allowance. Keys and models must be
     fetched once before memory knows them, as in the real one.
     """
 
@@ -114,7 +115,7 @@ class FakeGateway:
         self.calls: list[Call] = []
         self.held: list[Call] = []
         self.abandoned: list[Call] = []
-        self.hold = False
+        self.hold = self.is_worn_out = False
         self.fail_with: errors.AppError | None = None
         self.stored: dict[str, tuple[bytes, object]] = {}
 
@@ -125,7 +126,11 @@ class FakeGateway:
             raise errors.ApiKeyInvalid()
         return self.keys[presented] if presented in self.known else None
 
-    async def fetch_principal(self, presented):
+    def allow(self, key):
+        if self.is_worn_out:
+            raise errors.RateLimited("The organization's limit is 1 request per second", retry_after=1, source="organization")
+
+    async def fetch_principal(self, presented, address):
         await asyncio.sleep(0)
         self.known.add(presented)
         return self.principal(presented)

@@ -1,5 +1,6 @@
 """Large bodies: read beside the loop, one after the other, while small calls go on."""
 
+import gzip
 import json
 import struct
 import threading
@@ -93,3 +94,23 @@ def test_an_organization_with_too_many_large_bodies_is_told_so(busy, monkeypatch
     assert headers["retry-after"] == "1"
     busy.may_go_on.set()
     sender.join(60)
+
+
+@pytest.mark.parametrize("what", ["large", "index", "metadata", "compressed"])
+def test_work_before_admission_takes_from_the_organization_s_allowance(spacious, what):
+    path, body, _ = LARGE["JSON tensors"]
+    method, path, body, headers = {
+        "large": ("POST", path, body, {}),
+        "index": ("POST", "/v2/repository/index", b"", {}),
+        "metadata": ("GET", "/v2/models/rows", None, {}),
+        "compressed": ("POST", path, gzip.compress(SMALL), {"Content-Encoding": "gzip"}),
+    }[what]
+    assert spacious.request(method, path, body, headers)[0] == 200
+    spacious.gateway.is_worn_out = True
+    try:
+        status, headers, answer = spacious.request(method, path, body, headers)
+        assert spacious.request("POST", ROWS, SMALL)[0] == 200  # what memory knows meets only the limits of calls
+    finally:
+        spacious.gateway.is_worn_out = False
+
+    assert (status, json.loads(answer)["code"], headers["retry-after"]) == (429, "rate_limited", "1")
