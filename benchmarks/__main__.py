@@ -11,9 +11,10 @@ from pathlib import Path
 from benchmarks import goals, machine, peers, processes, report, workloads
 from benchmarks.failures import say
 from benchmarks.measuring import Period
+from benchmarks.peers import Variant
 from benchmarks.results import Results
 from benchmarks.rounds import Bench, Settings
-from benchmarks.workloads import OURS
+from benchmarks.workloads import OURS, Workload
 from saas.config import ROOT
 
 CACHE = ROOT / ".local" / "bench"
@@ -30,11 +31,19 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    os.umask(0o077)  # the logs hold keys
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is stopped
-    processes.adopt_orphans()
     settings = settings_of(given)
     file = given.json or settings.cache / "results" / time.strftime("%Y%m%d-%H%M%S.json")
+    results = measured(chosen, variants, settings, file)
+    print(report.markdown(results))
+    return 1 if goals.complaints(results) or any(label.startswith(OURS) for label in results.failures) else 0
+
+
+def measured(chosen: list[Workload], variants: list[Variant], settings: Settings, file: Path) -> Results:
+    """What was measured until the end, or until it was interrupted."""
+    os.umask(0o077)  # the logs hold keys
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # an exception, so that everything is stopped
+    processes.adopt_orphans()
     results = Results(
         machine.facts(list(dict.fromkeys(variant.peer for variant in variants))),
         {
@@ -45,10 +54,9 @@ def main() -> int:
         },
     )
     say(f"measurements are kept in {file}")
-    with contextlib.suppress(KeyboardInterrupt):  # then this is what was measured
+    with contextlib.suppress(KeyboardInterrupt):
         Bench(settings, chosen, variants, results, file).run()
-    print(report.markdown(results))
-    return 1 if goals.complaints(results) or any(label.startswith(OURS) for label in results.failures) else 0
+    return results
 
 
 def arguments() -> argparse.Namespace:
