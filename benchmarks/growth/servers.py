@@ -14,10 +14,11 @@ TICK = 1_000_000 // os.sysconf("SC_CLK_TCK")  # microseconds
 def servers() -> Iterator[dict[str, int]]:
     """The running servers, migrated, with Django set up for them; their process ids by name."""
     from saas.local.processes import Guard
-    from saas.local.servers import embedded_servers, spawn, wait_ready
+    from saas.local.servers import Postgres, Valkey, embedded_servers, spawn, wait_ready
 
     data_dir = Path(tempfile.mkdtemp(prefix="model-service-benchmark-"))
-    ours = embedded_servers(data_dir)
+    postgres, state, lanes = embedded_servers(data_dir)
+    ours: list[Postgres | Valkey] = [postgres, state, lanes]
     guard = Guard(data_dir, [server.directory for server in ours])  # ends the servers if the benchmark is killed
     os.environ.update({name: url for server in ours for name, url in server.urls().items()})
     os.environ.update(DJANGO_SETTINGS_MODULE="saas.settings", DEBUG="1", DATA_DIR=str(data_dir))
@@ -29,7 +30,7 @@ def servers() -> Iterator[dict[str, int]]:
                 processes.append(spawn(server, data_dir, output=log.fileno()))
             for server, process in zip(ours, processes, strict=True):
                 wait_ready(server, process)
-        ours[0].create_database()
+        postgres.create_database()
         _migrate()
         yield {server.name: process.pid for server, process in zip(ours, processes, strict=True)}
     finally:
@@ -37,7 +38,7 @@ def servers() -> Iterator[dict[str, int]]:
             process.send_signal(server.stop_signal)
         for process in processes:
             process.wait(60)
-        ours[0].home.remove()
+        postgres.home.remove()
         shutil.rmtree(data_dir, ignore_errors=True)
         guard.dismiss()
 
