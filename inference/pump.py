@@ -6,20 +6,17 @@ another slot serves the other lanes meanwhile.
 """
 
 import logging
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import hiredis
 import msgspec
-from redis.connection import SSLConnection, parse_url
 
 from inference.engine.residency import Resident
+from inference.lane_connection import REPLY_SECONDS, LaneConnection, pack_command
 from inference.lanes import Reply, Work, lane_key, pack_replies, replies_channel, unpack_work
 from saas.lib.valkey import Script
 
@@ -30,14 +27,8 @@ BYTES_AT_ONCE = 64 << 20  # of the calls that one pop brings
 WAITING_CALLS = 4  # of a pop that waits, which cannot count bytes: so many of the largest bodies
 HAND_OVER_US = 2000  # a batch that is expected to take longer does not hold up the other lanes
 POP_SECONDS = 1  # a blocking pop ends after so long even if nothing came
-REPLY_SECONDS = 5.0  # a server that is silent for so long beyond that is given up
 RECONNECT_SECONDS = 0.2
 BUCKETS = 12  # of the histogram: 1, 2, 4, … 2048 rows and more
-
-
-def _pack(command: tuple[str | bytes, ...]) -> bytes:
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub takes tuples of one element only
-    return packed
 
 
 class Taken(NamedTuple):
@@ -63,53 +54,6 @@ class Counters(msgspec.Struct):
 
 Reject = Callable[[list[Taken]], list[tuple[Taken, Reply]]]
 """Takes calls whose version this pump does not serve; gives back the refusals among them."""
-
-
-class LaneConnection:
-    """One blocking connection to the lanes server; redis-py would cost 100 µs a command."""
-
-    def __init__(self, url: str) -> None:
-        """Raises OSError or ConnectionError if there is none."""
-        options = parse_url(url)  # type: ignore[no-untyped-call]
-        self._reader = hiredis.Reader()
-        self._socket = _connect(options)
-        if password := options.get("password"):
-            self.ask([_pack(("AUTH", options.get("username") or "default", password))])
-        if database := options.get("db"):
-            self.ask([_pack(("SELECT", str(database)))])
-
-    def ask(self, commands: list[bytes], timeout: float = REPLY_SECONDS) -> Any:
-        """Send packed commands in one write; the last one's reply. `timeout` seconds for each read. Raises OSError."""
-        self._socket.settimeout(timeout)
-        self._socket.sendall(b"".join(commands))
-        reply: Any = None
-        for _ in commands:
-            while (reply := self._reader.gets()) is False:
-                data = self._socket.recv(1 << 16)
-                if not data:
-                    raise ConnectionError("the lanes server closed the connection")
-                self._reader.feed(data)
-            if isinstance(reply, hiredis.ReplyError):
-                raise ConnectionError(f"the lanes server refused: {reply}")
-        return reply
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def _connect(options: Any) -> socket.socket:
-    if path := options.get("path"):
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(REPLY_SECONDS)
-        connection.connect(path)
-        return connection
-    host, port = options.get("host", "localhost"), options.get("port", 6379)
-    connection = socket.create_connection((host, port), REPLY_SECONDS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if options.get("connection_class") is SSLConnection:
-        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-        return context.wrap_socket(connection, server_hostname=host)
-    return connection
 
 
 class Pump:
@@ -190,7 +134,7 @@ class Pump:
 
     def _work(self, connection: LaneConnection, counters: Counters, unsent: list[bytes]) -> None:
         """Pop and run until the pump stops. `unsent` holds replies that the server has not acknowledged. Raises OSError."""
-        connection.ask([_pack(("SCRIPT", "LOAD", POP.source))])
+        connection.ask([pack_command(("SCRIPT", "LOAD", POP.source))])
         while not self._stopping.is_set():
             if unsent:
                 connection.ask(unsent)
@@ -210,7 +154,7 @@ class Pump:
             if not frames:
                 continue
             if self._stopping.is_set():  # it came while the pump was told to stop: let others have it
-                connection.ask([_pack(("LPUSH", key, *reversed(frames)))])
+                connection.ask([pack_command(("LPUSH", key, *reversed(frames)))])
                 break
             batch = self._sort(key.decode(), frames, counters, unsent)
             if sum(self._expected_us(taken) for taken in batch.values()) > HAND_OVER_US:
@@ -235,7 +179,7 @@ class Pump:
             room, calls = BYTES_AT_ONCE - sum(map(len, frames)), self.max_calls - len(frames)
             if room > 0 and calls > 0:
                 with suppress(OSError):  # the next pop finds the connection lost; what is here is run
-                    rest = connection.ask([_pack(("EVALSHA", POP.sha, "1", key, str(calls), str(room)))])
+                    rest = connection.ask([pack_command(("EVALSHA", POP.sha, "1", key, str(calls), str(room)))])
                     frames += rest[1] if rest else []
         return key, frames
 
@@ -253,10 +197,10 @@ class Pump:
             keys += pools[1:]
             count = str(len(keys))
             if has_more:
-                command = _pack(("EVALSHA", POP.sha, count, *keys, str(self.max_calls), str(BYTES_AT_ONCE)))
+                command = pack_command(("EVALSHA", POP.sha, count, *keys, str(self.max_calls), str(BYTES_AT_ONCE)))
             else:
                 calls = str(min(WAITING_CALLS, self.max_calls))
-                command = _pack(("BLMPOP", str(POP_SECONDS), count, *keys, "LEFT", "COUNT", calls))
+                command = pack_command(("BLMPOP", str(POP_SECONDS), count, *keys, "LEFT", "COUNT", calls))
             commands[turn, is_open, has_more] = command
         return command
 
@@ -334,4 +278,4 @@ def messages(answers: Iterable[tuple[str, Reply]]) -> list[tuple[str, bytes]]:
 
 def publish(answers: Iterable[tuple[str, Reply]]) -> list[bytes]:
     """The same as packed commands."""
-    return [_pack(("PUBLISH", channel, message)) for channel, message in messages(answers)]
+    return [pack_command(("PUBLISH", channel, message)) for channel, message in messages(answers)]
