@@ -6,20 +6,20 @@ future here. See books.lua for what a script does, and session.lua for how a los
 """
 
 import asyncio
-import hashlib
 import logging
 import secrets
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
-
+from inference.books.batch import CLOSE_VERDICTS, OPEN_VERDICTS, Batch, pack_batch
+from inference.books.open_call import CLOSE_SENT, CLOSING, ENDED, NEW, OPEN, QUEUED, OpenCall
 from inference.books.record import UsageRecord, pack_record
 from inference.books.scripts import BEAT, BOOKS, JOURNAL, LEAVE, SESSION, open_key
-from saas.lib.valkey import Argument, Connection, ReplyError, Sender
+from inference.books.wire import Dialer, ValkeyDialer, Wire, boot_seconds
+from saas.lib.valkey import ReplyError
 
 log = logging.getLogger(__name__)
 
@@ -29,124 +29,7 @@ BEAT_EVERY = 0.5
 ANSWER_WITHIN = 2.0  # seconds after the sending of the last acknowledged beat; a reaper waits 3 s
 RETRY_EVERY = 0.2  # between attempts to connect, and after LOADING, BUSY, OOM and the like
 BEATS_UNDER_WAY = 8
-MEMORY_PERCENT = 80  # nothing opens above it
 STORED_MAX_BYTES = 1 << 20  # of one stored answer; a larger one goes to PostgreSQL before the close
-STORED_TENANT_MAX_BYTES = 64 << 20  # of all stored answers of a tenant
-KEEP_SECONDS = 48 * 3600
-
-_pack = msgspec.msgpack.Encoder().encode
-
-# The states of a call. QUEUED, and CLOSING when it was not sent yet, are known to this process only.
-NEW, QUEUED, OPENING, OPEN, CLOSING, CLOSE_SENT, ENDED = range(7)
-
-OPEN_VERDICTS = {
-    ord("o"): "open",
-    ord("u"): "unknown",
-    ord("i"): "in_progress",
-    ord("r"): "reused",
-    ord("p"): "replay",
-    ord("f"): "full",
-    ord("s"): "quota:stored",
-    ord("Q"): "quota:organization",
-    ord("q"): "quota:key",
-    ord("B"): "budget:organization",
-    ord("b"): "budget:key",
-    ord("C"): "credit:organization",
-    ord("c"): "credit:key",
-}
-CLOSE_VERDICTS = {ord("c"): "closed", ord("d"): "done", ord("g"): "gone", ord("b"): "bad"}
-
-
-class OpenCall:
-    """One call in the books. The fields before `state` are the caller's and stay as they are once it is given to `open`.
-
-    `call` is a UUIDv7 of the corrected clock, as 32 hexadecimal digits, like `tenant` and `key` ("" for a session's call).
-    `period` is the month whose sums it raises, `max_nano` the most it can cost. `record` is the packed UsageRecord as known
-    now: if this process dies it becomes the `reversed` one. `claim` names the Idempotency-Key, unique among all tenants (None:
-    none), and `fingerprint` the request; its outcome is kept for `keep_seconds` after the close.
-
-    `on_open(verdict, stored)` gets one of OPEN_VERDICTS or "lost"; `stored` belongs to "replay". A call that is open may get a
-    second verdict, "lost": its session was taken by a reaper before it was closed, so its answer must not leave any more.
-    """
-
-    __slots__ = (
-        "call",
-        "claim",
-        "claim_key",
-        "fingerprint",
-        "is_close_sent",
-        "is_open_sent",
-        "is_repeated",
-        "keep_seconds",
-        "key",
-        "max_nano",
-        "mode",
-        "nano",
-        "on_close",
-        "on_open",
-        "outcome",
-        "period",
-        "record",
-        "state",
-        "stored",
-        "tenant",
-    )
-
-    def __init__(
-        self,
-        call: str,
-        tenant: str,
-        key: str,
-        period: str,
-        max_nano: int,
-        mode: str,
-        record: bytes,
-        on_open: Callable[[str, bytes | None], None],
-        claim: bytes | None = None,
-        fingerprint: bytes = b"",
-        keep_seconds: int = KEEP_SECONDS,
-    ) -> None:
-        self.call, self.tenant, self.key, self.period = call, tenant, key, period
-        self.max_nano, self.mode, self.record, self.on_open = max_nano, mode, record, on_open
-        self.claim, self.fingerprint, self.keep_seconds = claim, fingerprint, keep_seconds
-        self.claim_key = "" if claim is None else f"claim:{hashlib.sha256(claim).hexdigest()}"
-        self.state = NEW
-        self.outcome: bytes | None = None  # how it ended: None not yet, b"" failed, else its packed record
-        self.nano = 0
-        self.stored = b""
-        self.on_close: Callable[[str], None] | None = None
-        self.is_open_sent = self.is_close_sent = False
-        self.is_repeated = (
-            False  # its entry may be gone because its close was heard before, or not be there because its open was not
-        )
-
-
-class _Batch:
-    """What travels in one script."""
-
-    __slots__ = ("arguments", "closes", "opens")
-
-    def __init__(self, closes: list[OpenCall], opens: list[OpenCall], arguments: list[Argument]) -> None:
-        self.closes, self.opens, self.arguments = closes, opens, arguments
-
-
-class Wire(Sender, Protocol):
-    """What Books needs of a connection: saas.lib.valkey.Connection, or a simulated one."""
-
-    def close(self) -> None: ...
-
-
-class Dialer(Protocol):
-    """Connects in the background; calls `on_connected(wire)` or `on_failed()` once, and `on_lost()` when a wire is lost."""
-
-    def __call__(
-        self, on_connected: Callable[[Wire], None], on_failed: Callable[[], None], on_lost: Callable[[], None]
-    ) -> None: ...
-
-
-def boot_seconds() -> float:
-    """Seconds since boot, time asleep included: a machine that slept must not believe its heartbeat."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Books:
@@ -161,16 +44,16 @@ class Books:
         clock: Callable[[], float] = boot_seconds,
         new_session: Callable[[], str] = secrets.token_hex,
     ) -> None:
-        self._url, self._clock, self._new_session = state_url, clock, new_session
-        self._dial = dial or self._dial_valkey
+        self._clock, self._new_session = clock, new_session
+        self._dialer = ValkeyDialer(state_url)
+        self._dial: Dialer = dial or self._dialer
         self._loop: asyncio.AbstractEventLoop = loop  # type: ignore[assignment]  # without one, begin() sets the running one
         self._opens: dict[OpenCall, None] = {}  # in order; a dict, so that a call can leave it
         self._closes: list[OpenCall] = []
         self._calls: dict[OpenCall, None] = {}  # from the sending of the open to the acknowledgement of the close
-        self._flying: _Batch | None = None
-        self._unacknowledged: _Batch | None = None  # was under way when its connection was lost
+        self._flying: Batch | None = None
+        self._unacknowledged: Batch | None = None  # was under way when its connection was lost
         self._wire: Wire | None = None
-        self._dialing: asyncio.Task[None] | None = None
         self._session = self._line = ""  # the line is the first of the sessions that handed our calls on
         self._candidates: list[
             str
@@ -303,49 +186,16 @@ class Books:
             for call in opens:
                 del self._opens[call]
         self._is_urgent = bool(self._closes)
-        self._flying = self._pack(closes, opens)
+        self._calls.update(dict.fromkeys(opens))
+        self._flying = pack_batch(closes, opens)
         self._send(self._flying)
 
-    def _pack(self, closes: list[OpenCall], opens: list[OpenCall]) -> _Batch:
-        """The arguments of books.lua, and the calls in the order of its verdicts."""
-        plain: list[Argument] = []
-        keyed: list[Argument] = []
-        keyed_closes: list[OpenCall] = []
-        plain_closes: list[OpenCall] = []
-        for call in closes:
-            call.state = CLOSE_SENT
-            call.is_close_sent = True
-            if call.claim is None:
-                plain_closes.append(call)
-                plain += (call.call, call.nano, call.outcome or b"")
-            else:
-                keyed_closes.append(call)
-                keyed += (call.call, call.nano, call.outcome or b"", call.claim_key, call.stored, call.keep_seconds)
-        groups: dict[tuple[Any, ...], list[OpenCall]] = {}
-        for call in opens:
-            call.state = OPENING
-            call.is_open_sent = True
-            self._calls[call] = None
-            alike = (call.tenant, call.key, call.period, call.max_nano, call.mode, call if call.claim is not None else None)
-            if alike in groups:
-                groups[alike].append(call)
-            else:
-                groups[alike] = [call]
-        arguments: list[Argument] = [
-            MEMORY_PERCENT, STORED_TENANT_MAX_BYTES, len(plain_closes), len(keyed_closes), len(groups), *plain, *keyed,
-        ]  # fmt: skip
-        ordered: list[OpenCall] = []
-        for group in groups.values():
-            ordered += group
-            _pack_group(group, arguments)
-        return _Batch(plain_closes + keyed_closes, ordered, arguments)
-
-    def _send(self, batch: _Batch) -> None:
+    def _send(self, batch: Batch) -> None:
         if self._wire is not None:
             keys = (open_key(self._session), JOURNAL)
             BOOKS.run(self._wire, partial(self._on_booked, batch), keys, batch.arguments)
 
-    def _on_booked(self, batch: _Batch, reply: Any) -> None:
+    def _on_booked(self, batch: Batch, reply: Any) -> None:
         if batch is not self._flying or isinstance(reply, ConnectionError):
             return  # the next session decides what becomes of it
         if isinstance(reply, ReplyError):
@@ -367,7 +217,7 @@ class Books:
         if self._changed is not None:
             self._changed.set()
 
-    def _send_again(self, batch: _Batch) -> None:
+    def _send_again(self, batch: Batch) -> None:
         if batch is self._flying:
             self._send(batch)
 
@@ -415,8 +265,7 @@ class Books:
         self._is_stopped, self._is_registered, self._answer_until = True, False, 0.0
         for timer in self._timers.values():
             timer.cancel()
-        if self._dialing is not None:
-            self._dialing.cancel()
+        self._dialer.cancel()
         if self._wire is not None:
             self._wire.close()
 
@@ -429,20 +278,6 @@ class Books:
     def _redial(self) -> None:
         wait = max(0.0, self._last_dial + RETRY_EVERY - self._clock())
         self._timers["dial"] = self._loop.call_later(wait, self._connect)
-
-    def _dial_valkey(
-        self, on_connected: Callable[[Wire], None], on_failed: Callable[[], None], on_lost: Callable[[], None]
-    ) -> None:
-        async def dial() -> None:
-            try:
-                wire = await Connection.connect(self._url, on_lost)
-            except ConnectionError as error:
-                log.warning("the books are not reachable: %s", error)
-                on_failed()
-            else:
-                on_connected(wire)
-
-        self._dialing = self._loop.create_task(dial())
 
     def _on_connected(self, wire: Wire) -> None:
         if self._is_stopped:
@@ -599,14 +434,3 @@ class Books:
         if error <= self._offset_error_ms + drift:
             self._offset_ms = seconds * 1000 + microseconds / 1000 - (now + sent) * 500
             self._offset_error_ms, self._offset_at = error, now
-
-
-def _pack_group(group: list[OpenCall], arguments: list[Argument]) -> None:
-    """Calls that look alike to the books; one with a claim is always alone."""
-    first = group[0]
-    tenant, key, period, nano, mode = first.tenant, first.key, first.period, first.max_nano, first.mode
-    head = _pack((tenant, key, period, nano, mode, first.claim_key))
-    fingerprint = first.fingerprint if first.claim is not None else b""
-    arguments += (len(group), tenant, key, period, nano, mode, first.claim_key, fingerprint)
-    for call in group:
-        arguments += (call.call, head + call.record)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from inference.books.client import OpenCall
+from inference.books.open_call import OpenCall
 from inference.books.record import UsageRecord
 from inference.lanes import Reply, Tensor
 from inference.routes import ModelRoute, VersionRoute

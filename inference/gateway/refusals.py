@@ -11,7 +11,7 @@ FAILURES = {error.code: error for error in vars(errors).values() if isinstance(e
 
 
 def of_books(verdict: str) -> AppError:
-    """`verdict` is one of inference.books.client.OPEN_VERDICTS, or "lost"."""
+    """`verdict` is one of inference.books.batch.OPEN_VERDICTS, or "lost"."""
     if verdict.startswith("quota:"):
         source = verdict.partition(":")[2]
         return errors.QuotaExceeded(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from inference.books.client import OpenCall
+from inference.books.open_call import OpenCall
 from inference.books.record import UsageRecord, pack_record
 from inference.gateway.call import Call
 

@@ -12,7 +12,8 @@ from billing.hours import RollUp
 from billing.ledger import Link
 from billing.rebuild import rebuild_wanted
 from inference.books import accounts
-from inference.books.client import Books, OpenCall
+from inference.books.client import Books
+from inference.books.open_call import OpenCall
 from inference.books.record import pack_record
 from saas.lib.ids import uuid7
 from saas.lib.valkey import sync_client

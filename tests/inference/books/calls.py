@@ -5,7 +5,8 @@ from typing import Any
 
 import redis
 
-from inference.books.client import Books, OpenCall
+from inference.books.client import Books
+from inference.books.open_call import OpenCall
 from inference.books.record import UsageRecord, pack_record, unpack_record
 from inference.books.scripts import JOURNAL, TRIM, TRIMMED
 from saas.lib.ids import uuid7

@@ -18,7 +18,8 @@ import hiredis
 import redis
 
 from inference.books import accounts
-from inference.books.client import Books, OpenCall
+from inference.books.client import Books
+from inference.books.open_call import OpenCall
 from inference.books.pruning import Pruner
 from inference.books.reaper import Reaper
 from inference.books.record import UsageRecord, pack_record, unpack_record
