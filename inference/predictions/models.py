@@ -109,14 +109,26 @@ class Prediction(TenantModel):
         return shown("pred", self.id)
 
     def finish(self, status: Status, **columns: object) -> bool:
-        """Give it its outcome, unless it has one. Returns whether this call did."""
+        """Give it its outcome, unless it has one. Returns whether this call did.
+
+        An attempt that lost its lease may bring the answer, which is the same for all, but nothing else. What comes after the
+        retention has removed the data leaves none.
+        """
         values = {"status": status, "completed_at": timezone.now(), **columns}
-        done = type(self).objects.filter(pk=self.pk, organization_id=self.organization_id).exclude(status__in=TERMINAL)
-        return done.update(**values) == 1
+        mine = type(self).objects.filter(pk=self.pk, organization_id=self.organization_id).exclude(status__in=TERMINAL)
+        if status != Status.SUCCEEDED:
+            mine = mine.filter(started_at=self.started_at)
+        if mine.filter(data_removed_at=None).update(**values):
+            return True
+        return mine.update(**{**values, "output": None}) == 1
 
     def give_back(self, *, after: timedelta) -> None:
-        """Let another attempt take it `after` a while. This one ended by our failure and does not count."""
+        """Let another attempt take it `after` a while. This one ended by our failure and does not count.
+
+        Nothing happens if it lost its lease: then the prediction is another's.
+        """
         mine = type(self).objects.filter(pk=self.pk, organization_id=self.organization_id, status=Status.PROCESSING)
+        mine = mine.filter(started_at=self.started_at)
         mine.update(next_try_at=timezone.now() + after, sent_at=None, attempts=models.F("attempts") - 1)
 
 
