@@ -20,7 +20,7 @@ from inference.books.scripts import JOURNAL, TRIM
 
 log = logging.getLogger(__name__)
 
-BATCH_RECORDS = 5000  # a round reads on until it holds so many; one page more at most
+BATCH_RECORDS = 40_000  # a step reads on until it holds so many, one page more at most; a busy second's
 PAGE_ENTRIES = 64  # an entry holds up to 256 records
 STATUS = "bookkeeper"
 """Hash on the lanes server: drain_lag_ms, drain_position, drain_rows, drain_quarantined, drain_at (epoch seconds)."""
@@ -41,9 +41,15 @@ class Drain:
     """
 
     def __init__(
-        self, state: redis.Redis, *, stream: str = JOURNAL, on_drained: Callable[[dict[str, int]], None] | None = None
+        self,
+        state: redis.Redis,
+        *,
+        stream: str = JOURNAL,
+        on_drained: Callable[[dict[str, int]], None] | None = None,
+        batch_records: int = BATCH_RECORDS,
     ) -> None:
         self.state = state
+        self.batch_records = batch_records
         self.stream = stream
         self.on_drained = on_drained
         self.reader = Reader()
@@ -108,14 +114,14 @@ class Drain:
         return True
 
     def _read(self, position: str) -> list[Entry]:
-        """Entries after `position`, page by page, until they hold BATCH_RECORDS or there are no more."""
+        """Entries after `position`, page by page, until they hold `batch_records` or there are no more."""
         entries: list[Entry] = []
-        count = 0
-        while count < BATCH_RECORDS:
-            page: list[Entry] = self._command("XRANGE", self.stream, f"({position}", "+", "COUNT", PAGE_ENTRIES)
+        count, page_entries = 0, min(PAGE_ENTRIES, self.batch_records)
+        while count < self.batch_records:
+            page: list[Entry] = self._command("XRANGE", self.stream, f"({position}", "+", "COUNT", page_entries)
             entries += page
             count += sum(len(fields) for _, fields in page) // 2
-            if len(page) < PAGE_ENTRIES:
+            if len(page) < page_entries:
                 break
             position = page[-1][0].decode()
         return entries

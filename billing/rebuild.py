@@ -9,6 +9,7 @@ import logging
 from typing import NamedTuple
 from uuid import UUID
 
+import redis
 from psycopg2.extensions import connection as Connection
 
 from billing.ledger import Link
@@ -35,9 +36,9 @@ class Snapshot(NamedTuple):
     sums: dict[tuple[str, str], tuple[int, int]]
 
 
-def read_snapshot(connection: Connection, tenant: UUID) -> Snapshot:
-    """Sums and position as of one moment."""
-    oldest = accounts.kept_from()  # it may rise meanwhile, never fall: the script leaves out what is too much
+def read_snapshot(connection: Connection, tenant: UUID, *, state: redis.Redis | None = None) -> Snapshot:
+    """Sums and position as of one moment; `state` as in inference.books.accounts."""
+    oldest = accounts.kept_from(state=state)  # it may rise meanwhile, never fall: the script leaves out what is too much
     with connection, connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         cursor.execute("SELECT position FROM journal_position WHERE stream = %s", [JOURNAL])

@@ -64,8 +64,7 @@ def _run(given: argparse.Namespace, pids: dict[str, int]) -> None:
     )
     for shape in given.shapes:
         for size in sizes:
-            drain.BATCH_RECORDS = size
-            rounds = [_round(given, SHAPES[shape], pids) for _ in range(given.rounds)]
+            rounds = [_round(given, SHAPES[shape], size, pids) for _ in range(given.rounds)]
             middle = sorted(rounds, key=lambda one: one.total)[len(rounds) // 2]
             rate = statistics.median(one.rows / one.seconds for one in rounds)
             parts = (middle.drain, middle.postgres, middle.state)
@@ -78,14 +77,14 @@ def _run(given: argparse.Namespace, pids: dict[str, int]) -> None:
 class Course:
     """Drain and roll-up taking turns; while the journal is being filled, time stands still for them."""
 
-    def __init__(self, pids: dict[str, int]) -> None:
+    def __init__(self, pids: dict[str, int], batch: int) -> None:
         from billing.drain import Drain
         from billing.hours import RollUp
         from saas.lib.valkey import sync_client
 
         self.pids, self.seconds, self.rollup_seconds, self.used = pids, 0.0, 0.0, [0, 0, 0]
         self.since: float | None = None
-        self.drain = Drain(sync_client(os.environ["STATE_URL"]))
+        self.drain = Drain(sync_client(os.environ["STATE_URL"]), batch_records=batch)
         self.rollup = RollUp(clock=self.clock)
         self.drain.step()
 
@@ -126,11 +125,11 @@ class Course:
         self.used = [used + now - then for used, now, then in zip(self.used, _usage(self.pids), before, strict=True)]
 
 
-def _round(given: argparse.Namespace, shape: tuple[int, int], pids: dict[str, int]) -> Round:
+def _round(given: argparse.Namespace, shape: tuple[int, int], batch: int, pids: dict[str, int]) -> Round:
     from saas.lib.valkey import sync_client
 
     state = sync_client(os.environ["STATE_URL"])
-    course, records, rows = Course(pids), _records(*shape), 0
+    course, records, rows = Course(pids, batch), _records(*shape), 0
     while rows < given.rows:
         _fill(state, records, min(CHUNK, given.rows - rows), given.tick)
         rows += course.empty_journal()

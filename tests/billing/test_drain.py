@@ -212,12 +212,10 @@ def test_the_trim_never_passes_the_position(state, journal, tenant, ledger):
     assert ledger(POSITION, journal.name)[0][0] < late
 
 
-def test_a_large_journal_is_moved_in_several_batches(state, journal, tenant, ledger, monkeypatch):
-    monkeypatch.setattr("billing.drain.BATCH_RECORDS", 50)
-    monkeypatch.setattr("billing.drain.PAGE_ENTRIES", 8)
+def test_a_large_journal_is_moved_in_several_batches(state, journal, tenant, ledger):
     for _ in range(60):
         journal.add(usage(tenant), usage(tenant))
-    drain, steps = Drain(state, stream=journal.name), []
+    drain, steps = Drain(state, stream=journal.name, batch_records=50), []
 
     while count := drain.step():
         steps.append(count)

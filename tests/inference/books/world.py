@@ -1,14 +1,18 @@
-"""A world that runs the real books, reapers and scripts on a real Valkey, in simulated time, in an order that a seed decides.
+"""A world that runs the real books, reapers, drains, roll-up, rebuild and scripts on a real Valkey and a real PostgreSQL, in
+simulated time, in an order that a seed decides.
 
 Gateways open, answer, fail, die, sleep and lose their connections; commands and replies are late or lost; a lost socket may
-still deliver what it held; the server stalls, forgets its scripts, or says LOADING. The world keeps its own history of what
-clients were told, and at the end everything must agree with it.
+still deliver what it held; the server stalls, forgets its scripts, or says LOADING; reapers and drains die between two steps,
+or take a step long after the one before. The world keeps its own history of what clients were told. Everything must agree with
+it after every step that changed the books, and once more at the end.
 """
 
 import heapq
 import itertools
 import random
+import secrets
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,19 +20,18 @@ from typing import Any
 
 import hiredis
 import redis
+from psycopg2.extensions import connection as Connection
 
 from inference.books import accounts
 from inference.books.client import Books
 from inference.books.open_call import OpenCall
 from inference.books.pruning import Pruner
 from inference.books.reaper import Reaper
-from inference.books.record import UsageRecord, pack_record, unpack_record
-from tests.inference.books.calls import read_journal, trim_journal
+from inference.books.record import UsageRecord, pack_record
+from inference.books.scripts import BEAT, JOURNAL
+from tests.inference.books.clerks import Clerk, Ledger, Rebuilder, Row
 
-TENANTS = ("a" * 32, "b" * 32)
-KEYS = {tenant: (tenant[:16] + "1" * 16, tenant[:16] + "2" * 16) for tenant in TENANTS}
 PERIODS = ("2026-11", "2026-12")
-LIMITS = accounts.AccountLimits(12, {key: 5 for keys in KEYS.values() for key in keys[:1]}, 1)
 NO_LIMITS = accounts.AccountLimits(None, {}, 0)
 FAULTS = (
     "drop",
@@ -38,6 +41,7 @@ FAULTS = (
     "sleep",
     "stall",
     "flush",
+    "kill_drain",
     "loading",
     "lose_account",
     "old_limits",
@@ -129,6 +133,7 @@ class Wire:
             self.world.at(self.world.stalled_until, self._heard)
             return
         command = self.outbox.pop(0)
+        self.world.is_changed |= command[1] != BEAT.sha
         if self.is_broken and self.world.random.random() < 0.3:
             return  # it was never written
         if self.world.random.random() < self.world.fragility / 2:
@@ -208,15 +213,15 @@ class SimulatedCall:
         self.is_failed = self.is_closing = False
         rng = world.random
         world.number += 1
-        self.id = f"{world.number:032x}"
-        tenant = rng.choice(TENANTS)
+        self.id = f"{world.began_ms:012x}7{world.salt}{world.number:07x}"
+        tenant = rng.choice(world.tenants)
         mode = rng.choice(("live", "live", "live", "test"))
         most = rng.choice((0, 5, 1000, 2**40))
         self.claim = f"{tenant}:{rng.randrange(6)}".encode() if rng.random() < 0.4 else None
         self.record = UsageRecord(
-            call=self.id, tenant=tenant, key=rng.choice((*KEYS[tenant], "")), model="c" * 32, version="d" * 32,
+            call=self.id, tenant=tenant, key=rng.choice((*world.keys[tenant], "")), model="c" * 32, version="d" * 32,
             model_name="catalog/iris", version_number="1.0.0", endpoint="infer", mode=mode, kind="usage",
-            period=rng.choice(PERIODS), price_version=0, rows=1, max_nano=most, opened_ms=1, request_id="r",
+            period=rng.choice(PERIODS), price_version=0, rows=1, max_nano=most, opened_ms=world.began_ms, request_id="r",
         )  # fmt: skip
         record = self.record
         self.open_call = OpenCall(
@@ -315,37 +320,50 @@ class Watcher:
     def take(self, session: str, beat: bytes) -> None:
         if not self.is_dead:
             self.world.taken += self.reaper.take(session, beat)
+            self.world.is_changed = True
 
     def undo(self, session: str) -> None:
         if not self.is_dead:
             self.reaper.undo(session)
+            self.world.is_changed = True
 
 
 class World:
-    def __init__(self, seed: int, client: redis.Redis, path: str) -> None:
+    def __init__(self, seed: int, client: redis.Redis, path: str, connection: Connection) -> None:
         self.random, self.client, self.line = random.Random(seed), client, Line(path)
-        self.now, self.number, self.taken = 1000.0, 0, 0
+        self.now, self.number, self.taken, self.checks, self.is_changed = 1000.0, 0, 0, 0, False
         self.events: list[tuple] = []
         self.order = itertools.count()
         self.stalled_until = self.loading_until = 0.0
         self.slowness = self.random.choice((0.001, 0.1, 1.0))  # seconds that a command or a reply travels at most
         self.fragility = self.random.choice((0.0, 0.0, 0.02, 0.1))  # how often a command costs its connection
         self.patience = self.random.choice((0.05, 2.0))  # seconds until a call has its result
+        self.began_ms, self.salt = int(time.time() * 1000), secrets.token_hex(6)  # the ledger is never emptied: ids of its own
+        self.tenants = (f"{self.salt}{'a' * 20}", f"{self.salt}{'b' * 20}")
+        self.keys = {tenant: (tenant[:16] + "1" * 16, tenant[:16] + "2" * 16) for tenant in self.tenants}
         self.calls: dict[str, SimulatedCall] = {}
         self.verdicts: Counter[str] = Counter()
-        self.ledger: dict[str, UsageRecord] = {}
-        self.position = "0-0"
-        for tenant in TENANTS:
+        self.ledger = Ledger(connection)
+        for tenant in self.tenants:
             accounts.create(tenant, state=client)
-        self.limits = {tenant: self.random.choice((LIMITS, NO_LIMITS)) for tenant in TENANTS}
-        for tenant in TENANTS:
+        self.limits = {tenant: self.random.choice((self._limits(), NO_LIMITS)) for tenant in self.tenants}
+        for tenant in self.tenants:
             accounts.set_limits(tenant, *self.limits[tenant], state=client)
         self.gateways = [Gateway(self) for _ in range(3)]
         self.watchers = [Watcher(self) for _ in range(2)]
+        self.clerks = [Clerk(self, self.ledger) for _ in range(2)]
+        self.rebuilder = Rebuilder(self, self.ledger)
         self.kept = PERIODS
 
-    def at(self, time: float, what: Callable, *arguments: Any) -> None:
-        heapq.heappush(self.events, (time, next(self.order), what, arguments))
+    def _limits(self) -> accounts.AccountLimits:
+        return accounts.AccountLimits(12, {keys[0]: 5 for keys in self.keys.values()}, 1)
+
+    def at(self, moment: float, what: Callable, *arguments: Any) -> None:
+        heapq.heappush(self.events, (moment, next(self.order), what, arguments))
+
+    def later(self, what: Callable, *arguments: Any) -> None:
+        """In a while; now and then in a long one, as after a stop."""
+        self.at(self.now + self.delay() + self.random.choice((0.0, 0.0, 0.0, 1.5)), what, *arguments)
 
     def new_session(self) -> str:
         return f"{self.random.getrandbits(128):032x}"
@@ -356,9 +374,12 @@ class World:
     def run(self, seconds: float) -> None:
         until = self.now + seconds
         while self.events and self.events[0][0] <= until:
-            time, _, what, arguments = heapq.heappop(self.events)
-            self.now = max(self.now, time)
+            moment, _, what, arguments = heapq.heappop(self.events)
+            self.now = max(self.now, moment)
             what(*arguments)
+            if self.is_changed:
+                self.is_changed = False
+                self.check_accounts()
         self.now = until
 
     # what happens
@@ -371,9 +392,18 @@ class World:
             fault = self.random.choice(FAULTS)
             self.at(self.now + self.random.random() * seconds, getattr(self, fault))
         for _ in range(self.random.choice((5, 40))):
-            for what in (self.drain, self.rebuild, self.compare):
+            for what in (self.drain, self.drain, self.rebuilder.step):
                 self.at(self.now + self.random.random() * seconds, what)
+        self.at(self.now + self.random.random() * seconds, self.ledger.roll_up)
         self.run(seconds)
+
+    def drain(self) -> None:
+        self.random.choice(self.clerks).step()
+
+    def kill_drain(self) -> None:
+        place = self.random.randrange(len(self.clerks))
+        self.clerks[place].is_dead = True
+        self.clerks[place] = Clerk(self, self.ledger)
 
     def drop(self) -> None:
         self.random.choice(self.gateways).drop()
@@ -397,7 +427,10 @@ class World:
         self.line("SCRIPT", "FLUSH")
 
     def lose_account(self) -> None:
-        account = f"account:{self.random.choice(TENANTS)}"
+        tenant = self.random.choice(self.tenants)
+        account = f"account:{tenant}"
+        if self.random.random() < 0.5:
+            self.rebuilder.begin(tenant)  # by an operator, say
         if self.random.random() < 0.5:
             self.client.delete(account)
         elif self.client.exists(account):
@@ -405,7 +438,7 @@ class World:
 
     def old_limits(self) -> None:
         """They come late, and must not overwrite."""
-        accounts.set_limits(self.random.choice(TENANTS), 0, {}, -1, state=self.client)
+        accounts.set_limits(self.random.choice(self.tenants), 0, {}, -1, state=self.client)
 
     def month_ends(self) -> None:
         """The older period is kept no more, though calls that name it are open, in the journal, or yet to come."""
@@ -421,56 +454,36 @@ class World:
         self.watchers[place].is_dead = True
         self.watchers[place] = Watcher(self)
 
-    def drain(self) -> None:
-        """Read, commit rows and position at once, trim later or never, as a crash would."""
-        entries = read_journal(self.client, self.position, self.random.choice((1, 3, 100)))
-        for position, records in entries:
-            for packed in records:
-                record = unpack_record(packed)
-                assert record.call not in self.ledger, f"two rows of one call: {record}, {self.ledger[record.call]}"
-                self.ledger[record.call] = record
-            self.position = position
-        if self.random.random() < 0.7:
-            trim_journal(self.client, self.position)
-
-    def sums(self, tenant: str) -> dict[tuple[str, str], tuple[int, int]]:
-        calls: Counter[tuple[str, str]] = Counter()
-        nano: Counter[tuple[str, str]] = Counter()
-        for record in self.ledger.values():
-            if record.tenant == tenant and record.kind == "usage" and record.mode == "live":
-                for scope in {record.key, ""}:
-                    for period in (record.period, "ever"):
-                        calls[scope or accounts.ORGANIZATION, period] += 1
-                        nano[scope or accounts.ORGANIZATION, period] += record.nano
-        return {name: (calls[name], nano[name]) for name in calls}
-
-    def rebuild(self) -> None:
-        """Snapshot now, install later: a drain may come between."""
-        for tenant in accounts.wanted(state=self.client):
-            sums, position = self.sums(tenant), self.position
-            self.at(self.now + self.delay(), self._install, tenant, sums, position)
-
     def kept_sums(self, sums: dict) -> dict[tuple[str, str], tuple[int, int]]:
         """Those of periods that accounts keep, without zeros."""
         return {name: values for name, values in sums.items() if name[1] in (*self.kept, "ever") and values != (0, 0)}
 
-    def _install(self, tenant: str, sums: dict, position: str) -> None:
-        accounts.install(tenant, sums, self.limits[tenant], position, state=self.client)
-
     # what must hold at any time
 
-    def compare(self) -> None:
-        """Each account that is known and sound is exact, and below its limits."""
-        for tenant in TENANTS:
-            values = self.client.hvals(f"account:{tenant}")
-            if values and b"what?" not in values:
-                assert accounts.compare(tenant, self.sums(tenant), self.position, state=self.client) == {}
+    def check_accounts(self) -> None:
+        """Account = ledger + journal + open, where the account is known and sound; now and then: no sum passes its limit."""
+        for tenant in self.tenants:
+            version, sum_ = self.line("HMGET", f"account:{tenant}", "limits_version", f"calls:{PERIODS[0]}:")
+            if version is None or sum_ == b"what?":
+                continue
+            found = accounts.compare(tenant, self.ledger.sums(tenant), self.ledger.position, state=self.client)
+            assert found == {}, f"account {found} of {tenant}"
+            self.checks += 1
+            if self.checks % 4 == 0:
                 self.check_limits(tenant)
+
+    def check_rows(self, rows: list[Row]) -> None:
+        """A charged row has an answer sent or stored."""
+        for row in rows:
+            call = self.calls[row.call]
+            if row.kind == "usage":
+                assert call.told == "answer" or call.is_stored, f"a charge without an answer: told {call.told!r}"
 
     def check_limits(self, tenant: str) -> None:
         account = accounts.read(tenant, state=self.client)
         limits = self.limits[tenant]
         assert account.limits == limits
+        assert min((number for values in account.sums.values() for number in values), default=0) >= 0
         for (scope, period), (calls, _) in account.sums.items():
             limit = limits.organization_calls if scope == accounts.ORGANIZATION else limits.key_calls.get(scope)
             assert period == "ever" or limit is None or calls <= limit
@@ -483,15 +496,25 @@ class World:
     # the end
 
     def settle(self) -> None:
-        """No more faults: calls end, then the gateways die, and reapers and drain do the rest."""
+        """No more faults: calls end, then the gateways die, and reapers and drains do the rest."""
         self.stalled_until = self.loading_until = self.fragility = 0.0
         self.slowness = 0.01
         self.run(10.0)
+        self.check_nothing_is_open()
         for gateway in self.gateways:
             gateway.kill()
         self.run(12.0)
-        while read_journal(self.client, self.position, 1):
+        while self.client.execute_command("XRANGE", JOURNAL, f"({self.ledger.position}", "+", "COUNT", 1):
             self.drain()
+            self.run(3.0)
+        self.ledger.roll_up()
+
+    def check_nothing_is_open(self) -> None:
+        """Liveness: without faults every call of a living gateway ends, and nothing of it stays open in the books."""
+        waiting = [call.id for call in self.calls.values() if not call.gateway.loop.is_dead and not call.told]
+        assert not waiting, f"calls that nobody was told about: {waiting}"
+        still = {name: self.client.hlen(name) - 2 for name in self.client.keys("open:*")}
+        assert not any(still.values()), f"calls that stay open: {still}"
 
     def check(self) -> None:
         """What a checker may assert."""
@@ -510,7 +533,7 @@ class World:
         self._check_sums()
 
     def _row(self, call: SimulatedCall) -> str:
-        return self.ledger[call.id].kind if call.id in self.ledger else ""
+        return self.ledger.rows[call.id].kind if call.id in self.ledger.rows else ""
 
     def _check_call(self, call: SimulatedCall) -> None:
         row = self._row(call)
@@ -525,24 +548,26 @@ class World:
             assert call.told
 
     def _check_sums(self) -> None:
-        for tenant in TENANTS:
+        for tenant in self.tenants:
             if self.client.hget(f"account:{tenant}", f"calls:{PERIODS[0]}:") in (b"what?", None):
-                self._install(tenant, self.sums(tenant), self.position)
-            account = accounts.read(tenant, state=self.client)
-            assert self.kept_sums(account.sums) == self.kept_sums(self.sums(tenant))
-            assert min((number for sum_ in account.sums.values() for number in sum_), default=0) >= 0
+                self.rebuilder.begin(tenant)
+        self.run(5.0)
+        for tenant in self.tenants:
+            account, ledger = accounts.read(tenant, state=self.client), self.ledger.sums(tenant)
+            assert self.kept_sums(account.sums) == self.kept_sums(ledger)
             assert self.kept == PERIODS or not any(period == PERIODS[0] for _, period in account.sums)
-        self.compare()
+            self.ledger.check_hours(tenant)
+        self.check_accounts()
 
     def close(self) -> None:
         self.line.close()
 
 
-def simulate(seed: int, client: redis.Redis, path: str) -> World:
+def simulate(seed: int, client: redis.Redis, path: str, connection: Connection) -> World:
     """One life of a world, checked. The seed tells how long and how bad it is."""
     client.flushall()
     client.script_flush()
-    world = World(seed, client, path)
+    world = World(seed, client, path, connection)
     try:
         world.live(world.random.choice((20, 150)), world.random.choice((1, 5, 15)), world.random.choice((3.0, 12.0)))
         world.settle()
