@@ -26,6 +26,7 @@ from inference.engine.sessions import providers_for
 from inference.engine.source import ArtifactSource
 from inference.lanes import WORKERS, Reply, lane_key, lanes_key, pool_key, resident_key, worker_key
 from inference.pump import BYTES_AT_ONCE, Counters, Pump, Taken, messages
+from inference.reports import ModelReport, Report, make_report, total
 from saas.lib.valkey import Script, sync_client
 
 log = logging.getLogger(__name__)
@@ -46,27 +47,6 @@ CHILD_MEMORY_BYTES = 4 << 30
 
 LoadSource = Callable[[str, str], ArtifactSource | None]
 """(version id, owner's organization id) → what is needed to load it; None if there is no such ready version."""
-
-
-class ModelReport(msgspec.Struct):
-    version: str
-    bytes: int
-    is_private: bool
-    us_per_row: float
-
-
-class Report(msgspec.Struct):
-    """What a worker tells of itself, as JSON under worker:{name}. Counters start with the worker; durations in microseconds."""
-
-    name: str
-    hardware: str
-    slots: int
-    children: int
-    bytes: int
-    models: list[ModelReport]
-    loading: int
-    counters: dict[str, int]  # of pump.Counters, all plain numbers
-    batch_rows: list[int]  # runs by rows: 1, 2, up to 4, up to 8, …
 
 
 class Host:
@@ -160,21 +140,18 @@ class Host:
             for resident in residents
         ]
         with self._lock:
-            counters = _sum(
+            counters = total(
                 [self._ended_counters, *(each for pump in [self._main, *self._pumps.values()] for each in pump.counters)]
             )
             loading = len(self._pending)
-        plain = msgspec.structs.asdict(counters)
-        return Report(
+        return make_report(
+            counters,
             name=self.name,
             hardware=self.hardware,
             slots=self.slots,
             children=self._children.count(),
-            bytes=sum(model.bytes for model in models),
             models=models,
             loading=loading,
-            batch_rows=plain.pop("batch_rows"),
-            counters=plain,
         )
 
     def waiting(self) -> dict[str, int]:
@@ -356,7 +333,7 @@ class Host:
             pump.remove(resident.source.version)
             if not any(other.source.is_private and other.source.owner == owner for other in self._residency.all()):
                 del self._pumps[owner]
-                self._ended_counters = _sum([self._ended_counters, *pump.counters])
+                self._ended_counters = total([self._ended_counters, *pump.counters])
                 pump.stop()
         return pump
 
@@ -430,13 +407,3 @@ class Host:
             self._push(version, to_lane=False)
         self._client.delete(*(pump.wake_key for pump in self._all_pumps()))
         self._sweep([])
-
-
-def _sum(counters: list[Counters]) -> Counters:
-    total = Counters()
-    for each in counters:
-        for name in each.__struct_fields__:
-            if name != "batch_rows":
-                setattr(total, name, getattr(total, name) + getattr(each, name))
-        total.batch_rows = [a + b for a, b in zip(total.batch_rows, each.batch_rows, strict=True)]
-    return total

@@ -76,7 +76,7 @@ def lanes_key(hardware: str) -> str:
 
 
 def worker_key(name: str) -> str:
-    """What a worker tells of itself each second, as JSON (`inference.worker.Report`), with a few seconds to live."""
+    """What a worker tells of itself each second, as JSON (`inference.reports.Report`), with a few seconds to live."""
     return f"worker:{name}"
 
 

@@ -66,7 +66,7 @@ class Health:
         names = await self._lanes.ask("ZRANGEBYSCORE", WORKERS, time.time(), "+inf")
         return [name.decode() for name in names]
 
-    async def _reports(self, workers: list[str]) -> dict[str, dict[str, Any]]:  # JSON: inference.host.Report
+    async def _reports(self, workers: list[str]) -> dict[str, dict[str, Any]]:  # JSON: inference.reports.Report
         if not workers:
             return {}
         stored = await self._lanes.ask("MGET", *[worker_key(name) for name in workers])
