@@ -69,12 +69,13 @@ class GatewayThread:
             return self._gateway, self._loop
 
     def _start(self) -> None:
+        """Raises Unavailable, and then leaves nothing behind."""
         loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="gateway", daemon=True).start()
+        threading.Thread(target=_serve, args=(loop,), name="gateway", daemon=True).start()
         opening = asyncio.run_coroutine_threadsafe(self._open(), loop)
         try:
             self._gateway = opening.result(START_WITHIN)
-        except TimeoutError as error:
+        except Exception as error:  # whatever it is, the prediction is tried again later
             opening.cancel()
             loop.call_soon_threadsafe(loop.stop)
             raise Unavailable("The worker's gateway does not start") from error
@@ -85,5 +86,26 @@ class GatewayThread:
         gateway = Gateway(
             state_url=config.state_url, lanes_url=config.lanes_url, lane_max_ms=config.lane_max_ms, stored=Answers()
         )
-        await gateway.start()
+        try:
+            await gateway.start()
+        except BaseException:  # it was given up: cancelled
+            await gateway.stop(0)
+            raise
         return gateway
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop until it is stopped; then end what is left on it."""
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(_end_tasks())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
