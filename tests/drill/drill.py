@@ -3,6 +3,8 @@
 import asyncio
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -53,7 +55,6 @@ class Drill:
 
     def prepare(self) -> None:
         """Three organizations with two keys each: one capped as a whole, one with a capped key, one without any cap."""
-        self._publish()
         self.customers = [Customer(self.service) for _ in range(3)]
         for number, customer in enumerate(self.customers):
             customer.upload(f"drilled-{number}", identity_model())
@@ -67,17 +68,15 @@ class Drill:
         ]
         self.caps[half.organization, self.callers[3].key] = self.cap
 
-    def _publish(self) -> None:
+    def _grant(self, monthly_calls: dict[str, int | None]) -> None:
+        """What an operator may: each organization's cap, and no other limit that the load could meet; the shared model."""
         with tempfile.NamedTemporaryFile(suffix=".onnx") as artifact:
             artifact.write(identity_model())
             artifact.flush()
-            self.service.manage("publish", artifact.name, "--name", SHARED.partition("/")[2])
-
-    def _grant(self, monthly_calls: dict[str, int | None]) -> None:
-        """What an operator may: each organization's cap, and no other limit that the load could meet."""
-        set_limits = "set_organization_limits(UUID(o), rate=1e6, burst=1000000, concurrency=10000, monthly_calls=n)"
-        loop = f"[{set_limits} for o, n in {monthly_calls}.items()]"
-        self.service.manage("shell", "-c", f"from uuid import UUID; from tenants.actions import *; {loop}")
+            publish = f"call_command('publish', {artifact.name!r}, '--name', {SHARED.partition('/')[2]!r})"
+            set_limits = "set_organization_limits(UUID(o), rate=1e6, burst=1000000, concurrency=10000, monthly_calls=n)"
+            imports = "from uuid import UUID; from django.core.management import call_command; from tenants.actions import *"
+            self.service.manage("shell", "-c", f"{imports}; {publish}; [{set_limits} for o, n in {monthly_calls}.items()]")
 
     @staticmethod
     def _caller(customer: Customer, number: int, limits: dict[str, int]) -> Caller:
@@ -108,7 +107,8 @@ class Drill:
         await running
         await load.settle_keys()
         evidence = await asyncio.to_thread(self._rest, load, is_hurried)
-        return Drilled(evidence, check(evidence), failure, time.monotonic() - began)
+        findings = [*check(evidence), *await asyncio.to_thread(verify_books, self.service)]
+        return Drilled(evidence, findings, failure, time.monotonic() - began)
 
     async def _strike(self, load: Load, calls: int, say: Callable[[str], None]) -> None:
         """The faults, spread evenly over the calls, one after the other."""
@@ -131,3 +131,10 @@ class Drill:
         rest(self.service, organizations)
         upsets = [upset for fault in self.faults if fault.began_at for upset in fault.upsets()]
         return gather(self.service, self.customers, load.requests, caps=self.caps, upsets=upsets)
+
+
+def verify_books(service: Service) -> list[Finding]:
+    """What `manage.py verify_books` says of rows, hours, months and accounts, if they disagree."""
+    command = [sys.executable, "manage.py", "verify_books"]
+    ended = subprocess.run(command, cwd=ROOT, env=service.given, capture_output=True, text=True, check=False)
+    return [Finding("verify_books", line) for line in (ended.stdout or ended.stderr).splitlines() if ended.returncode]

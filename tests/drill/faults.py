@@ -12,6 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg2
+import redis
+
 from tests.drill.evidence import Upset
 from tests.drill.points import BY_NAME, POINTS
 from tests.service import Service
@@ -144,7 +147,7 @@ class Injector:
             await asyncio.sleep(0.05)
 
     def _await_parts(self, deadline: float, fault: Fault) -> None:
-        while not all(part["pid"] for part in self.service.status().values()):
+        while not (all(part["pid"] for part in self.service.status().values()) and _servers_answer(self.service)):
             if time.monotonic() > deadline:
                 raise DrillFailed(f"fault {fault.number} ({fault}): not all parts have come back: {self.service.status()}")
             time.sleep(0.1)
@@ -163,6 +166,14 @@ class Injector:
         missing = sorted(self.directory.glob("missing-*"))
         if missing:
             raise DrillFailed("; ".join(f"{path.name}: {path.read_text()}" for path in missing))
+
+
+def _servers_answer(service: Service) -> bool:
+    try:
+        with service.state() as state, service.lanes() as lanes:
+            return bool(state.ping() and lanes.ping() and service.rows("SELECT 1"))
+    except (redis.RedisError, psycopg2.OperationalError):
+        return False
 
 
 def _signal(pids: list[int], kind: str) -> None:
