@@ -193,7 +193,9 @@ SPECTACULAR_SETTINGS = {
 CELERY_BROKER_URL = config.state_url.replace("unix://", "redis+socket://", 1)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "ops"
-CELERY_TASK_ACKS_LATE = True
+# A message is a hint, which sweepers repeat, so it is acknowledged when its task begins. One that is unacknowledged when the
+# broker's connection breaks ends the worker, and its engine: kombu restores it on a channel that is closed already.
+CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_CREATE_MISSING_QUEUES = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 120}
