@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 CHUNK = 1 << 18
 _length = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_retry = re.compile(rb"\r\nretry-after: *\d", re.IGNORECASE)
+_close = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _chunked = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 
 
@@ -21,14 +23,25 @@ class Answer:
     head: bytes
     body: bytes
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it says when to come again."""
+        return self.status in (b"429", b"503") and _retry.search(self.head) is not None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the server closes the connection behind it."""
+        return _close.search(self.head) is not None
+
 
 class Connection:
     """`ask` sends a whole request; `receive`, called when the socket is readable, returns its answer once it is complete.
 
     `asked` and `due` are for the caller: when the question under way was sent, and when it should have been (monotonic).
+    `is_idle`: none is.
     """
 
-    __slots__ = ("_address", "_left", "_poller", "_received", "asked", "due", "sample", "socket")
+    __slots__ = ("_address", "_left", "_poller", "_received", "asked", "due", "is_idle", "sample", "socket")
 
     def __init__(self, address: tuple[str, int], poller: select.epoll) -> None:
         self._address, self._poller = address, poller
@@ -43,6 +56,7 @@ class Connection:
         self.socket.setblocking(False)
         self._received = b""
         self._left = memoryview(b"")
+        self.is_idle = True
         self._poller.register(self.socket, select.EPOLLIN)
 
     def reconnect(self) -> None:
@@ -62,6 +76,7 @@ class Connection:
     def ask(self, request: bytes) -> None:
         """Raises OSError."""
         self.asked = time.monotonic()
+        self.is_idle = False
         try:
             sent = self.socket.send(request)
         except BlockingIOError:
@@ -91,7 +106,7 @@ class Connection:
         self._received = received = self._received + data if self._received else data
         answer = parsed(received)
         if answer is not None:
-            self._received = b""
+            self._received, self.is_idle = b"", True
         return answer
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 from array import array
 from collections import deque
+from collections.abc import Iterable
 from math import inf
 
 import msgspec
@@ -42,6 +43,8 @@ class Load(msgspec.Struct):
     """What came of it. Latencies in seconds, inf for a request that got no right answer; `cpu` in seconds, the generator's own.
 
     `late` is the 99th percentile of how long after its due time the generator itself came to send a request (open loop).
+    `refused` of the bad ones were told to come again: 429 or 503 with Retry-After. `by_second` has (good, bad, p99) of the
+    requests of each second.
     """
 
     good: int
@@ -52,6 +55,9 @@ class Load(msgspec.Struct):
     cpu: float
     late: float = 0.0
     fault: str = ""
+    refused: int = 0
+    refused_p99: float = 0.0
+    by_second: list[tuple[int, int, float]] = []
 
 
 class Generator:
@@ -61,7 +67,8 @@ class Generator:
         self.plan = plan
         self.poller = select.epoll()
         self.checker = Checker(plan.dialect, plan.expected)
-        self.latencies = array("d")
+        self.latencies, self.since = array("d"), array("d")  # of each request, and from when they count (monotonic)
+        self.refusals = array("d")
         self.good = self.bad = 0
         self.fault = ""
         made = [Connection(("127.0.0.1", plan.port), self.poller) for _ in range(plan.clients)]
@@ -81,9 +88,12 @@ class Generator:
 
     def lose(self, connection: Connection, error: Exception) -> None:
         """Raises OSError if the server takes no new connection."""
-        self.bad += 1
-        self.latencies.append(inf)
+        self.note(connection, inf)
         self.fault = self.fault or f"{type(error).__name__}: {error}"
+        self.renew(connection)
+
+    def renew(self, connection: Connection) -> None:
+        """Raises OSError if the server takes no new connection."""
         del self.connections[connection.number]
         connection.reconnect()
         self.connections[connection.number] = connection
@@ -101,6 +111,9 @@ class Generator:
                 if event & ~select.EPOLLOUT and self.take(connection):
                     free.append(connection)
             except (OSError, Broken) as error:
+                if connection.is_idle:
+                    self.renew(connection)  # a server may close what it does not use
+                    continue
                 self.lose(connection, error)
                 free.append(connection)
         return free
@@ -110,14 +123,29 @@ class Generator:
         answer = connection.receive()
         if answer is None:
             return False
-        now = time.monotonic()
+        latency = time.monotonic() - self.began(connection)
         if self.checker.is_right(connection.sample, answer.status, answer.head, answer.body):
-            self.good += 1
-            self.latencies.append(now - connection.due if self.plan.rate else now - connection.asked)
+            self.note(connection, latency)
         else:
-            self.bad += 1
-            self.latencies.append(inf)
+            self.note(connection, inf)
+            if answer.is_refusal:
+                self.refusals.append(latency)
+        if answer.is_last:
+            self.renew(connection)
         return True
+
+    def began(self, connection: Connection) -> float:
+        """From when on the request under way counts."""
+        return connection.due if self.plan.rate else connection.asked
+
+    def note(self, connection: Connection, latency: float) -> None:
+        """One request more, with its latency; inf if it got no right answer."""
+        if latency == inf:
+            self.bad += 1
+        else:
+            self.good += 1
+        self.latencies.append(latency)
+        self.since.append(self.began(connection))
 
     def closed_loop(self) -> None:
         connections = list(self.connections.values())
@@ -175,8 +203,13 @@ class Generator:
 
     def unanswered(self, count: int) -> None:
         if count > 0:
-            self.bad += count
-            self.latencies.extend([inf] * count)
+            asked = [connection for connection in self.connections.values() if not connection.is_idle][:count]
+            for connection in asked:
+                self.note(connection, inf)
+            never = count - len(asked)
+            self.bad += never
+            self.latencies.extend([inf] * never)
+            self.since.extend([time.monotonic()] * never)
             self.fault = self.fault or f"{count} requests were not answered"
 
 
@@ -203,7 +236,23 @@ def run(plan: Plan) -> Load:
         cpu=cpu,
         late=percentile(sorted(late), 0.99) if late else 0.0,
         fault=generator.checker.fault or generator.fault,
+        refused=len(generator.refusals),
+        refused_p99=percentile(sorted(generator.refusals), 0.99) if generator.refusals else 0.0,
+        by_second=by_second(began, generator.since, generator.latencies),
     )
+
+
+def by_second(began: float, since: Iterable[float], latencies: Iterable[float]) -> list[tuple[int, int, float]]:
+    """(good, bad, p99) of the requests of each second after `began`; a second without any has (0, 0, 0.0)."""
+    found: dict[int, list[float]] = {}
+    for start, latency in zip(since, latencies, strict=False):
+        found.setdefault(max(0, int(start - began)), []).append(latency)
+    return [_second(sorted(found.get(second, []))) for second in range(max(found, default=-1) + 1)]
+
+
+def _second(ordered: list[float]) -> tuple[int, int, float]:
+    bad = ordered.count(inf)
+    return len(ordered) - bad, bad, percentile(ordered, 0.99) if ordered else 0.0
 
 
 def _cpu() -> float:

@@ -95,13 +95,25 @@ class Graph:
         inner = self.add("Relu", self.convolution(x, channels_in, channels_out, stride=stride))
         return self.add("Relu", self.add("Add", self.convolution(inner, channels_out, channels_out), skip))
 
+    def enlarged(self, x: str, times: int) -> str:
+        """An image of that many times its height and width."""
+        self.weights.append(numpy_helper.from_array(np.array([1, 1, times, times], np.float32), "scales"))
+        return self.add("Resize", x, "", "scales", mode="nearest")
+
+    def residual(self, x: str) -> str:
+        """A small residual network on an image of 3 channels; the probabilities of 10 classes."""
+        x = self.add("Relu", self.convolution(x, 3, 64, size=7, stride=2))
+        for channels_in, channels_out in pairwise((64, 64, 64, 128, 128, 128, 256, 256)):
+            x = self.block(x, channels_in, channels_out)
+        return self.add("Softmax", self.dense(self.pooled(x), 256, 10, gain=0.05))
+
     def pooled(self, x: str) -> str:
         return self.add("Flatten", self.add("GlobalAveragePool", x))
 
-    def save(self, file: Path, shape: Sequence[int], last: str, size_out: int) -> None:
-        """Write the model `x` (n, *shape) → `last` (n, size_out), both float32."""
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *shape])
-        y = helper.make_tensor_value_info(last, TensorProto.FLOAT, ["n", size_out])
+    def save(self, file: Path, shape: Sequence[int], last: str, size_out: int, *, rows: int | str = "n") -> None:
+        """Write the model `x` (rows, *shape) → `last` (rows, size_out), both float32."""
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, *shape])
+        y = helper.make_tensor_value_info(last, TensorProto.FLOAT, [rows, size_out])
         graph = helper.make_graph(self.nodes, file.stem, [x], [y], self.weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         onnx.checker.check_model(model)
@@ -119,10 +131,25 @@ def make_mlp(file: Path) -> None:
 def make_conv(file: Path) -> None:
     """A small residual network on 3×64×64 images, about 5 ms: it computes, so that batching saves little."""
     graph = Graph()
-    x = graph.add("Relu", graph.convolution("x", 3, 64, size=7, stride=2))
-    for channels_in, channels_out in pairwise((64, 64, 64, 128, 128, 128, 256, 256)):
-        x = graph.block(x, channels_in, channels_out)
-    graph.save(file, SHAPES["bench-conv"], graph.add("Softmax", graph.dense(graph.pooled(x), 256, 10, gain=0.05)), 10)
+    graph.save(file, SHAPES["bench-conv"], graph.residual("x"), 10)
+
+
+def make_steady(file: Path) -> None:
+    """The same network on a 3×8×8 image that it enlarges itself: about 5 ms that cost the gateway next to nothing."""
+    graph = Graph()
+    graph.save(file, SHAPES["calm-steady"], graph.residual(graph.enlarged("x", 8)), 10)
+
+
+def make_slow(file: Path) -> None:
+    """The same on 1280×1280: about 2 s, one row a run."""
+    graph = Graph()
+    graph.save(file, SHAPES["calm-slow"], graph.residual(graph.enlarged("x", 160)), 10, rows=1)
+
+
+def make_echo(file: Path) -> None:
+    """Its input: an answer of some 40 KB in JSON."""
+    graph = Graph()
+    graph.save(file, SHAPES["calm-echo"], graph.add("Relu", "x"), *SHAPES["calm-echo"])
 
 
 def make_image(file: Path) -> None:
@@ -131,8 +158,22 @@ def make_image(file: Path) -> None:
     graph.save(file, SHAPES["bench-image"], graph.pooled("x"), 3)
 
 
-SHAPES = {"bench-mlp": [784], "bench-conv": [3, 64, 64], "bench-image": [3, 224, 224]}
-MAKERS: dict[str, Callable[[Path], None]] = {"bench-mlp": make_mlp, "bench-conv": make_conv, "bench-image": make_image}
+SHAPES = {
+    "bench-mlp": [784],
+    "bench-conv": [3, 64, 64],
+    "bench-image": [3, 224, 224],
+    "calm-steady": [3, 8, 8],
+    "calm-slow": [3, 8, 8],
+    "calm-echo": [4096],
+}
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "bench-mlp": make_mlp,
+    "bench-conv": make_conv,
+    "bench-image": make_image,
+    "calm-steady": make_steady,
+    "calm-slow": make_slow,
+    "calm-echo": make_echo,
+}
 
 
 def load(name: str, folder: Path) -> Model:

@@ -54,6 +54,23 @@ def machine_seconds() -> float:
     return (user + nice + system + interrupts + soft + steal) / TICKS
 
 
+def memory_bytes(pid: int) -> int:
+    """Anonymous memory that the process holds now, without files and shared memory; 0 if it is gone."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def open_files(pid: int) -> int:
+    """File descriptors that the process has open now; 0 if it is gone."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 def start(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
     """A process in a session of its own; what it says goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)

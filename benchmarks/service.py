@@ -18,13 +18,14 @@ import redis
 import requests
 
 from benchmarks import processes
-from benchmarks.failures import Failed
+from benchmarks.failures import Failed, say
 from benchmarks.models import Model
 from benchmarks.peers import free_port
 from billing.drain import STATUS
 from inference.books.scripts import JOURNAL
 from saas.config import ROOT
 from saas.local.control import ask, control_path
+from saas.local.parts import PartFailed
 from saas.local.servers import URL_ROLES
 
 START_SECONDS = 300.0
@@ -43,13 +44,13 @@ class Service:
         self.home, self.port = home, free_port()
         self.log = home / "log" / "service.log"
         kept = {name: value for name, value in os.environ.items() if name not in OF_A_SERVICE}
-        self._environment = {**kept, "DATA_DIR": str(home), "PORT": str(self.port)}
+        self.environment = {**kept, "DATA_DIR": str(home), "PORT": str(self.port)}
         self._bare: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Service":
         command = [sys.executable, "-m", "saas.local", "run"]
         # It keeps its log itself; a terminal's copy would grow to gigabytes.
-        self._supervisor = processes.start(command, self._environment, ROOT, Path(os.devnull))
+        self._supervisor = processes.start(command, self.environment, ROOT, Path(os.devnull))
         try:
             self._wait_until_ready()
         except BaseException:
@@ -84,11 +85,19 @@ class Service:
             processes.stop(self._bare)
         processes.stop(self._supervisor, signal.SIGINT)
 
+    def restart(self) -> None:
+        """Replace gateway, worker and the other parts of ours, as `make restart` does. Raises Failed."""
+        try:
+            for line in ask(control_path(self.home), "restart"):
+                say(line)
+        except PartFailed as error:
+            raise Failed(f"the restart failed: {error}") from error
+
     def reset(self) -> None:
         """Delete the data of this service, which must not be running."""
         if self.home.exists():
             command = [sys.executable, "-m", "saas.local", "reset"]
-            subprocess.run(command, cwd=ROOT, env=self._environment, check=True, capture_output=True)
+            subprocess.run(command, cwd=ROOT, env=self.environment, check=True, capture_output=True)
 
     @property
     def urls(self) -> dict[str, str]:
@@ -106,7 +115,7 @@ class Service:
         """Put it into the catalogue, if it is not there. Raises Failed."""
         command = [sys.executable, "manage.py", "publish", str(model.file), "--name", model.name]
         command += ["--manifest", str(model.manifest)] if model.manifest else []
-        done = subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Failed(f"{model.name} was not published: {(done.stderr or done.stdout).strip()[-300:]}")
 
@@ -120,14 +129,19 @@ class Service:
                 return name
             session.post(models, json={"name": name}, timeout=30)
             manifest = model.manifest.read_text() if model.manifest else "{}"
-            files = {"artifact": ("model.onnx", model.file.read_bytes(), "application/octet-stream")}
-            sent = session.post(f"{models}/{name}/versions", files=files, data={"manifest": manifest}, timeout=60)
-            if not sent.ok:
-                raise Failed(f"{name} was not uploaded: {sent.text[:300]}")
-            version = self._decided(session, f"{models}/{name}/versions/{sent.json()['version']}")
-            if version["state"] != "ready":
-                raise Failed(f"{name} is {version['state']}: {version['verdict']}")
+            self.upload_version(session, name, model.file.read_bytes(), manifest)
         return name
+
+    def upload_version(self, session: requests.Session, name: str, artifact: bytes, manifest: str) -> None:
+        """Of a model that is there, until it is ready. Raises Failed."""
+        versions = f"http://127.0.0.1:{self.port}/api/v1/models/{name}/versions"
+        files = {"artifact": ("model.onnx", artifact, "application/octet-stream")}
+        sent = session.post(versions, files=files, data={"manifest": manifest}, timeout=60)
+        if not sent.ok:
+            raise Failed(f"{name} was not uploaded: {sent.text[:300]}")
+        version = self._decided(session, f"{versions}/{sent.json()['version']}")
+        if version["state"] != "ready":
+            raise Failed(f"{name} is {version['state']}: {version['verdict']}")
 
     @staticmethod
     def _decided(session: requests.Session, url: str) -> dict[str, Any]:  # Any: JSON
@@ -156,7 +170,7 @@ class Service:
         port = free_port()
         gunicorn = [sys.executable, "-m", "gunicorn", "-c", "saas/gunicorn.py", "benchmarks.bare:application"]
         log = self.home.with_name("bare.log")
-        self._bare = processes.start(gunicorn, {**self._environment, **self.urls, "PORT": str(port)}, ROOT, log)
+        self._bare = processes.start(gunicorn, {**self.environment, **self.urls, "PORT": str(port)}, ROOT, log)
         try:
             deadline = time.monotonic() + START_SECONDS
             while not _is_ready(port):
@@ -171,14 +185,18 @@ class Service:
     # --- what it costs, and whether it keeps up
 
     def cpu_by_part(self) -> dict[str, float]:
-        """Processor seconds so far, by part. `supervisor` copies the log."""
+        """Processor seconds so far, by part."""
+        used = {name: processes.cpu_seconds(pids) for name, pids in self.pids_by_part().items()}
+        return {name: used[name] for name in BARE_PARTS} if self._bare is not None else used
+
+    def pids_by_part(self) -> dict[str, set[int]]:
+        """The processes of each part. `supervisor` copies the log."""
         parts = {name: processes.tree([part["pid"]]) for name, part in self._status().items() if part["pid"]}
         if self._bare is not None:
             parts["bare gateway"] = processes.tree([self._bare.pid])
         others = processes.tree([self._supervisor.pid]) - set().union(*parts.values())
         parts["supervisor"] = others
-        used = {name: processes.cpu_seconds(pids) for name, pids in parts.items()}
-        return {name: used[name] for name in BARE_PARTS} if self._bare is not None else used
+        return parts
 
     def wait_until_drained(self) -> None:
         """Until all that was journaled is in the ledger. Raises Failed."""
