@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SOURCES := saas tenants inference billing benchmarks
 
-.PHONY: run restart status stop test test-gpu drill bench lint format lock lock-peers venv clean reset
+.PHONY: run restart status stop test test-gpu drill bench calm lint format lock lock-peers venv clean reset
 
 run:  ## set up everything and serve at http://127.0.0.1:8000 (PORT=… for another port)
 	@$(PYTHON) saas/local/install.py && exec $(PY) -m saas.local run
@@ -25,6 +25,9 @@ drill: venv  ## faults in every part under load, then the books: ARGS="--seed 7 
 
 bench: venv  ## side by side with other model servers; three to four hours, with ARGS="--quick" half of one
 	@exec $(PY) -m benchmarks $(ARGS)
+
+calm: venv  ## overload, greed, slow models and clients, changes under load, an hour's soak; ARGS="--quick" for minutes
+	@exec $(PY) -m benchmarks.calm $(ARGS)
 
 lint: venv  ## style, types, layers, YAML, container files
 	$(PY) -m ruff check .

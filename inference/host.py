@@ -25,7 +25,7 @@ from inference.engine.residency import LocalResident, Residency, Resident
 from inference.engine.sessions import providers_for
 from inference.engine.source import ArtifactSource
 from inference.lanes import WORKERS, Reply, lane_key, lanes_key, pool_key, resident_key, worker_key
-from inference.pump import BYTES_AT_ONCE, Counters, Pump, Taken, messages
+from inference.pump import BYTES_AT_ONCE, WAKE_SECONDS, Counters, Pump, Taken, messages
 from inference.reports import ModelReport, Report, make_report, total
 from saas.lib.valkey import Script, sync_client
 
@@ -35,7 +35,6 @@ SWEEP = Script(Path(__file__).with_name("sweep.lua"))
 TICK_SECONDS = 1.0
 BELIEVED_SECONDS = 3  # a worker, and a version it has loaded, without a sign of life
 REPORT_SECONDS = 5
-WAKE_SECONDS = 60  # a pump that is gone does not read its wake-up
 FORGOTTEN_SECONDS = 60  # a dead worker's name stays so long, so that every gateway sees that it died
 FAILURE_SECONDS = 5.0  # a version that could not be loaded is refused at once for so long
 LOADERS = 2

@@ -2,14 +2,17 @@
 
 A pump has slots (threads), each with a connection of its own, and one token. The slot that holds the token pops. A short
 batch it runs itself, and its replies travel with the next pop in one write; before a long batch it hands the token on, so that
-another slot serves the other lanes meanwhile.
+another slot serves the other lanes meanwhile. Calls that are slow each on its own run in all slots but one: while these are
+taken, lanes with such a call at their head are not asked, so that a fast call always finds a slot that comes to it soon.
 """
 
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +21,7 @@ import msgspec
 from inference.engine.residency import Resident
 from inference.lane_connection import REPLY_SECONDS, LaneConnection, pack_command
 from inference.lanes import Reply, Work, lane_key, pack_replies, replies_channel, unpack_work
+from inference.slow import SlowPlaces
 from saas.lib.valkey import Script
 
 log = logging.getLogger(__name__)
@@ -28,6 +32,8 @@ WAITING_CALLS = 4  # of a pop that waits, which cannot count bytes: so many of t
 HAND_OVER_US = 2000  # a batch that is expected to take longer does not hold up the other lanes
 POP_SECONDS = 1  # a blocking pop ends after so long even if nothing came
 RECONNECT_SECONDS = 0.2
+WAKE_SECONDS = 60  # a pump that is gone does not read its wake-up
+SLOW_US = 50_000  # no run is planned to take longer, unless one call alone does; such calls leave a slot to the others
 BUCKETS = 12  # of the histogram: 1, 2, 4, … 2048 rows and more
 
 
@@ -81,6 +87,7 @@ class Pump:
         self._turn = 0  # whose lane is asked first
         self._has_more = False  # than the last pop brought, perhaps
         self._token = threading.Lock()
+        self._slow = SlowPlaces(slots)
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._serve, args=(counters,), name=f"{name}-{slot}", daemon=True)
@@ -140,15 +147,17 @@ class Pump:
                 connection.ask(unsent)
                 unsent.clear()
             with self._token:
-                batch = self._lead(connection, counters, unsent)
+                batch, is_slow = self._lead(connection, counters, unsent)
             if batch:
                 unsent += self._run(batch, counters)
+            if is_slow:
+                unsent += self._free_place()
         if unsent:
             connection.ask(unsent)
             unsent.clear()
 
-    def _lead(self, connection: LaneConnection, counters: Counters, unsent: list[bytes]) -> dict[str, list[Taken]]:
-        """Pop, and run what is short; the first long batch is returned, to be run without the token."""
+    def _lead(self, connection: LaneConnection, counters: Counters, unsent: list[bytes]) -> tuple[dict[str, list[Taken]], bool]:
+        """Pop, and run what is short; the first long batch is returned, to be run without the token, and whether it is slow."""
         while not self._stopping.is_set():
             key, frames = self._pop(connection, unsent)
             if not frames:
@@ -157,10 +166,44 @@ class Pump:
                 connection.ask([pack_command(("LPUSH", key, *reversed(frames)))])
                 break
             batch = self._sort(key.decode(), frames, counters, unsent)
-            if sum(self._expected_us(taken) for taken in batch.values()) > HAND_OVER_US:
-                return batch
-            unsent += self._run(batch, counters)
-        return {}
+            expected_us = sum(self._expected_us(taken) for taken in batch.values())
+            if expected_us <= HAND_OVER_US:
+                unsent += self._run(batch, counters)
+                continue
+            batch, is_slow = self._bounded(batch, connection, unsent) if expected_us > SLOW_US else (batch, False)
+            if batch:
+                return batch, is_slow
+        return {}, False
+
+    def _bounded(
+        self, batch: dict[str, list[Taken]], connection: LaneConnection, unsent: list[bytes]
+    ) -> tuple[dict[str, list[Taken]], bool]:
+        """Of a batch for more than SLOW_US what may run now, perhaps nothing, and whether it is a slow call, which has taken a
+        place then. The rest goes back to the head of its lanes.
+        """
+        calls = [taken for own in batch.values() for taken in own]
+        until_us = list(accumulate(self._expected_us([taken]) for taken in calls))
+        count, is_slow = max(1, bisect_right(until_us, SLOW_US)), until_us[0] > SLOW_US
+        if is_slow and not self._slow.take(calls[0].work.version):
+            count, is_slow, self._commands = 0, False, {}
+        if count < len(calls):
+            unsent += _returned(calls[count:])
+            try:
+                connection.ask(unsent)
+                unsent.clear()
+            except OSError:
+                connection.close()  # the next pop finds it lost, and what is unsent is sent again; what is here is run
+        mine: dict[str, list[Taken]] = {}
+        for taken in calls[:count]:
+            mine.setdefault(taken.work.version, []).append(taken)
+        return mine, is_slow
+
+    def _free_place(self) -> list[bytes]:
+        """A slow call has ended: the commands that wake the slot that pops, if it leaves a lane alone."""
+        if not self._slow.free():
+            return []
+        self._commands = {}
+        return [pack_command(("LPUSH", self.wake_key, "")), pack_command(("EXPIRE", self.wake_key, str(WAKE_SECONDS)))]
 
     def _pop(self, connection: LaneConnection, unsent: list[bytes]) -> tuple[bytes, list[bytes]]:
         """A list and what has accumulated in it, within max_calls and about BYTES_AT_ONCE; nothing if nothing came.
@@ -184,9 +227,10 @@ class Pump:
         return key, frames
 
     def _pop_command(self) -> bytes:
-        versions, is_open, has_more = self._versions, self._is_pool_open(), self._has_more
+        commands = self._commands  # before what they are made of, so that none is kept that is outdated
+        held, is_open, has_more = self._slow.held, self._is_pool_open(), self._has_more
+        versions = tuple(version for version in self._versions if version not in held) if held else self._versions
         self._turn = turn = (self._turn + 1) % (len(versions) + 1)
-        commands = self._commands
         command = commands.get((turn, is_open, has_more))
         if command is None:
             turned = versions[turn:] + versions[:turn]
@@ -257,6 +301,14 @@ class Pump:
             rows = sum([work.rows for work in works])
             counters.batch_rows[min(BUCKETS - 1, max(0, rows - 1).bit_length())] += 1
         return publish(answers)
+
+
+def _returned(calls: list[Taken]) -> list[bytes]:
+    """The commands that put the calls in front of the lanes of their versions, in their order."""
+    frames: dict[str, list[bytes]] = {}
+    for taken in calls:
+        frames.setdefault(lane_key(taken.work.version, low=taken.key.endswith(":low")), []).append(taken.frame)
+    return [pack_command(("LPUSH", key, *reversed(mine))) for key, mine in frames.items()]
 
 
 def _replies(resident: Resident, works: list[Work]) -> list[Reply]:

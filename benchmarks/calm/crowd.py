@@ -78,7 +78,11 @@ class Crowd:
         if not kind.is_reading:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(30)
-        connection.connect(("127.0.0.1", self.port))
+        try:
+            connection.connect(("127.0.0.1", self.port))
+        except OSError:
+            connection.close()
+            raise
         connection.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             connection.send(kind.first)

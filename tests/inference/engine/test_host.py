@@ -343,6 +343,42 @@ def test_a_slow_version_does_not_stop_a_fast_one(gateway, store, start):
     assert list(gateway.replies)[-1] == quick  # the slow one was taken before and is not done
 
 
+def test_slow_calls_leave_a_slot_to_fast_ones(gateway, store, start):
+    slow, fast = store.add(models.counted(ms_per_row=5000.0)), store.add(models.linear())
+    start(slots=2)
+    gateway.answer(gateway.push(slow, np.array(1)))
+    gateway.answer(gateway.push(fast, row(0, 0, 0, 1)))
+    lane = lane_key(slow.version)
+
+    first = gateway.push(slow, np.array(15_000_000), key=lane)
+    until(lambda: not gateway.client.llen(lane))
+    second = gateway.push(slow, np.array(1), key=lane)  # short, but nobody knows: it would take the other slot
+    x = row(1, 2, 3, 4)
+    for _ in range(3):
+        np.testing.assert_allclose(
+            gateway.answer(gateway.push(fast, x, key=lane_key(fast.version))), x @ models.WEIGHTS, rtol=1e-5
+        )
+
+    assert not {first, second} & set(gateway.replies)
+    assert gateway.client.llen(lane) == 1
+    gateway.answer(second)
+    assert first in gateway.replies
+
+
+def test_a_batch_is_bounded_by_the_time_that_it_is_expected_to_take(gateway, store, start):
+    made = store.add(models.linear(ms_per_row=5000.0))
+    store.gate.clear()
+    start()
+    numbers = gateway.push_all(made, [row(i, 0, 0, 1) for i in range(5)])
+    until(lambda: store.loads)
+    store.gate.set()
+
+    for i, number in enumerate(numbers):
+        np.testing.assert_allclose(gateway.answer(number), row(i, 0, 0, 1) @ models.WEIGHTS, rtol=1e-5)
+    assert {gateway.replies[number].batch_rows for number in numbers} == {1}
+    assert list(gateway.replies) == numbers
+
+
 def test_the_least_recently_used_version_leaves_and_its_lane_goes_back_to_the_pool(gateway, store, start):
     one, two, three = [store.add(models.linear(load_bytes=1000)) for _ in range(3)]
     start(memory_bytes=2500)
