@@ -33,6 +33,9 @@ class BareAccess(Access):
             self.anybody = super().principal(presented)
         return self.anybody
 
+    def is_current(self, record: KeyRecord) -> bool:
+        return True
+
 
 class BareLanes(Lanes):
     """Pushes with the same script, which knows calls without limits: those of asynchronous predictions."""

@@ -1,5 +1,7 @@
 """What a gateway knows of a model: the snapshot that registry.py makes and gateways keep in memory."""
 
+from functools import cached_property
+
 import msgspec
 
 
@@ -28,7 +30,7 @@ class VersionRoute(msgspec.Struct):
     output: str = ""  # the output that friendly calls read
 
 
-class ModelRoute(msgspec.Struct):
+class ModelRoute(msgspec.Struct, dict=True):
     id: str
     name: str
     owner: str  # organization id, 32 hexadecimal digits
@@ -38,11 +40,11 @@ class ModelRoute(msgspec.Struct):
     versions: dict[str, VersionRoute] = {}  # by number
     aliases: dict[str, str] = {}  # alias → number
 
-    @property
+    @cached_property
     def full_name(self) -> str:
         return f"{self.owner_slug}/{self.name}"
 
-    @property
+    @cached_property
     def is_callable(self) -> bool:
         """Whether any version is ready."""
         return any(version.state == "ready" for version in self.versions.values())

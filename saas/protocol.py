@@ -18,6 +18,7 @@ from inference.gateway.front import Front
 from inference.gateway.targets import API, UNKNOWN, Target, target_of
 from saas.lib import errors
 from saas.lib.errors import AppError
+from saas.repeats import MAX_MISSES, Head, raw_head
 from saas.server import State
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ class FrontProtocol(HttpToolsProtocol):
         self.closes_at = 0.0  # loop time; 0: not lingering
         self.url, self.headers, self.content_length = b"", [], UNTOLD
         self.running: RequestResponseCycle | None = None  # the latest that went to ASGI
+        self.head: Head | None = None  # of the latest request that may be repeated
+        self.misses = 0  # heads that were remembered and then not repeated
 
     # --- connection
 
@@ -124,6 +127,10 @@ class FrontProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.is_deaf:
             return
+        if self.head is not None and self.head.starts(data) and not self.reading_since and self._is_idle():
+            self._repeat(self.head, data)
+            return
+        is_at_start = not self.reading_since
         body_before = -1 if self.is_in_head else self.received
         if self.is_in_head:
             self.received += len(data)
@@ -141,6 +148,8 @@ class FrontProtocol(HttpToolsProtocol):
             if not self.is_deaf:
                 self._refuse_message(errors.InvalidRequest(f"This is not valid HTTP: {error}"))
         self._weigh_trailers(len(data), body_before)
+        if is_at_start and self.misses < MAX_MISSES:
+            self._remember(data)
 
     def _weigh_trailers(self, size: int, body_before: int) -> None:
         """Bound what follows a chunked body, of which nothing is kept here but the parser may keep an unfinished line."""
@@ -279,6 +288,26 @@ class FrontProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
 
     # --- hot requests
+
+    def _remember(self, data: bytes) -> None:
+        """Keep the head of the request that `data` was, if it was one, whole, hot, and of a connection that stays."""
+        hot = self.cycle
+        if type(hot) is not HotExchange or not hot.is_received or not hot.keep_alive or self.expect_100_continue:
+            return
+        raw = raw_head(data, self.content_length)
+        if raw is not None and (self.head is None or self.head.raw != raw):
+            self.misses += self.head is not None
+            self.head = Head(raw, len(data), hot.method, hot.url, hot.target, hot.request_headers)
+            self.head.key = hot.key
+
+    def _repeat(self, head: Head, data: bytes) -> None:
+        """A whole request with the head of the one before."""
+        self.misses = 0
+        self.hot = self.cycle = hot = HotExchange(self, head.method, head.url, head.target, keep_alive=True)
+        hot.request_headers, hot.headers, hot.proved = head.sent, head.found, head.key
+        hot.is_received, hot.body = True, data[len(head.raw) :]
+        self.front.handle(hot)
+        head.key = hot.key
 
     def _begin_hot(self, target: Target) -> None:
         keep_alive = self.parser.should_keep_alive()

@@ -62,12 +62,13 @@ def parse(presented: str) -> str | None:
 
 def verify(record: KeyRecord, presented: str) -> None:
     """Raise ApiKeyInvalid, without a reason, unless `presented` is the whole key behind `record`, active and not expired."""
-    if (
-        not matches(record, presented)
-        or not record.is_active
-        or (record.expires_at is not None and record.expires_at <= time.time())
-    ):
+    if not (matches(record, presented) and is_usable(record)):
         raise ApiKeyInvalid
+
+
+def is_usable(record: KeyRecord) -> bool:
+    """Active and not expired."""
+    return record.is_active and (record.expires_at is None or record.expires_at > time.time())
 
 
 def matches(record: KeyRecord, presented: str) -> bool:

@@ -30,6 +30,11 @@ class Access:
         known, record = self._records.get(f"key:{public_id}")
         return _verified(record, presented) if known else None
 
+    def is_current(self, record: KeyRecord) -> bool:
+        """Whether `record` is still what memory knows of its key, and the key can be used."""
+        known, now = self._records.get(f"key:{record.public_id}")
+        return known and now is record and keys.is_usable(record)
+
     async def fetch_principal(self, presented: str, address: str = "") -> KeyRecord:
         """The same, asking memory, the lanes server and then PostgreSQL, which is limited for keys never seen here.
 

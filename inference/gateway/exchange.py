@@ -20,6 +20,7 @@ from tenants.principal import KeyRecord
 from tenants.problems import problem
 
 JSON_LINE = b"content-type: application/json\r\n"
+UNREAD: dict[bytes, bytes] = {}
 PROBLEM_LINE = b"content-type: application/problem+json\r\n"
 
 
@@ -27,6 +28,7 @@ class Lookups(Protocol):
     """What is used of inference.gateway.access.Access."""
 
     def principal(self, presented: str) -> KeyRecord | None: ...
+    def is_current(self, record: KeyRecord) -> bool: ...
     async def fetch_principal(self, presented: str, address: str) -> KeyRecord: ...
     def allow(self, key: KeyRecord) -> None: ...
     def route(self, key: KeyRecord, owner: str | None, name: str, *, scope: str = ...) -> ModelRoute | None: ...
@@ -45,6 +47,7 @@ class Exchange:
         "is_ended",
         "key",
         "method",
+        "proved",
         "request_headers",
         "request_id",
         "route",
@@ -56,11 +59,12 @@ class Exchange:
         "version",
     )
     ask: v2.Infer | friendly.Predict
-    headers: dict[bytes, bytes]
 
     def __init__(self, method: bytes, url: bytes, target: Target, request_headers: Headers) -> None:
         self.method, self.url, self.target, self.request_headers = method, url, target, request_headers
         self.body: bytes = b""
+        self.headers = UNREAD
+        self.proved: KeyRecord | None = None  # the very same headers were proved against it before
         self.began = time.perf_counter()
         self.request_id = self.trace_id = self.trace = ""
         self.key: KeyRecord | None = None
@@ -87,7 +91,9 @@ class Exchange:
     def identify(self) -> None:
         """Read the headers by name, and the ids; once."""
         if not self.request_id:
-            self.headers = found = dict(self.request_headers)
+            if self.headers is UNREAD:
+                self.headers = dict(self.request_headers)
+            found = self.headers
             self.request_id = request_id(found.get(b"x-request-id"))
             self.trace_id, self.trace = headers.trace(found.get(b"traceparent"))
 

@@ -91,7 +91,10 @@ class Front:
 
     def _call(self, exchange: Exchange) -> None:
         access, target = self.gateway.access, exchange.target
-        key = exchange.key = access.principal(headers.presented_key(exchange.headers))
+        key = exchange.proved
+        if key is None or not access.is_current(key):
+            key = access.principal(headers.presented_key(exchange.headers))
+        exchange.key = key
         route = access.route(key, target.owner, target.name) if key else None
         if route is None or b"content-encoding" in exchange.headers or is_large(exchange, route):
             exchange.task = asyncio.ensure_future(self._later(exchange, self._looked_up))

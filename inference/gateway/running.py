@@ -13,7 +13,7 @@ from inference.gateway.lanes import Lanes
 from inference.gateway.weight import LIGHT
 from saas.lib import errors
 from saas.lib.errors import AppError
-from saas.lib.ids import uuid7
+from saas.lib.ids import uuid7_hex
 
 MAX_PUSHES = 2  # a call is pushed again once if its worker dies, so that a poisonous one cannot kill them all
 MAX_CALLS = 8192  # under way at once in one process, whatever they wait for
@@ -44,7 +44,7 @@ class Running:
             return refusal
         call.began = loop.time()
         call.opened_ms = self._books.now_ms()
-        call.id = uuid7(call.opened_ms).hex
+        call.id = uuid7_hex(call.opened_ms)
         call.number = next(self._numbers)
         call.deadline = time.time() + call.timeout
         call.timer = loop.call_later(call.timeout, self._on_deadline, call)
