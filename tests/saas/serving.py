@@ -318,6 +318,7 @@ class Raw:
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent leaves, whatever was not acknowledged
         self.data = b""
 
     def __enter__(self) -> "Raw":
