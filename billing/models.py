@@ -131,12 +131,15 @@ class UsageMonth(models.Model):
 
 
 class JournalPosition(models.Model):
-    """How far a journal has been moved into the ledger: the id of the last stream entry, changed only by compare-and-set."""
+    """How far a journal has been moved into the ledger: the id of the last stream entry, changed only by compare-and-set.
+
+    `batch` is the number of the last one; each stream counts in a range of its own.
+    """
 
     stream = models.CharField(max_length=100, primary_key=True)
     position = models.CharField(max_length=41)
     updated_at = models.DateTimeField()
-    batch = models.BigIntegerField(default=0, help_text="Number of the last batch; each stream counts in a range of its own.")
+    batch = models.BigIntegerField(default=0)
 
     class Meta:
         db_table = "journal_position"
