@@ -11,9 +11,8 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import accumulate
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -22,13 +21,10 @@ from inference.engine.residency import Resident
 from inference.lane_connection import REPLY_SECONDS, LaneConnection, pack_command
 from inference.lanes import Reply, Work, lane_key, pack_replies, replies_channel, unpack_work
 from inference.slow import SlowPlaces
-from saas.lib.valkey import Script
 
 log = logging.getLogger(__name__)
 
-POP = Script(Path(__file__).with_name("pop.lua"))
-BYTES_AT_ONCE = 64 << 20  # of the calls that one pop brings
-WAITING_CALLS = 4  # of a pop that waits, which cannot count bytes: so many of the largest bodies
+BYTES_AT_ONCE = 64 << 20  # of calls that one pop shall bring
 HAND_OVER_US = 2000  # a batch that is expected to take longer does not hold up the other lanes
 POP_SECONDS = 1  # a blocking pop ends after so long even if nothing came
 RECONNECT_SECONDS = 0.2
@@ -82,10 +78,10 @@ class Pump:
         self.counters = [Counters() for _ in range(slots)]
         self._reject, self._pools, self._is_pool_open = reject, pools, is_pool_open
         self._residents: dict[str, Resident] = {}
-        self._commands: dict[tuple[int, bool, bool], bytes] = {}
+        self._commands: dict[tuple[int, bool, int], bytes] = {}
         self._versions: tuple[str, ...] = ()
         self._turn = 0  # whose lane is asked first
-        self._has_more = False  # than the last pop brought, perhaps
+        self._largest = 0  # bytes of a call, of those that came lately
         self._token = threading.Lock()
         self._slow = SlowPlaces(slots)
         self._stopping = threading.Event()
@@ -141,7 +137,6 @@ class Pump:
 
     def _work(self, connection: LaneConnection, counters: Counters, unsent: list[bytes]) -> None:
         """Pop and run until the pump stops. `unsent` holds replies that the server has not acknowledged. Raises OSError."""
-        connection.ask([pack_command(("SCRIPT", "LOAD", POP.source))])
         while not self._stopping.is_set():
             if unsent:
                 connection.ask(unsent)
@@ -206,32 +201,30 @@ class Pump:
         return [pack_command(("LPUSH", self.wake_key, "")), pack_command(("EXPIRE", self.wake_key, str(WAKE_SECONDS)))]
 
     def _pop(self, connection: LaneConnection, unsent: list[bytes]) -> tuple[bytes, list[bytes]]:
-        """A list and what has accumulated in it, within max_calls and about BYTES_AT_ONCE; nothing if nothing came.
+        """A list and what has accumulated in it, within max_calls; nothing if nothing came. `unsent` travels with the pop.
 
-        A pop that waits cannot count bytes, so it takes a few calls only. If that was not all, a script that counts takes the
-        rest, and the next batches without waiting. `unsent` travels with the pop.
+        It is one command, which can count calls but not bytes: it asks for as many as fit into BYTES_AT_ONCE if they are as
+        large as those before. When large calls come for the first time it brings more, but never more than gateways let wait.
         """
         popped = connection.ask([*unsent, self._pop_command()], POP_SECONDS + REPLY_SECONDS)
         unsent.clear()
         if popped is None or popped[0] == self.wake_key.encode():
-            self._has_more = False
             return b"", []
         key, frames = popped
-        if not self._has_more and len(frames) >= WAITING_CALLS:
-            self._has_more = True
-            room, calls = BYTES_AT_ONCE - sum(map(len, frames)), self.max_calls - len(frames)
-            if room > 0 and calls > 0:
-                with suppress(OSError):  # the next pop finds the connection lost; what is here is run
-                    rest = connection.ask([pack_command(("EVALSHA", POP.sha, "1", key, str(calls), str(room)))])
-                    frames += rest[1] if rest else []
+        self._largest = max(self._largest // 2, *map(len, frames))  # forgotten slowly: other lanes come in between
         return key, frames
+
+    def _count(self) -> int:
+        """How many calls the next pop may bring: max_calls, or a power of two, so that few commands are made."""
+        fit = BYTES_AT_ONCE // max(self._largest, 1)
+        return self.max_calls if fit >= self.max_calls else 1 << max(0, fit.bit_length() - 1)
 
     def _pop_command(self) -> bytes:
         commands = self._commands  # before what they are made of, so that none is kept that is outdated
-        held, is_open, has_more = self._slow.held, self._is_pool_open(), self._has_more
+        held, is_open, calls = self._slow.held, self._is_pool_open(), self._count()
         versions = tuple(version for version in self._versions if version not in held) if held else self._versions
         self._turn = turn = (self._turn + 1) % (len(versions) + 1)
-        command = commands.get((turn, is_open, has_more))
+        command = commands.get((turn, is_open, calls))
         if command is None:
             turned = versions[turn:] + versions[:turn]
             pools = self._pools if is_open else ()
@@ -239,13 +232,8 @@ class Pump:
             keys[len(versions) - turn + 1 : len(versions) - turn + 1] = pools[:1]  # the pool takes its turn like a lane
             keys += [lane_key(version, low=True) for version in turned]
             keys += pools[1:]
-            count = str(len(keys))
-            if has_more:
-                command = pack_command(("EVALSHA", POP.sha, count, *keys, str(self.max_calls), str(BYTES_AT_ONCE)))
-            else:
-                calls = str(min(WAITING_CALLS, self.max_calls))
-                command = pack_command(("BLMPOP", str(POP_SECONDS), count, *keys, "LEFT", "COUNT", calls))
-            commands[turn, is_open, has_more] = command
+            command = pack_command(("BLMPOP", str(POP_SECONDS), str(len(keys)), *keys, "LEFT", "COUNT", str(calls)))
+            commands[turn, is_open, calls] = command
         return command
 
     def _sort(self, key: str, frames: list[bytes], counters: Counters, unsent: list[bytes]) -> dict[str, list[Taken]]:
