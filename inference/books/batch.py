@@ -7,7 +7,6 @@ import msgspec
 from inference.books.open_call import CLOSE_SENT, OPENING, OpenCall
 from saas.lib.valkey import Argument
 
-MEMORY_PERCENT = 80  # nothing opens above it
 STORED_TENANT_MAX_BYTES = 64 << 20  # of all stored answers of a tenant
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -64,7 +63,7 @@ def pack_batch(closes: list[OpenCall], opens: list[OpenCall]) -> Batch:
         else:
             groups[alike] = [call]
     arguments: list[Argument] = [
-        MEMORY_PERCENT, STORED_TENANT_MAX_BYTES, len(plain_closes), len(keyed_closes), len(groups), *plain, *keyed,
+        STORED_TENANT_MAX_BYTES, len(plain_closes), len(keyed_closes), len(groups), *plain, *keyed,
     ]  # fmt: skip
     ordered: list[OpenCall] = []
     for group in groups.values():

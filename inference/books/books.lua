@@ -1,8 +1,8 @@
 -- One tick of one gateway: close the calls that have ended, then open the new ones; at most 256 together.
 -- All checks come first, then the writes. A call is known by its id: closing or opening it again changes nothing.
--- KEYS: 1 the session's open calls (open:{session}), 2 journal.
--- ARGV: 1 percent of memory above which nothing opens, 2 bytes of stored answers a tenant may have, 3 number of closes without
---   claim, 4 of closes with claim, 5 of groups that open; then
+-- KEYS: 1 the session's open calls (open:{session}), 2 journal, 3 books:full (beat.lua).
+-- ARGV: 1 bytes of stored answers a tenant may have, 2 number of closes without claim, 3 of closes with claim, 4 of groups that
+--   open; then
 --   per close without claim: call, exact nano, packed record ("" if the call failed);
 --   per close with claim: the same, then claim (its whole key), stored answer ("" if kept elsewhere), seconds to keep it;
 --   per group of calls alike (one call, if it has a claim): n, tenant, key, period, maximum in nano, mode, claim or "",
@@ -15,7 +15,7 @@
 local session, journal = KEYS[1], KEYS[2]
 if redis.call('EXISTS', session) == 0 then return 0 end
 
-local argument = 6
+local argument = 5
 local verdicts, replays = {}, {}
 local removed, records, refused, entries, wanted, later = {}, {}, {}, {}, {}, {}  -- what will be written
 
@@ -107,13 +107,13 @@ local function close_checked(call, entry, nano, record, claim, stored, keep)
   end
 end
 
-local n = tonumber(ARGV[3])
+local n = tonumber(ARGV[2])
 local found = read_entries(argument, 3, n)
 for i = 1, n do
   close_checked(ARGV[argument], found[i], ARGV[argument + 1], ARGV[argument + 2], '', '', '0')
   argument = argument + 3
 end
-n = tonumber(ARGV[4])
+n = tonumber(ARGV[3])
 found = read_entries(argument, 6, n)
 for i = 1, n do
   close_checked(ARGV[argument], found[i], unpack(ARGV, argument + 1, argument + 5))
@@ -122,14 +122,10 @@ end
 
 -- Opening
 
-local share
+local is_full
 local function is_memory_full()
-  if share == nil then
-    local info = redis.call('INFO', 'memory')
-    local used, most = string.match(info, 'used_memory:(%d+)'), tonumber(string.match(info, 'maxmemory:(%d+)'))
-    share = most > 0 and 100 * tonumber(used) / most or 0
-  end
-  return share > tonumber(ARGV[1])
+  if is_full == nil then is_full = redis.call('EXISTS', KEYS[3]) == 1 end
+  return is_full
 end
 
 local function is_stored_full(tenant)
@@ -139,7 +135,7 @@ local function is_stored_full(tenant)
     if tonumber(hours[i]) >= hour then bytes = bytes + tonumber(hours[i + 1])
     else later[#later + 1] = {'HDEL', 'stored:' .. tenant, hours[i]} end
   end
-  return bytes >= tonumber(ARGV[2])
+  return bytes >= tonumber(ARGV[1])
 end
 
 local function integer(text)
@@ -213,7 +209,7 @@ local function open_group(tenant, key, period, maximum, mode, claim, fingerprint
   return fits, letter
 end
 
-for _ = 1, tonumber(ARGV[5]) do
+for _ = 1, tonumber(ARGV[4]) do
   local n, tenant, maximum = tonumber(ARGV[argument]), ARGV[argument + 1], tonumber(ARGV[argument + 4])
   local first = argument + 8
   local there, new = read_entries(first, 2, n), {}

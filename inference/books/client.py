@@ -17,7 +17,7 @@ from typing import Any
 from inference.books.batch import CLOSE_VERDICTS, OPEN_VERDICTS, Batch, pack_batch
 from inference.books.open_call import CLOSE_SENT, CLOSING, ENDED, NEW, OPEN, QUEUED, OpenCall
 from inference.books.record import UsageRecord, pack_record
-from inference.books.scripts import BEAT, BOOKS, JOURNAL, LEAVE, SESSION, open_key
+from inference.books.scripts import BEAT, BOOKS, FULL, JOURNAL, LEAVE, SESSION, open_key
 from inference.books.wire import Dialer, ValkeyDialer, Wire, boot_seconds
 from saas.lib.valkey import ReplyError
 
@@ -29,6 +29,7 @@ BEAT_EVERY = 0.5
 ANSWER_WITHIN = 2.0  # seconds after the sending of the last acknowledged beat; a reaper waits 3 s
 RETRY_EVERY = 0.2  # between attempts to connect, and after LOADING, BUSY, OOM and the like
 BEATS_UNDER_WAY = 8
+MEMORY_PERCENT = 80  # of the state server; nothing opens above it
 STORED_MAX_BYTES = 1 << 20  # of one stored answer; a larger one goes to PostgreSQL before the close
 
 
@@ -192,7 +193,7 @@ class Books:
 
     def _send(self, batch: Batch) -> None:
         if self._wire is not None:
-            keys = (open_key(self._session), JOURNAL)
+            keys = (open_key(self._session), JOURNAL, FULL)
             BOOKS.run(self._wire, partial(self._on_booked, batch), keys, batch.arguments)
 
     def _on_booked(self, batch: Batch, reply: Any) -> None:
@@ -414,7 +415,7 @@ class Books:
         if self._is_registered and self._wire is not None and self._beats_under_way < BEATS_UNDER_WAY:
             self._beats_under_way += 1
             done = partial(self._on_beat, self._session, self._clock())
-            BEAT.run(self._wire, done, (open_key(self._session),), ())
+            BEAT.run(self._wire, done, (open_key(self._session), FULL), (MEMORY_PERCENT,))
 
     def _on_beat(self, session: str, sent: float, reply: Any) -> None:
         self._beats_under_way -= 1

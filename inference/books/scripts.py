@@ -26,6 +26,7 @@ JOURNAL = "journal"
 TRIMMED = "journal:trimmed"
 WANTED = "accounts:wanted"
 KEPT_FROM = "accounts:kept_from"
+FULL = "books:full"
 
 
 def open_key(session: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from inference.books import accounts
 from inference.books.client import CALLS_PER_SCRIPT, STORED_MAX_BYTES
 from inference.books.record import UsageRecord, pack_record
-from inference.books.scripts import TRIM
+from inference.books.scripts import FULL, TRIM
 from tests.inference.books.calls import ALICE, CHARLIE, KEY, OTHER_KEY, PERIOD, Asked, charged, open_entries, records
 from tests.waiting import until_async
 
@@ -288,15 +288,24 @@ async def test_an_unreadable_entry_is_kept_apart_and_stops_nobody(books, account
     assert valkey.xlen("journal:quarantine") == 1
 
 
+async def fill(valkey):
+    """Until the next heartbeat has seen it, and every ordinary write is refused."""
+    valkey.config_set("maxmemory", valkey.info("memory")["used_memory"])
+    await until_async(lambda: valkey.exists(FULL))
+
+
 async def test_above_the_memory_limit_nothing_opens_but_everything_closes(books, account, valkey):
     call, refused = Asked(), Asked()
     await call.open(books)
-    valkey.config_set("maxmemory", valkey.info("memory")["used_memory"])  # OOM for every ordinary write
+    await fill(valkey)
 
     assert await refused.open(books) == "full"
     assert await call.close(books) == "closed"
     await until_async(lambda: books.may_answer())
     assert len(records(valkey)) == 1
+    valkey.config_set("maxmemory", "200mb")
+    await until_async(lambda: not valkey.exists(FULL))
+    assert await Asked().open(books) == "open"
 
 
 async def test_the_clock_follows_the_state_server(books):
@@ -354,7 +363,7 @@ async def test_a_replay_is_given_although_quota_and_memory_are_used_up(books, ac
     first, again = Asked(claim=b"a"), Asked(claim=b"a")
     await first.open(books)
     await first.close(books, stored=b"answer")
-    valkey.config_set("maxmemory", valkey.info("memory")["used_memory"])
+    await fill(valkey)
 
     assert await again.open(books) == "replay"
 

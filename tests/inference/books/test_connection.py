@@ -10,7 +10,7 @@ import pytest_asyncio
 from inference.books import accounts
 from inference.books.client import Books
 from inference.books.reaper import Reaper
-from inference.books.scripts import BOOKS, JOURNAL, SESSION, open_key
+from inference.books.scripts import BOOKS, FULL, JOURNAL, SESSION, open_key
 from saas.lib.valkey import Connection
 from tests.inference.books.calls import ALICE, Asked, charged, open_entries, records
 from tests.waiting import until_async
@@ -466,8 +466,8 @@ async def test_books_start_without_a_server_and_connect_when_it_comes(tmp_path, 
 
 async def test_a_script_for_a_session_that_is_not_there_writes_nothing(server, account, valkey):
     connection = await Connection.connect(server.url)
-    keys = [open_key("nobody"), JOURNAL]
-    arguments = [80, 1 << 20, 0, 0, 1, 1, ALICE, "", "2026-11", 5, "live", "", "", "f" * 32, b"entry"]
+    keys = [open_key("nobody"), JOURNAL, FULL]
+    arguments = [1 << 20, 0, 0, 1, 1, ALICE, "", "2026-11", 5, "live", "", "", "f" * 32, b"entry"]
     before = sorted(valkey.keys("*"))
 
     assert await connection.call("EVAL", BOOKS.source, len(keys), *keys, *arguments) == 0
