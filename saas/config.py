@@ -67,7 +67,7 @@ class Config(BaseSettings):
     engine_memory_bytes: int = Field(2 << 30, ge=1, description="Measured bytes of models that one worker keeps loaded.")
     engine_max_batch_rows: int = Field(64, ge=1, description="Rows in one run at most.")
     engine_hardware: Literal["cpu", "gpu"] = Field("cpu", description="Which lanes a worker serves: infer.cpu or infer.gpu.")
-    lane_max_ms: int = Field(10_000, ge=1, description="Estimated work that may wait in one lane, in milliseconds.")
+    lane_max_ms: int = Field(2_000, ge=1, description="Estimated work that may wait in one lane, in milliseconds.")
     timeout_default: float = Field(30.0, gt=0, description="Deadline of a prediction that names none.")
     timeout_max: float = Field(60.0, gt=0, description="Longest deadline a prediction may ask for.")
     prediction_retention_hours: int = Field(24, ge=1, description="How long results of asynchronous predictions are kept.")

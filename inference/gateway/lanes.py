@@ -20,6 +20,9 @@ ADMIT = Script(Path(__file__).with_name("admit.lua"))
 RELEASE_WITHIN = 0.02  # seconds that a freed place may wait for a tick to travel with
 RECONNECT_EVERY = 0.2
 CALLS_PER_SCRIPT = 256
+LEAST_ROOM = 4  # calls that may wait, however long each takes
+LONG_MS = 1.0  # a call of less takes no turns: whoever waits for it waits little
+TURN_MS = 100.0  # work of organizations that call the same version at the same time, which they share
 WATCH_EVERY = 1.0
 ASK_SECONDS = 2.0  # for a reply that somebody waits for
 HUNG_SECONDS = 2.0  # without a reply, after which the server is given nothing more
@@ -49,7 +52,7 @@ class Lanes:
         self._commands: Connection | None = None
         self._replies: Connection | None = None
         self._to_push: list[Call] = []
-        self._to_release: list[tuple[str, str, str]] = []
+        self._to_release: list[tuple[str, str, str, str]] = []  # key, organization, version, call
         self._is_tick_due = self._is_stopping = False
         self._release_timer: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
@@ -197,7 +200,7 @@ class Lanes:
 
     def release(self, call: Call) -> None:
         """Free the places of an ended call with the next tick, within RELEASE_WITHIN."""
-        self._to_release.append((call.key.id, call.key.organization, call.id))
+        self._to_release.append((call.key.id, call.key.organization, call.version.id, call.id))
         if self._release_timer is None:
             self._release_timer = self._loop.call_later(RELEASE_WITHIN, self._flush)
 
@@ -230,15 +233,17 @@ class Lanes:
         first = calls[0]
         key, version, low = first.key, first.version, first.is_low
         longest = max(version.ms_per_row * max(call.rows, 1) for call in calls)
-        room = max(1, int(self._lane_max_ms / max(longest, 0.001)))
+        room = max(LEAST_ROOM, int(self._lane_max_ms / max(longest, 0.001)))
+        turn = max(1, int(TURN_MS / longest)) if longest >= LONG_MS else 0
         keys += (
             f"bucket:{key.id}", f"bucket:{key.organization}", f"places:{key.id}", f"places:{key.organization}",
             lane_key(version.id, low=low), resident_key(version.id), pool_key(version.hardware, low=low),
+            f"turns:{version.id}:{key.organization}", f"sharing:{version.id}",
         )  # fmt: skip
         mine, all_ = key.limits, key.organization_limits
         arguments += (
             len(calls), 0 if low else 1, mine.rate, mine.burst, mine.concurrency,
-            all_.rate, all_.burst, all_.concurrency, room,
+            all_.rate, all_.burst, all_.concurrency, room, turn, key.organization,
         )  # fmt: skip
         for call in calls:
             call.pushed = now
@@ -269,12 +274,12 @@ class Lanes:
         released, self._to_release = self._to_release[:CALLS_PER_SCRIPT], self._to_release[CALLS_PER_SCRIPT:]
         if self._to_release and self._release_timer is None:
             self._release_timer = self._loop.call_later(0, self._flush)
-        places: dict[tuple[str, str], list[str]] = {}
-        for key, organization, call in released:
-            places.setdefault((key, organization), []).append(call)
+        places: dict[tuple[str, str, str], list[str]] = {}
+        for key, organization, version, call in released:
+            places.setdefault((key, organization, version), []).append(call)
         arguments.append(len(places))
-        for (key, organization), ids in places.items():
-            keys += (f"places:{key}", f"places:{organization}")
+        for (key, organization, version), ids in places.items():
+            keys += (f"places:{key}", f"places:{organization}", f"turns:{version}:{organization}")
             arguments += (len(ids), *ids)
 
     def _admitted(self, groups: list[list[Call]], reply: Any) -> None:

@@ -13,6 +13,7 @@ from inference.gateway import refusals, usage
 from inference.gateway.access import Access
 from inference.gateway.answers import Answers, AnswerStore, Outcome
 from inference.gateway.call import Call, Rendered
+from inference.gateway.crowding import Crowding
 from inference.gateway.lanes import Admitted, Lanes
 from inference.gateway.records import Records
 from inference.gateway.running import Running
@@ -46,7 +47,7 @@ class Gateway:
         self.records = Records(self.lanes)
         self.access = Access(self.records)
         self.running = Running(self.books, self.lanes)
-        self._refused_until: dict[str, float] = {}  # organization → loop time: its calls ask the lanes before the books
+        self.crowding = Crowding()
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -64,6 +65,9 @@ class Gateway:
 
     def submit(self, call: Call) -> None:
         """Take `call`; `call.done` is called once with what came of it, perhaps before this returns."""
+        if (crowded := self.crowding.refusal(call, self._loop.time())) is not None:
+            call.done(call, crowded)
+            return
         if call.must_open_first and not call.is_low:  # the books work for it before the lanes limit it, if only to replay
             try:
                 self.access.allow(call.key)
@@ -75,8 +79,8 @@ class Gateway:
             return
         if call.must_open_first:
             self._open(call)
-        elif self._refused_until.get(call.key.organization, 0.0) > call.began:
-            self.lanes.push(call)  # while the lanes refuse it, its calls do not burden the books
+        elif self.crowding.asks_lanes_first(call, call.began):
+            self.lanes.push(call)
         else:
             self._open(call)
             self.lanes.push(call)
@@ -126,10 +130,7 @@ class Gateway:
                 self._open(call)
 
     def _refuse(self, call: Call, reason: str, wait: int) -> None:
-        if reason != "lane":
-            self._refused_until[call.key.organization] = self._loop.time() + 1.0
-            if len(self._refused_until) > 10_000:
-                self._refused_until.clear()
+        self.crowding.note(call, reason, wait, self._loop.time())
         self.running.fail(call, refusals.of_lanes(call.key, reason, wait))
 
     # --- reply, answer, close

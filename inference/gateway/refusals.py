@@ -43,6 +43,12 @@ def of_lanes(key: KeyRecord, reason: str, wait_ms: int) -> AppError:
         return errors.ConcurrencyLimited(
             f"The {source}'s limit is {limits.concurrency} requests at once", retry_after=wait, source=source
         )
+    if kind == "share":
+        return errors.CapacityExhausted(
+            "Others wait for this model too, and the organization has its share of places",
+            retry_after=wait,
+            source="organization",
+        )
     return errors.CapacityExhausted(
         "More work waits for this model than can be done in time", retry_after=wait, source="platform"
     )

@@ -22,16 +22,27 @@ class Gate:
         return [
             f"bucket:{self.key}", f"bucket:{self.organization}", f"places:{self.key}", f"places:{self.organization}",
             lane_key(self.version), resident_key(self.version), pool_key(self.hardware),
+            f"turns:{self.version}:{self.organization}", f"sharing:{self.version}",
         ]  # fmt: skip
 
+    def places(self):
+        return [f"places:{self.key}", f"places:{self.organization}", f"turns:{self.version}:{self.organization}"]
+
+    def beside(self):
+        """Another organization at the same version."""
+        other = Gate(self.lanes)
+        other.version, other.hardware = self.version, self.hardware
+        return other
+
     def admit(self, n, *, rate=1000.0, burst=1000, places=100, org_rate=1000.0, org_burst=1000, org_places=100, room=1000,
-              is_limited=1, release=(), lasting=30.0):  # fmt: skip
+              turn=0, is_limited=1, release=(), lasting=30.0):  # fmt: skip
         calls = []
         for _ in range(n):
             self.ids += 1
             calls += [f"call-{self.ids}", time.time() + lasting, b"frame-%d" % self.ids]
-        keys = self.keys() + ([f"places:{self.key}", f"places:{self.organization}"] if release else [])
-        arguments = [1, n, is_limited, rate, burst, places, org_rate, org_burst, org_places, room, *calls]
+        keys = self.keys() + (self.places() if release else [])
+        arguments = [1, n, is_limited, rate, burst, places, org_rate, org_burst, org_places, room, turn]
+        arguments += [self.organization, *calls]
         arguments += [1, len(release), *release] if release else [0]
         ((admitted, reason, key_tokens, org_tokens, wait),) = ADMIT.run_sync(self.lanes, keys, arguments)
         return admitted, reason.decode(), key_tokens, org_tokens, wait
@@ -102,3 +113,45 @@ def test_a_bucket_fills_again_with_time(gate, lanes):
     lanes.hset(f"bucket:{gate.key}", "at", time.time() - 0.5)
 
     assert gate.admit(10, rate=10, burst=10)[:2] == (5, "rate:key")
+
+
+def test_an_organization_alone_may_take_all_of_a_long_model(gate):
+    assert gate.admit(10, turn=4)[:2] == (10, "")
+
+
+def test_while_others_call_too_an_organization_has_its_share_of_a_turn(gate):
+    other = gate.beside()
+    other.admit(1, turn=4)
+
+    assert gate.admit(5, turn=4)[:2] == (2, "share")
+    assert gate.admit(1, turn=4)[:2] == (0, "share")
+    assert gate.admit(5, turn=4, release=["call-1"])[:2] == (1, "share")
+    assert other.admit(5, turn=4)[:2] == (1, "share")
+
+
+def test_each_of_many_has_at_least_one_place(gate):
+    others = [gate.beside() for _ in range(3)]
+
+    assert [each.admit(2, turn=2)[0] for each in (*others, gate)] == [2, 1, 1, 1]  # the first was alone
+
+
+def test_who_has_stopped_calling_leaves_its_share_to_the_others(gate, lanes):
+    other = gate.beside()
+    other.admit(1, turn=4)
+    lanes.zadd(f"sharing:{gate.version}", {other.organization: time.time() - 1})
+
+    assert gate.admit(5, turn=4)[:2] == (5, "")
+
+
+def test_turns_of_a_dead_gateway_end_at_their_deadline(gate):
+    gate.beside().admit(1, turn=4)
+    gate.admit(2, turn=4, lasting=-1.0)
+
+    assert gate.admit(2, turn=4)[:2] == (2, "")
+
+
+def test_short_models_and_asynchronous_work_take_no_turns(gate):
+    gate.beside().admit(1, turn=4)
+
+    assert gate.admit(5, turn=0)[:2] == (5, "")
+    assert gate.admit(5, turn=4, is_limited=0)[:2] == (5, "")

@@ -396,3 +396,41 @@ async def test_an_answer_that_cannot_be_sealed_fails_its_call_alone(desk):
     assert (await keyed).status == 503
     assert (await plain).status == 200
     await desk.until(lambda: desk.calls_this_month() == 1)
+
+
+async def test_a_full_lane_refuses_at_once_and_the_books_hear_nothing_of_it(desk):
+    room = 10_000  # of calls that take a millisecond: the gateway's lane_max_ms
+    await desk.lanes.rpush(pool_key(desk.hardware), *[b"x"] * room)
+    _, first = desk.ask()
+    error = await first
+    assert (error.status, error.code, error.source) == (503, "capacity_exhausted", "platform")
+    assert error.retry_after == 1
+
+    desk.gateway.crowding.note(desk.ask()[0], "lane", 1000, asyncio.get_running_loop().time() + 60)  # it cannot pass meanwhile
+    call, outcome = desk.ask()
+    assert outcome.done()
+    assert outcome.result().code == "capacity_exhausted"
+    assert call.open_call is None
+    await desk.lanes.delete(pool_key(desk.hardware))
+    _, stored = desk.ask(idempotency_key="k", fingerprint=b"f")
+    await desk.reply(await desk.take())
+    assert (await stored).body == b"answer"
+    await desk.until(lambda: desk.calls_this_month() == 1)
+
+
+async def test_organizations_that_call_a_long_model_at_the_same_time_take_turns(desk):
+    desk.version.ms_per_row = 40.0  # two and a half in a turn
+    lanes = desk.lanes
+    await lanes.zadd(f"sharing:{desk.version.id}", {uuid4().hex: time.time() + 60})
+    asked = [desk.ask()[1] for _ in range(3)]
+
+    works = [await desk.take()]
+    refused = [await outcome for outcome in asked[1:]]
+    assert {(error.status, error.code, error.source) for error in refused} == {(503, "capacity_exhausted", "organization")}
+    await desk.reply(works[0])
+    assert (await asked[0]).body == b"answer"
+    await desk.until(lambda: desk.calls_this_month() == 1)
+    deadline = time.monotonic() + 60
+    while await lanes.exists(f"turns:{desk.version.id}:{desk.organization}"):
+        assert time.monotonic() < deadline, "its place was not freed"
+        await asyncio.sleep(0.01)
