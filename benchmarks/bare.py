@@ -6,7 +6,6 @@ logged. It runs beside a service, on its servers and workers. It lies here and n
 service can do this.
 """
 
-import gc
 from typing import Any
 
 from saas import asgi  # before the others: it sets up Django
@@ -22,6 +21,7 @@ from inference.gateway.front import Front
 from inference.gateway.health import Health
 from inference.gateway.lanes import Admitted, Lanes
 from inference.gateway.line import Gateway
+from saas.lib import garbage
 from tenants.principal import KeyRecord
 
 
@@ -84,8 +84,7 @@ class BareApplication(asgi.Application):
         await self._gateway.start()
         self._front = BareFront(self._gateway, list_routes=asgi.list_routes, is_ready=self._is_ready)
         self._health = Health(self._gateway.books, self._gateway.lanes, self._front.metrics)
-        gc.collect()
-        gc.freeze()
+        garbage.settle()
         return self._front
 
 

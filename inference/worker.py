@@ -37,6 +37,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
         from django.conf import settings
 
         from inference.host import Host
+        from saas.lib import garbage
 
         config = settings.CONFIG
         self.host = worker.engine_host = Host(
@@ -49,6 +50,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
             hardware=config.engine_hardware,
         )
         self.host.start()
+        garbage.settle()
         if worker.hub is not None:
             # A signal does not interrupt the loop's poll (PEP 475); without a timer SIGTERM is seen seconds later.
             worker.hub.call_repeatedly(WAKE_SECONDS, lambda: None)

@@ -5,7 +5,6 @@ a thread pool per request, and their connections with it.)
 """
 
 import asyncio
-import gc
 import hmac
 import ipaddress
 import logging
@@ -38,6 +37,7 @@ from inference.gateway.targets import Target, target_of  # noqa: E402
 from inference.registry import visible_routes  # noqa: E402
 from inference.routes import ModelRoute  # noqa: E402
 from saas.config import Config  # noqa: E402
+from saas.lib import garbage  # noqa: E402
 from saas.lib.errors import PayloadTooLarge  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -130,8 +130,7 @@ class Application:
             metrics=Metrics(str(os.getpid()) if config.gateway_processes > 1 else ""),
         )
         self._health = Health(gateway.books, gateway.lanes, front.metrics)
-        gc.collect()
-        gc.freeze()  # what exists by now stays: later collections need not look at it
+        garbage.settle()
         return front
 
     async def _stop(self) -> None:
