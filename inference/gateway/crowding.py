@@ -4,27 +4,26 @@ from inference.gateway import refusals
 from inference.gateway.call import Call
 from saas.lib.errors import AppError
 
-HELD_SECONDS = {"lane": 0.02, "share": 0.005}  # too short for a lane or a share of it to run empty meanwhile
+HELD_SECONDS = 0.02  # too short for a full lane to run empty meanwhile
 LANES_FIRST_SECONDS = 1.0
 MAX_KNOWN = 10_000
 
 
 class Crowding:
-    """Refusals by version, or by version and organization; `now` is the loop's time."""
+    """`now` is the loop's time."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], tuple[float, int, str, int]] = {}  # → until when, rows, reason, wait in ms
+        self._held: dict[str, tuple[float, int, int]] = {}  # version → until when, rows, wait in ms
         self._lanes_first: dict[str, float] = {}  # organization or version → until when
 
     def note(self, call: Call, reason: str, wait_ms: int, now: float) -> None:
-        """The lanes refused `call`: its organization's limits, or, if the reason is `lane` or `share`, too much work."""
+        """The lanes refused `call`: its organization's limits, or, if the reason is `lane`, too much work."""
         if call.is_low:
             return
         version, organization = call.version.id, call.key.organization
         self._lanes_first[version if reason == "lane" else organization] = now + LANES_FIRST_SECONDS
-        if reason in HELD_SECONDS:
-            held = (now + HELD_SECONDS[reason], call.rows, reason, wait_ms)
-            self._held[version, "" if reason == "lane" else organization] = held
+        if reason == "lane":
+            self._held[version] = (now + HELD_SECONDS, call.rows, wait_ms)
         for known in (self._held, self._lanes_first):
             if len(known) > MAX_KNOWN:
                 known.clear()
@@ -36,11 +35,10 @@ class Crowding:
         """
         if not self._held or call.is_low or call.idempotency_key is not None:
             return None
-        for organization in ("", call.key.organization):
-            held = self._held.get((call.version.id, organization))
-            if held is not None and held[0] > now and call.rows >= held[1]:
-                return refusals.of_lanes(call.key, held[2], held[3])
-        return None
+        held = self._held.get(call.version.id)
+        if held is None or held[0] <= now or call.rows < held[1]:
+            return None
+        return refusals.of_lanes(call.key, "lane", held[2])
 
     def asks_lanes_first(self, call: Call, now: float) -> bool:
         """While the lanes refuse calls like it, it does not burden the books."""

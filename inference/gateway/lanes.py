@@ -180,6 +180,10 @@ class Lanes:
 
     # --- admit and push
 
+    def room(self, ms: float) -> int:
+        """How many calls of `ms` milliseconds may wait."""
+        return max(LEAST_ROOM, int(self._lane_max_ms / max(ms, 0.001)))
+
     def push(self, call: Call) -> None:
         """Admit `call` with this tick; `on_admitted` is told what came of it."""
         self._to_push.append(call)
@@ -233,7 +237,7 @@ class Lanes:
         first = calls[0]
         key, version, low = first.key, first.version, first.is_low
         longest = max(version.ms_per_row * max(call.rows, 1) for call in calls)
-        room = max(LEAST_ROOM, int(self._lane_max_ms / max(longest, 0.001)))
+        room = self.room(longest)
         turn = max(1, int(TURN_MS / longest)) if longest >= LONG_MS else 0
         keys += (
             f"bucket:{key.id}", f"bucket:{key.organization}", f"places:{key.id}", f"places:{key.organization}",

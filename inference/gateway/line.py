@@ -65,7 +65,7 @@ class Gateway:
 
     def submit(self, call: Call) -> None:
         """Take `call`; `call.done` is called once with what came of it, perhaps before this returns."""
-        if (crowded := self.crowding.refusal(call, self._loop.time())) is not None:
+        if (crowded := self._crowded(call)) is not None:
             call.done(call, crowded)
             return
         if call.must_open_first and not call.is_low:  # the books work for it before the lanes limit it, if only to replay
@@ -80,9 +80,25 @@ class Gateway:
         if call.must_open_first:
             self._open(call)
         elif self.crowding.asks_lanes_first(call, call.began):
-            self.lanes.push(call)
+            self._push(call)
         else:
             self._open(call)
+            self._push(call)
+
+    def _crowded(self, call: Call) -> AppError | None:
+        """Why it is refused without asking the books or the lanes, if it is."""
+        turns = self.running.turns
+        if not call.is_low and call.idempotency_key is None and turns.is_awaited(call) and not self._may_wait(call):
+            return refusals.of_lanes(call.key, "share", 1000)
+        return self.crowding.refusal(call, self._loop.time())
+
+    def _may_wait(self, call: Call) -> bool:
+        return self.running.turns.has_room(call, self.lanes.room(call.version.ms_per_row * max(call.rows, 1)))
+
+    def _push(self, call: Call) -> None:
+        if not call.is_low and self.running.turns.is_awaited(call):
+            self.running.turns.wait(call)
+        else:
             self.lanes.push(call)
 
     def _open(self, call: Call) -> None:
@@ -97,7 +113,7 @@ class Gateway:
             if call.reply is not None:
                 self._answer(call)
             elif call.must_open_first:
-                self.lanes.push(call)
+                self._push(call)
             return
         if call.is_closing:
             call.is_open = False  # lost while its answer is being stored: `_sealed` sees it, or the books say "gone"
@@ -130,6 +146,9 @@ class Gateway:
                 self._open(call)
 
     def _refuse(self, call: Call, reason: str, wait: int) -> None:
+        if reason == "share" and not call.is_ended and self._may_wait(call):
+            self.running.turns.wait(call)
+            return
         self.crowding.note(call, reason, wait, self._loop.time())
         self.running.fail(call, refusals.of_lanes(call.key, reason, wait))
 

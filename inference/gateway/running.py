@@ -10,6 +10,7 @@ from inference.gateway import refusals
 from inference.gateway.answers import Outcome
 from inference.gateway.call import Call
 from inference.gateway.lanes import Lanes
+from inference.gateway.turns import Turns
 from inference.gateway.weight import LIGHT
 from saas.lib import errors
 from saas.lib.errors import AppError
@@ -27,6 +28,7 @@ class Running:
     def __init__(self, books: Books, lanes: Lanes) -> None:
         self._books, self._lanes = books, lanes
         self.calls: dict[int, Call] = {}
+        self.turns = Turns(lanes.push)
         self._numbers = itertools.count(1)
         self._bytes: Counter[str] = Counter()  # of large bodies, by organization
         self._is_stopping = False
@@ -89,6 +91,7 @@ class Running:
             self._free_bytes(call)
         if call.is_admitted and not call.is_low:
             self._lanes.release(call)
+            self.turns.go_on(call)
         call.done(call, outcome)
         if self._emptied is not None and not self.calls:
             self._emptied.set()

@@ -32,15 +32,7 @@ def test_a_full_lane_refuses_every_organization_for_a_moment():
     refusal = crowding.refusal(call("bob"), NOW)
     assert (refusal.status, refusal.code, refusal.retry_after) == (503, "capacity_exhausted", 2)
     assert crowding.refusal(call("bob", version="v2"), NOW) is None
-    assert crowding.refusal(call("bob"), NOW + HELD_SECONDS["lane"]) is None
-
-
-def test_a_share_that_is_taken_refuses_its_organization_alone():
-    crowding = Crowding()
-    crowding.note(call("alice"), "share", 1000, NOW)
-
-    assert crowding.refusal(call("alice"), NOW).status == 503
-    assert crowding.refusal(call("bob"), NOW) is None
+    assert crowding.refusal(call("bob"), NOW + HELD_SECONDS) is None
 
 
 def test_a_smaller_call_may_still_fit_and_is_asked_for():
