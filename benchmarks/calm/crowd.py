@@ -1,6 +1,7 @@
 """Clients that keep connections and give nothing: idle, half a head, answers that nobody reads, bodies that trickle."""
 
 import contextlib
+import random
 import selectors
 import socket
 import threading
@@ -16,6 +17,7 @@ BODY_BYTES = 16 << 20
 TRICKLED = b" " * (8 << 10)  # of each body, each TICK: above the rate below which the service gives up
 HALF_A_HEAD = b"POST /v2/models/iris/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
 PIPELINED = 20  # requests whose answers a slow reader leaves lying
+AT_ONCE, PACE = 20, 0.01  # so many connect each so many seconds: a crowd, and no storm of new connections
 GATHER_SECONDS = 120.0
 
 
@@ -59,9 +61,10 @@ class Crowd:
 
     def _run(self) -> None:
         try:
-            for kind in self.kinds:
-                for _ in range(kind.count):
-                    self._join(kind)
+            for number, kind in enumerate(self._mixed()):
+                self._join(kind)
+                if number % AT_ONCE == 0 and self._ended.wait(PACE):
+                    return
             self._gathered.set()
             while not self._ended.wait(TICK):
                 self._step()
@@ -72,6 +75,11 @@ class Crowd:
             for connection in [key.fileobj for key in list(self._selector.get_map().values())] + self._deaf:
                 connection.close()  # type: ignore[union-attr]  # they are sockets
             self._selector.close()
+
+    def _mixed(self) -> list[Kind]:
+        kinds = [kind for kind in self.kinds for _ in range(kind.count)]
+        random.Random(1).shuffle(kinds)  # noqa: S311 - no secret
+        return kinds
 
     def _join(self, kind: Kind) -> None:
         connection = socket.socket()
