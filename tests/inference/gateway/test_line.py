@@ -419,7 +419,7 @@ async def test_a_full_lane_refuses_at_once_and_the_books_hear_nothing_of_it(desk
 
 
 async def test_organizations_that_call_a_long_model_at_the_same_time_take_turns(desk):
-    desk.version.ms_per_row = 40.0  # two of a turn, one of its half
+    desk.version.ms_per_row = 40.0  # one in a turn
     await desk.lanes.zadd(f"sharing:{desk.version.id}", {uuid4().hex: time.time() + 600})
     asked = [desk.ask()[1] for _ in range(3)]
 
