@@ -42,6 +42,7 @@ class Call:
         "endpoint",
         "fingerprint",
         "frame",
+        "has_waited",
         "id",
         "idempotency_key",
         "inputs",
@@ -112,6 +113,7 @@ class Call:
         self.timer: asyncio.TimerHandle | None = None
         self.open_call: OpenCall | None = None
         self.record: UsageRecord | None = None
+        self.has_waited = False  # for its organization's turn
         self.is_open = self.is_admitted = self.is_closing = self.is_ended = self.is_replay = False
         self.reply: Reply | None = None
         self.limits: list[Limit] = []

@@ -31,6 +31,7 @@ class Turns:
         queue = self._waiting.setdefault(_group(call), deque())
         at = next((place for place, other in enumerate(queue) if other.number > call.number), len(queue))
         queue.insert(at, call)
+        call.has_waited = True
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
 
