@@ -116,6 +116,20 @@ def as_new(row, column, tenant):
     return json.dumps(fresh | {column: tenant})
 
 
+def unique_columns(table):
+    """The columns of its primary key, or of another unique index on all its rows."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY(indkey::int2[]))
+            FROM pg_index WHERE indrelid = %s::regclass AND indisunique AND indpred IS NULL AND indexprs IS NULL
+            ORDER BY indisprimary DESC LIMIT 1
+            """,
+            [table],
+        )
+        return cursor.fetchone()[0]
+
+
 INSERT = "INSERT INTO {0} SELECT * FROM json_populate_record(null::{0}, %s)"
 
 
@@ -137,10 +151,9 @@ def test_one_tenant_cannot_touch_the_rows_of_another(rows):
             assert attempt(f"UPDATE {table} SET {column} = {column} WHERE {column} = %s", theirs[column]) in (0, None), table
             assert attempt(f"DELETE FROM {table} WHERE {column} = %s", theirs[column]) in (0, None), table
             assert attempt(INSERT.format(table), as_new(theirs, column, theirs[column])) is None, table
-            for conflict in ("DO NOTHING", "DO UPDATE SET id = excluded.id"):
-                if "id" in theirs or conflict == "DO NOTHING":
-                    target = "(id)" if conflict != "DO NOTHING" else ""
-                    assert attempt(f"{INSERT.format(table)} ON CONFLICT {target} {conflict}", json.dumps(theirs)) is None, table
+            key = unique_columns(table)
+            for conflict in ("DO NOTHING", f"({', '.join(key)}) DO UPDATE SET {key[0]} = excluded.{key[0]}"):
+                assert attempt(f"{INSERT.format(table)} ON CONFLICT {conflict}", json.dumps(theirs)) is None, table
             assert attempt(f"UPDATE {table} SET {column} = %s WHERE {column} = %s", theirs[column], mine[column]) is None, table
 
 

@@ -22,6 +22,7 @@ WITHOUT_TENANT = {
     "tenants_recordchange": "outbox: the application may only add rows",
     "tenants_organization": "the tenant itself: its policy is on its id",
     "journal_position": "how far the journal was drained",
+    "usage_rollup": "how far the rows of a journal are in the hours",
     "journal_quarantine": "records of the journal that nobody could read; not for the application",
     "price_version": "prices, the same for all",
 }
