@@ -70,6 +70,7 @@ class KeyOut(serializers.Serializer):  # type: ignore[type-arg]  # bound to no m
     limits = LimitsOut(source="*")
     replaces = ShownId("key", allow_null=True)
     created_at = serializers.DateTimeField()
+    created_by = ShownId("usr", source="created_by_id", allow_null=True, help_text="Null: by a key or an operator.")
     expires_at = serializers.DateTimeField(allow_null=True)
     revoked_at = serializers.DateTimeField(allow_null=True)
     last_used_at = serializers.DateTimeField(allow_null=True)

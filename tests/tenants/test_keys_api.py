@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from saas.lib.ids import shown
 from tenants import keys
 from tenants.models import ApiKey, AuditEvent
 from tenants.permissions import SCOPES
@@ -49,6 +50,17 @@ def test_the_secret_is_kept_nowhere_and_the_creation_is_noted(client_of, alice):
     assert secret.encode() not in bytes(key.hash)
     assert (noted.target, noted.actor_kind) == (body["id"], "user")
     assert secret not in repr(noted.details)
+
+
+def test_a_key_shows_who_made_it_also_after_they_left(client_of, alice, bob):
+    made = post(client_of(bob), {"name": "bob's"}).json()
+    own = post(client_of(alice), {"name": "maker", "scopes": ["keys:read", "keys:write"]}).json()
+    by_key = post(client_of(own["key"]), {"name": "made by a key", "scopes": ["keys:read"]}).json()
+    client_of(alice).delete(f"/api/v1/members/{shown('usr', bob.id)}")
+
+    makers = {key["id"]: key["created_by"] for key in client_of(alice).get(URL).json()["results"]}
+
+    assert makers == {made["id"]: shown("usr", bob.id), own["id"]: shown("usr", alice.id), by_key["id"]: None}
 
 
 def test_a_key_lives_ninety_days_unless_told(client_of, alice):
