@@ -177,7 +177,7 @@ def add_version(
     noted = {"model": model.name, "version": version.number, "digest": digest}
     note(model.organization_id, actor, "version.created", version.shown_id, **noted)
     model_changed(model)
-    transaction.on_commit(lambda: send(version.organization_id, version.id), using=current_alias(), robust=True)
+    transaction.on_commit(send, using=current_alias(), robust=True)
     return version
 
 

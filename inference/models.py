@@ -87,10 +87,15 @@ class VersionQuerySet(LiveQuerySet):
         """Not yet judged, and in nobody's hands."""
         return self.live().filter(state=State.VALIDATING, next_try_at__lte=now)
 
+    def in_hands(self, now: datetime) -> Self:
+        """Being examined, or kept back for a while after an examination that failed through our fault."""
+        return self.live().filter(state=State.VALIDATING, next_try_at__gt=now)
+
     def claim(self, pk: UUID) -> "ModelVersion | None":
         """Take a due version for INTAKE_LEASE; None if it is judged, not due, or another worker was first."""
         now = timezone.now()
-        taken = self.due(now).filter(pk=pk).update(attempts=F("attempts") + 1, next_try_at=now + INTAKE_LEASE)
+        lease = {"attempts": F("attempts") + 1, "next_try_at": now + INTAKE_LEASE, "examined_at": now}
+        taken = self.due(now).filter(pk=pk).update(**lease)
         return self.select_related("model").get(pk=pk) if taken else None
 
     def in_order(self) -> Self:
@@ -119,6 +124,7 @@ class ModelVersion(TenantModel):
     ms_per_row = models.FloatField(default=0.0)
     attempts = models.PositiveSmallIntegerField(default=0)
     next_try_at = models.DateTimeField(default=timezone.now)
+    examined_at = models.DateTimeField(null=True, blank=True, help_text="When its last examination began.")
     ready_at = models.DateTimeField(null=True, blank=True)
     deleted_at = models.DateTimeField(null=True, blank=True)
     removed_at = models.DateTimeField(null=True, blank=True, help_text="When the artifact of a deleted version was removed.")

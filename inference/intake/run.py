@@ -11,6 +11,7 @@ from inference import artifacts
 from inference.actions import accept, reject
 from inference.intake import sandbox
 from inference.intake.rules import Rejected, rejection
+from inference.intake.turns import take_next
 from inference.models import INTAKE_ATTEMPTS, ModelVersion, State
 from saas.lib.errors import NotFound
 from tenants.scope import tenant_scope
@@ -21,14 +22,27 @@ RETRY = timedelta(seconds=10)
 
 
 def run(organization_id: UUID, version_id: UUID) -> bool:
-    """Judge the version if it waits for it and is in nobody's hands; False if it is not. Outside of any transaction.
+    """Judge this version if it waits for it and is in nobody's hands; False if it is not. Outside of any transaction."""
+    with tenant_scope(organization_id):
+        version = ModelVersion.objects.of(organization_id).claim(version_id)
+    if version is not None:
+        judge(version)
+    return version is not None
+
+
+def run_next() -> bool:
+    """Judge the version whose turn it is; False if there is none. Outside of any transaction."""
+    version = take_next()
+    if version is not None:
+        judge(version)
+    return version is not None
+
+
+def judge(version: ModelVersion) -> None:
+    """Examine a claimed version and write the verdict down.
 
     A process that dies in here leaves the claim to run out; after INTAKE_ATTEMPTS such attempts the version is rejected.
     """
-    with tenant_scope(organization_id):
-        version = ModelVersion.objects.of(organization_id).claim(version_id)
-    if version is None:
-        return False
     try:
         facts = examine(version)
     except Rejected as rejected:
@@ -38,7 +52,6 @@ def run(organization_id: UUID, version_id: UUID) -> bool:
         _try_later(version, str(error))
     else:
         _accept(version, facts)
-    return True
 
 
 def examine(version: ModelVersion) -> dict[str, Any]:  # Any: JSON
