@@ -30,6 +30,7 @@ class Work(msgspec.Struct, array_like=True):
     # takes no union of bytes and str; the engine refuses everything else.
     items: list[Any] | None = None
     top: int = 0  # a friendly call: how many labels to return per row, 0 for one; with `inputs` it must be 1 or more
+    is_suspect: bool = False  # a process died while it ran this and others: it is run alone
 
 
 class Prediction(msgspec.Struct):
@@ -49,6 +50,11 @@ class Reply(msgspec.Struct, array_like=True):
     queue_us: int = 0  # from `sent` to the start of the run
     compute_us: int = 0  # the call's share, by rows, of its batch's run
     batch_rows: int = 0
+
+
+def bytes_of(reply: Reply) -> int:
+    """Of its tensors, which are what makes a reply large."""
+    return sum([len(data) for *_, data in reply.outputs or ()])
 
 
 def lane_key(version: str, *, low: bool = False) -> str:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from itertools import accumulate
 from typing import NamedTuple
@@ -19,7 +19,7 @@ import msgspec
 
 from inference.engine.residency import Resident
 from inference.lane_connection import REPLY_SECONDS, LaneConnection, pack_command
-from inference.lanes import Reply, Work, lane_key, pack_replies, replies_channel, unpack_work
+from inference.lanes import Reply, Work, bytes_of, lane_key, pack_replies, pack_work, replies_channel, unpack_work
 from inference.slow import SlowPlaces
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ BYTES_AT_ONCE = 64 << 20  # of calls that one pop shall bring
 HAND_OVER_US = 2000  # a batch that is expected to take longer does not hold up the other lanes
 POP_SECONDS = 1  # a blocking pop ends after so long even if nothing came
 RECONNECT_SECONDS = 0.2
+LARGE_MESSAGE = 8 << 20  # bytes
 WAKE_SECONDS = 60  # a pump that is gone does not read its wake-up
 SLOW_US = 50_000  # no run is planned to take longer, unless one call alone does; such calls leave a slot to the others
 BUCKETS = 12  # of the histogram: 1, 2, 4, … 2048 rows and more
@@ -277,7 +278,13 @@ class Pump:
             works = [taken.work for taken in batch]
             replies = _replies(resident, works)
             counters.batches += 1
-            for work, reply in zip(works, replies, strict=True):
+            again: list[Taken] = []
+            for taken, reply in zip(batch, replies, strict=True):
+                work = taken.work
+                if reply is None:
+                    again.append(taken._replace(frame=pack_work(work)))
+                    continue
+                self._largest = max(self._largest, bytes_of(reply))
                 reply.queue_us = max(0, int((began - work.sent) * 1e6))
                 counters.queue_us += reply.queue_us
                 counters.compute_us += reply.compute_us
@@ -285,7 +292,9 @@ class Pump:
                 if reply.code:
                     counters.failed += 1
                 answers.append((work.gateway, reply))
-            counters.calls += len(works)
+            if again:
+                answers += [(taken.work.gateway, reply) for taken, reply in self._reject(again)]
+            counters.calls += len(works) - len(again)
             rows = sum([work.rows for work in works])
             counters.batch_rows[min(BUCKETS - 1, max(0, rows - 1).bit_length())] += 1
         return publish(answers)
@@ -299,7 +308,7 @@ def _returned(calls: list[Taken]) -> list[bytes]:
     return [pack_command(("LPUSH", key, *reversed(mine))) for key, mine in frames.items()]
 
 
-def _replies(resident: Resident, works: list[Work]) -> list[Reply]:
+def _replies(resident: Resident, works: list[Work]) -> Sequence[Reply | None]:
     """What the version answers; a mistake of ours fails these calls and is logged, but does not end the pump."""
     try:
         return resident.run(works)
@@ -309,11 +318,16 @@ def _replies(resident: Resident, works: list[Work]) -> list[Reply]:
 
 
 def messages(answers: Iterable[tuple[str, Reply]]) -> list[tuple[str, bytes]]:
-    """One (channel, message) per gateway, from (gateway, reply)."""
+    """One (channel, message) per gateway, from (gateway, reply); one per reply where that would be a large one."""
     by_gateway: dict[str, list[Reply]] = {}
     for gateway, reply in answers:
         by_gateway.setdefault(gateway, []).append(reply)
-    return [(replies_channel(gateway), pack_replies(replies)) for gateway, replies in by_gateway.items()]
+    return [(replies_channel(gateway), message) for gateway, replies in by_gateway.items() for message in _packed(replies)]
+
+
+def _packed(replies: list[Reply]) -> list[bytes]:
+    message = pack_replies(replies)
+    return [message] if len(message) <= LARGE_MESSAGE else [pack_replies([reply]) for reply in replies]
 
 
 def publish(answers: Iterable[tuple[str, Reply]]) -> list[bytes]:

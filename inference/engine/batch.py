@@ -6,17 +6,18 @@ poisoned input fails alone.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from inference.engine import steps
-from inference.engine.errors import DeadlineExceeded, EngineError, ModelFailed, OutputNotFinite
+from inference.engine.errors import DeadlineExceeded, EngineError, ModelFailed, OutputNotFinite, OutputTooLarge
 from inference.engine.model import Model
 from inference.engine.tensors import Array, decode, encode, encode_data, is_finite
-from inference.lanes import Reply, Tensor, Work
+from inference.lanes import Reply, Tensor, Work, bytes_of
 
 MAX_MESSAGE = 300  # characters of a model's own error that are handed on
+MAX_OUTPUT = 256 << 20  # bytes of one call's outputs
 
 
 def run_batch(model: Model, works: Sequence[Work], *, max_rows: int, is_shared: bool) -> list[Reply]:
@@ -24,24 +25,35 @@ def run_batch(model: Model, works: Sequence[Work], *, max_rows: int, is_shared: 
 
     A run has at most `max_rows` rows, unless one call brings more. Never raises for what a call or the model does.
     """
-    replies: list[Reply | None] = [None] * len(works)
+    answered = dict(run_each(model, works, max_rows=max_rows, is_shared=is_shared))
+    return [answered[place] for place in range(len(works))]
+
+
+def run_each(model: Model, works: Sequence[Work], *, max_rows: int, is_shared: bool) -> Iterator[tuple[int, Reply]]:
+    """The same, run by run: the place of each call and its Reply, in the order in which they are made."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, work in enumerate(works):
         try:
             key = (*model.key_of(work), "" if is_shared else work.tenant)
         except EngineError as error:
-            replies[place] = refusal(work, error)
+            yield place, refusal(work, error)
             continue
         if work.rows == 0 and is_friendly(work) and model.has_batch:
-            replies[place] = _nothing(model, work)
+            yield place, _nothing(model, work)
             continue
         groups.setdefault(key if model.is_batchable else (place,), []).append(place)
     for places in groups.values():
         for chunk in _cut(works, places, max_rows):
             chosen = [works[place] for place in chunk]
             for place, reply in zip(chunk, run_together(model, chosen), strict=True):
-                replies[place] = reply
-    return [reply for reply in replies if reply is not None]
+                yield place, reply if (size := bytes_of(reply)) <= MAX_OUTPUT else refusal(works[place], _too_large(size))
+
+
+def _too_large(size: int) -> OutputTooLarge:
+    return OutputTooLarge(
+        f"The model's outputs for this call are {size} bytes; at most {MAX_OUTPUT} are handed on. "
+        "Ask for fewer outputs, or send fewer rows"
+    )
 
 
 def refusal(work: Work, error: EngineError) -> Reply:

@@ -10,10 +10,12 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 
-from inference.engine.batch import run_batch
+from inference.engine.batch import run_each
 from inference.engine.model import Model
-from inference.engine.pipe import Answer, Ask, frame, pack, receive, unpack_ask
+from inference.engine.pipe import ANSWERS_AT_ONCE, PART_BYTES, Answer, Ask, frame, pack, receive, unpack_ask
+from inference.lanes import Reply, bytes_of
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38  # linux/prctl.h
 OPEN_FILES = 64
@@ -30,7 +32,8 @@ def main(parent: int, memory_bytes: int) -> None:
             message = receive(connection)
         except ConnectionError:
             return
-        connection.sendall(frame(pack(answer(models, unpack_ask(message)))))
+        for part in answer(models, unpack_ask(message)):
+            connection.sendall(frame(pack(part)))
 
 
 def confine(parent: int, memory_bytes: int) -> None:
@@ -52,8 +55,8 @@ def confine(parent: int, memory_bytes: int) -> None:
         sys.exit(1)
 
 
-def answer(models: dict[str, Model], ask: Ask) -> Answer:
-    """Do what is asked; a model's failure is in the answer, never an exception of this process."""
+def answer(models: dict[str, Model], ask: Ask) -> Iterator[Answer]:
+    """Do what is asked; a model's failure is in the answer, never an exception of this process. The parts of the answer."""
     for version in ask.unload:
         models.pop(version, None)
     if ask.load is not None:
@@ -61,8 +64,26 @@ def answer(models: dict[str, Model], ask: Ask) -> Answer:
             model = Model.open(ask.load, providers=tuple(ask.providers), max_rows=ask.max_rows)
             model.warm()
         except Exception as error:  # onnxruntime raises its own types, ValueError, KeyError, MemoryError
-            return Answer(ask.nonce, error=str(error).strip().partition("\n")[0][:300] or type(error).__name__)
+            yield Answer(ask.nonce, error=str(error).strip().partition("\n")[0][:300] or type(error).__name__)
+            return
         models[ask.load.version] = model
     if ask.works:
-        return Answer(ask.nonce, replies=run_batch(models[ask.version], ask.works, max_rows=ask.max_rows, is_shared=True))
-    return Answer(ask.nonce)
+        yield from _run(models[ask.version], ask)
+    else:
+        yield Answer(ask.nonce)
+
+
+def _run(model: Model, ask: Ask) -> Iterator[Answer]:
+    """Small replies together, a large one alone, and no more once they are very many bytes: the worker holds them all."""
+    part: list[Reply] = []
+    waiting = sent = 0
+    for place, reply in run_each(model, ask.works, max_rows=ask.max_rows, is_shared=True):
+        reply.number = place
+        part.append(reply)
+        waiting += bytes_of(reply)
+        if waiting >= PART_BYTES:
+            yield Answer(ask.nonce, replies=part, is_last=False)
+            part, sent, waiting = [], sent + waiting, 0
+        if sent >= ANSWERS_AT_ONCE:
+            break
+    yield Answer(ask.nonce, replies=part)

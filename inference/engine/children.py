@@ -10,17 +10,20 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
-from inference.engine.errors import DeadlineExceeded, EngineError, ModelFailed, ModelUnavailable, ProcessEnded
-from inference.engine.pipe import MAX_ANSWER, Answer, Ask, frame, pack, receive, set_deadline, unpack_answer
+from inference.engine.batch import refusal
+from inference.engine.errors import DeadlineExceeded, EngineError, ModelUnavailable, ProcessDied, ProcessEnded
+from inference.engine.pipe import ANSWERS_AT_ONCE, MAX_PART, Answer, Ask, frame, pack, receive, set_deadline, unpack_answer
 from inference.engine.residency import size_of, without_artifact
 from inference.engine.source import ArtifactSource
 from inference.engine.tensors import check_output
-from inference.lanes import Reply, Work
+from inference.lanes import Reply, Work, bytes_of
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +36,11 @@ main(int(sys.argv[2]), int(sys.argv[3]))
 """
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 LOAD_SECONDS = 30.0
+DEATHS = 8  # of an organization's processes within DEATHS_SECONDS; then none is started for it until the first is so long ago
+DEATHS_SECONDS = 10.0
 KILL_SECONDS = 0.1  # after a deadline: a run that does not end by itself ends with its process
 CODES = frozenset(
-    {"", "deadline_exceeded", "invalid_request", "invalid_tensor", "model_failed", "output_not_finite"}
+    {"", "deadline_exceeded", "invalid_request", "invalid_tensor", "model_failed", "output_not_finite", "output_too_large"}
 )  # that a child may answer with
 
 
@@ -59,6 +64,7 @@ class Child:
         self.versions: set[str] = set()
         self.last_used = time.monotonic()
         self.is_ended = False
+        self.has_died = False  # ended by what it ran, not by us
         self._to_unload: list[str] = []
         self._lock = threading.Lock()  # held while a question is under way
         self._closing = threading.Lock()
@@ -100,29 +106,26 @@ class Child:
         else:
             self._to_unload.append(version)
 
-    def run(self, version: str, works: Sequence[Work], max_rows: int, until: float) -> list[Reply]:
-        """One Reply per call. `until` (monotonic): nobody waits any longer, the process is killed.
+    def run(self, version: str, works: Sequence[Work], max_rows: int, until: float) -> list[Reply | None]:
+        """One Reply per call, None for those that are to be asked again, because the answers before them are very large.
 
-        Raises DeadlineExceeded and, if the process ended or answered nonsense, ModelFailed.
+        `until` (monotonic): nobody waits any longer, the process is killed. Raises DeadlineExceeded, ProcessEnded if others
+        ended it and, if it died or answered nonsense, ProcessDied.
         """
         bare = [  # a customer's model need not know who asks, nor through which gateway
             Work("", place, "", "", "", version, work.deadline, 0, work.rows, work.inputs, work.outputs, work.items, work.top)
             for place, work in enumerate(works)
         ]
         began = time.monotonic()
-        replies = self._ask(Ask(b"", version=version, works=bare, max_rows=max_rows), until).replies
-        try:
-            if len(replies) != len(works):
-                raise ModelFailed("the model's process answered another number of calls")
-            most_us = int((time.monotonic() - began) * 1e6) + 1
-            for reply, work in zip(replies, works, strict=True):
-                _check(reply)
-                reply.number = work.number
-                reply.compute_us = min(max(reply.compute_us, 0), most_us)  # a customer's process may say anything
-                reply.batch_rows = min(max(reply.batch_rows, 0), max_rows)
-        except ModelFailed:
-            self.kill()
-            raise
+        answer = self._ask(Ask(b"", version=version, works=bare, max_rows=max_rows), until)
+        most_us = int((time.monotonic() - began) * 1e6) + 1
+        replies: list[Reply | None] = [None] * len(works)
+        for reply in answer.replies:
+            place = reply.number
+            reply.number = works[place].number
+            reply.compute_us = min(max(reply.compute_us, 0), most_us)  # a customer's process may say anything
+            reply.batch_rows = min(max(reply.batch_rows, 0), max_rows)
+            replies[place] = reply
         return replies
 
     def _ask(self, ask: Ask, until: float) -> Answer:
@@ -138,6 +141,7 @@ class Child:
                 failure = error
             else:
                 failure = self._death()
+            self.has_died = not self.is_ended
             self.kill()
             raise failure from None
         finally:
@@ -154,27 +158,37 @@ class Child:
             self._connection.sendall(frame(pack(ask)))
         except TimeoutError:
             raise DeadlineExceeded("the model did not take the call in time") from None
-        message = receive(self._connection, until=until, limit=MAX_ANSWER)
-        try:
-            answer = unpack_answer(message)
-        except msgspec.DecodeError:
-            raise ModelFailed("the model's process answered nonsense") from None
-        if answer.nonce != ask.nonce:
-            raise ModelFailed("the model's process answered another question")
+        answer = self._part(ask, until)
+        while not answer.is_last:
+            more = self._part(ask, until)
+            answer.replies += more.replies
+            answer.is_last = more.is_last
+            _check_parts(ask, answer, more)
+        _check_replies(ask, answer.replies)
         return answer
 
-    def _death(self) -> ModelFailed:
+    def _part(self, ask: Ask, until: float) -> Answer:
+        message = receive(self._connection, until=until, limit=MAX_PART)
+        try:
+            part = unpack_answer(message)
+        except msgspec.DecodeError:
+            raise ProcessDied("the model's process answered nonsense") from None
+        if part.nonce != ask.nonce:
+            raise ProcessDied("the model's process answered another question")
+        return part
+
+    def _death(self) -> ProcessDied:
         """Why the connection broke. The process is only looked at: its id must stay taken until its group was killed."""
         before = time.monotonic() + 0.5
         try:
             while (end := os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
                 if time.monotonic() > before:
-                    return ModelFailed("the model's process broke the connection")
+                    return ProcessDied("the model's process broke the connection")
                 time.sleep(0.01)
         except ChildProcessError:  # another thread closed it meanwhile
-            return ModelFailed("the model's process was stopped")
+            return ProcessDied("the model's process was stopped")
         name = f"status {end.si_status}" if end.si_code == os.CLD_EXITED else signal.Signals(end.si_status).name
-        return ModelFailed(f"the model's process ended: {name}")
+        return ProcessDied(f"the model's process ended: {name}")
 
     def kill(self) -> None:
         """End it and all that it started, at once, and tell."""
@@ -196,11 +210,28 @@ class Child:
             self._connection.close()
 
 
-def _check(reply: Reply) -> None:
-    if reply.code not in CODES:
-        raise ModelFailed("the model's process answered with an unknown code")
-    for tensor in reply.outputs or []:
-        check_output(tensor)
+def _check_parts(ask: Ask, answer: Answer, more: Answer) -> None:
+    """The answer so far, whose latest part is `more`. Raises ProcessDied: it would not end, or not fit into memory."""
+    if not (more.replies or more.is_last) or len(answer.replies) > len(ask.works):
+        raise ProcessDied("the model's process answered another number of calls")
+    if sum([bytes_of(reply) for reply in answer.replies]) > ANSWERS_AT_ONCE + MAX_PART:
+        raise ProcessDied("the model's process answered more than it was asked for")
+
+
+def _check_replies(ask: Ask, replies: list[Reply]) -> None:
+    """Raises ProcessDied: these are not replies to some of the works, at least one, that a worker could have made."""
+    places = {reply.number for reply in replies}
+    if len(places) != len(replies) or not places <= set(range(len(ask.works))) or (ask.works and not places):
+        raise ProcessDied("the model's process answered another number of calls")
+    for reply in replies:
+        if reply.code not in CODES:
+            raise ProcessDied("the model's process answered with an unknown code")
+        for tensor in reply.outputs or []:
+            check_output(tensor)
+
+
+def _late(work: Work) -> Reply:
+    return refusal(work, DeadlineExceeded("The deadline passed while the call waited"))
 
 
 class ChildResident:
@@ -220,15 +251,35 @@ class ChildResident:
     def is_ended(self) -> bool:
         return self.child.is_ended
 
-    def run(self, works: Sequence[Work]) -> list[Reply]:
-        """One Reply per call; the process, which ends the run itself at the last of their deadlines, is killed soon after."""
+    def run(self, works: Sequence[Work]) -> list[Reply | None]:
+        """One Reply per call, None for those that are to be run again, by the resident that follows if this one has ended.
+
+        When the process dies under several calls, they come back as suspects. A suspect runs alone, so that only the one
+        that kills the process fails.
+        """
+        replies: list[Reply | None] = []
+        for suspect, mine in groupby(range(len(works)), key=lambda place: place if works[place].is_suspect else None):
+            chosen = [works[place] for place in mine]
+            is_late = suspect is not None and chosen[0].deadline <= time.time()
+            replies += [_late(chosen[0])] if is_late else self._run_together(chosen)
+        return replies
+
+    def _run_together(self, works: Sequence[Work]) -> list[Reply | None]:
+        """The process ends the run itself at the last of their deadlines, and is killed soon after."""
         self.last_used = time.monotonic()
         until = self.last_used + max(work.deadline for work in works) - time.time() + KILL_SECONDS
         try:
-            replies = self.child.run(self.source.version, works, self.max_rows, until)
+            return self.child.run(self.source.version, works, self.max_rows, until)
+        except ProcessEnded:
+            return [None] * len(works)
+        except ProcessDied as error:
+            if len(works) == 1:
+                return [refusal(works[0], error)]
+            for work in works:
+                work.is_suspect = True
+            return [None] * len(works)
         except EngineError as error:
-            return [Reply(work.number, error.code, str(error)) for work in works]
-        return replies
+            return [refusal(work, error) for work in works]
 
     def close(self) -> None:
         self.child.unload(self.source.version)
@@ -247,25 +298,42 @@ class Children:
     ) -> None:
         self.limit, self.memory_bytes, self.providers, self._on_ended = limit, memory_bytes, providers, on_ended
         self._children: dict[str, Child] = {}
+        self._deaths: dict[str, deque[float]] = {}  # by organization: when its processes died lately, monotonic
         self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="models-")
         self.folder = Path(self._folder.name) / "empty"
         self.folder.mkdir(mode=0o555)
 
     def of(self, owner: str) -> Child:
-        """The organization's process, started if there is none. Raises ModelUnavailable if all places are busy."""
+        """The organization's process, started if there is none.
+
+        Raises ModelUnavailable if all places are busy, or if too many of its processes died just now.
+        """
         with self._lock:
             child = self._children.get(owner)
             if child is not None and not child.is_ended:
                 return child
+            self._check_deaths(owner)
             self._children.pop(owner, None)
             leaving = self._leaving()
             self._children[owner] = started = Child(
-                owner, self.folder, memory_bytes=self.memory_bytes, providers=self.providers, on_ended=self._on_ended
+                owner, self.folder, memory_bytes=self.memory_bytes, providers=self.providers, on_ended=self._ended
             )
         if leaving is not None:
             self._on_ended(leaving)
         return started
+
+    def _check_deaths(self, owner: str) -> None:
+        """A start costs as much as thousands of calls: a model that dies at each must not make the worker do nothing else."""
+        deaths = self._deaths.get(owner)
+        if deaths and len(deaths) == DEATHS and deaths[0] > time.monotonic() - DEATHS_SECONDS:
+            raise ModelUnavailable(f"the organization's models ended their process {DEATHS} times within {DEATHS_SECONDS:g} s")
+
+    def _ended(self, child: Child) -> None:
+        if child.has_died:
+            with self._lock:
+                self._deaths.setdefault(child.owner, deque(maxlen=DEATHS)).append(time.monotonic())
+        self._on_ended(child)
 
     def _leaving(self) -> Child | None:
         """Make place for one more; the caller tells of the one that left."""
@@ -287,6 +355,8 @@ class Children:
             idle = [child for child in self._children.values() if child.last_used < before and not child.is_busy]
             for child in idle:
                 del self._children[child.owner]
+            since = time.monotonic() - DEATHS_SECONDS
+            self._deaths = {owner: deaths for owner, deaths in self._deaths.items() if deaths[-1] > since}
         for child in idle:
             child.kill()
 

@@ -25,6 +25,16 @@ class ModelFailed(EngineError):
     """The model itself failed, or its output has not one row per row of input."""
 
 
+class ProcessDied(ModelFailed):
+    """The process ended while it was asked, or said what no model says: of several calls, nobody knows which is to blame."""
+
+
+class OutputTooLarge(EngineError):
+    """The outputs are more than a worker hands on for one call."""
+
+    code = "output_too_large"
+
+
 class OutputNotFinite(EngineError):
     """The scores that were to be labelled hold an infinity or no number."""
 

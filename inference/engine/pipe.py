@@ -1,7 +1,8 @@
 """What a worker and a customer's child process say to each other: msgpack, nothing that could carry code.
 
 A message is its length as 4 bytes, little-endian, then msgpack. Each question has a fresh nonce and its answer repeats it:
-an answer with another one is a late one to someone else's question, and ends the child.
+an answer with another one is a late one to someone else's question, and ends the child. An answer comes in parts, so that
+what bounds a message bounds one call's outputs and not those of all calls that happened to be asked together.
 """
 
 import socket
@@ -10,12 +11,15 @@ import time
 
 import msgspec
 
+from inference.engine.batch import MAX_OUTPUT
 from inference.engine.errors import DeadlineExceeded
 from inference.engine.source import ArtifactSource
 from inference.lanes import Reply, Work
 
 HEAD = struct.Struct("<I")
-MAX_ANSWER = 256 << 20  # bytes; a longer one ends the child
+PART_BYTES = 1 << 20  # of outputs, from which on a part is sent
+ANSWERS_AT_ONCE = 64 << 20  # bytes of outputs; calls beyond them stay unanswered, and are asked again
+MAX_PART = MAX_OUTPUT + 2 * PART_BYTES  # a longer one ends the child
 
 
 class Ask(msgspec.Struct, array_like=True):
@@ -31,11 +35,12 @@ class Ask(msgspec.Struct, array_like=True):
 
 
 class Answer(msgspec.Struct, array_like=True):
-    """`error` says why a version could not be loaded; `replies` are in the order of the works."""
+    """A part of one. `error` says why a version could not be loaded; the number of a reply is its work's place."""
 
     nonce: bytes
     error: str = ""
     replies: list[Reply] = []
+    is_last: bool = True
 
 
 pack = msgspec.msgpack.Encoder().encode

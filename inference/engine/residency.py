@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 class Resident(Protocol):
     """A loaded version, wherever it runs. `last_used` is on the monotonic clock; a busy one is not evicted, an ended one can
-    answer no more."""
+    answer no more. `run` gives None for a call that is to be run again."""
 
     source: ArtifactSource  # without the artifact's bytes
     bytes: int
@@ -33,7 +33,7 @@ class Resident(Protocol):
     @property
     def us_per_row(self) -> float: ...
 
-    def run(self, works: Sequence[Work]) -> list[Reply]: ...
+    def run(self, works: Sequence[Work]) -> Sequence[Reply | None]: ...
 
     def close(self) -> None: ...
 

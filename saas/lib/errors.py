@@ -105,6 +105,10 @@ class OutputNotFinite(AppError):
     status, code, title = 422, "output_not_finite", "The model's output is not finite; ask for it as a binary tensor"
 
 
+class OutputTooLarge(AppError):
+    status, code, title = 422, "output_too_large", "The model's output for this call is too large"
+
+
 class HeadersTooLarge(AppError):
     status, code, title = 431, "headers_too_large", "The head of the request is too large"
 

@@ -11,9 +11,10 @@ from inference.engine.tensors import encode
 from inference.lanes import Tensor, Work
 from saas.lib.ids import uuid7
 
-FLOAT, STRING, INT64, HALF, BOOL = (
+FLOAT, STRING, INT32, INT64, HALF, BOOL = (
     TensorProto.FLOAT,
     TensorProto.STRING,
+    TensorProto.INT32,
     TensorProto.INT64,
     TensorProto.FLOAT16,
     TensorProto.BOOL,
@@ -53,6 +54,24 @@ def gather(**facts) -> ArtifactSource:
     nodes = [helper.make_node("Gather", ["letters", "i"], ["letter"])]
     letters = np.array(["a", "b", "c"], object)
     return source(graph([("i", INT64, ["n"])], [("letter", STRING, ["n"])], nodes, [("letters", letters)]), **facts)
+
+
+def quotient(**facts) -> ArtifactSource:
+    """(n,) int32, (n,) int32 → their quotient (n,) int32; the least number by -1 ends the process on most processors."""
+    nodes = [helper.make_node("Div", ["a", "b"], ["y"])]
+    return source(graph([("a", INT32, ["n"]), ("b", INT32, ["n"])], [("y", INT32, ["n"])], nodes), **facts)
+
+
+def filled(**facts) -> ArtifactSource:
+    """(n,) int64 → (n, width) float32 of zeros, width as in the first row's number: outputs as large as one likes."""
+    nodes = [
+        helper.make_node("Shape", ["width"], ["rows"]),
+        helper.make_node("Slice", ["width", "zero", "one"], ["first"]),
+        helper.make_node("Concat", ["rows", "first"], ["shape"], axis=0),
+        helper.make_node("ConstantOfShape", ["shape"], ["y"]),
+    ]
+    constants = [("zero", np.array([0])), ("one", np.array([1]))]
+    return source(graph([("width", INT64, ["n"])], [("y", FLOAT, ["n", "m"])], nodes, constants), **facts)
 
 
 def identity(element: int, shape: list, **facts) -> ArtifactSource:

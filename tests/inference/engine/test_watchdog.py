@@ -78,7 +78,8 @@ def test_a_customers_process_ends_its_runs_by_the_same_flag():
     made = models.counted(is_private=True)
     asked = Ask(b"", version=made.version, works=[work(made, np.array(ENDLESS), deadline=time.time() + 0.2)])
 
-    (reply,) = answer({made.version: Model.open(made)}, asked).replies
+    (part,) = answer({made.version: Model.open(made)}, asked)
+    (reply,) = part.replies
 
     assert reply.code == "deadline_exceeded"
 
