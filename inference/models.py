@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
 from saas.lib.ids import shown
@@ -47,6 +47,13 @@ class LiveQuerySet(TenantQuerySet):
         return self.filter(LIVE)
 
 
+class ModelQuerySet(LiveQuerySet):
+    def published(self) -> Self:
+        """Public, and with a version that can be called: before that, nobody but operators knows of a model."""
+        ready = ModelVersion.objects.live().filter(model=OuterRef("pk"), state=State.READY)
+        return self.live().filter(Exists(ready), visibility=Visibility.PUBLIC)
+
+
 class MLModel(TenantModel):
     """A named model of an organization. Its name is free again once it is deleted."""
 
@@ -56,7 +63,7 @@ class MLModel(TenantModel):
     visibility = models.CharField(max_length=8, choices=Visibility.choices, default=Visibility.PRIVATE)
     deleted_at = models.DateTimeField(null=True, blank=True)
 
-    objects: ClassVar[Any] = LiveQuerySet.as_manager()  # Any: as the shared queryset
+    objects: ClassVar[Any] = ModelQuerySet.as_manager()  # Any: as the shared queryset
 
     class Meta:
         verbose_name = "model"

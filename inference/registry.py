@@ -15,7 +15,7 @@ from inference import artifacts
 from inference.engine.manifest import parse_manifest
 from inference.engine.source import ArtifactSource
 from inference.engine.tensors import FLOATS
-from inference.models import LiveQuerySet, MLModel, ModelVersion, State, Visibility
+from inference.models import LiveQuerySet, MLModel, ModelVersion, State, VersionQuerySet
 from inference.routes import ModelRoute, TensorSpec, VersionRoute, pack_route, preferred
 from saas.lib.errors import NotFound
 from tenants.models import CATALOG_ID, CATALOG_SLUG, Organization
@@ -66,7 +66,7 @@ def load_own_route(organization_id: UUID, name: str) -> ModelRoute | None:
 def load_own_routes(organization_id: UUID, names: Collection[str] | None = None) -> list[ModelRoute]:
     """The same of those named, or of all, by name."""
     with tenant_scope(organization_id):
-        return _routes(MLModel.objects.of(organization_id).live(), names)
+        return _routes(MLModel.objects.of(organization_id).live(), ModelVersion.objects.live(), names)
 
 
 def load_public_route(slug: str, name: str) -> ModelRoute | None:
@@ -75,11 +75,11 @@ def load_public_route(slug: str, name: str) -> ModelRoute | None:
 
 
 def load_public_routes(slug: str, names: Collection[str] | None = None) -> list[ModelRoute]:
-    """Catalogue models, those named or all: only one organization publishes, and only what it made public is seen."""
+    """Catalogue models, those named or all: only one organization publishes, and only what can be called is seen of it."""
     if slug != CATALOG_SLUG:
         return []
     with tenant_scope(None):
-        return _routes(MLModel.objects.of(CATALOG_ID).live().filter(visibility=Visibility.PUBLIC), names)
+        return _routes(MLModel.objects.of(CATALOG_ID).published(), ModelVersion.objects.live().filter(state=State.READY), names)
 
 
 def load_route(organization_id: UUID, slug: str, name: str) -> ModelRoute | None:
@@ -105,7 +105,7 @@ def resolve(organization: Organization, name: str) -> MLModel:
     if owner in ("", organization.slug):
         model = models.of(organization).first()
     if model is None and owner in ("", CATALOG_SLUG):
-        model = models.of(CATALOG_ID).filter(visibility=Visibility.PUBLIC).first()
+        model = models.of(CATALOG_ID).published().first()
     if model is None:
         raise NotFound(f"There is no model {name}")
     return model
@@ -176,13 +176,13 @@ def default_output(outputs: list[TensorSpec]) -> str:
     return (floats or [output.name for output in outputs] or [""])[0]
 
 
-def _routes(models: LiveQuerySet, names: Collection[str] | None) -> list[ModelRoute]:
-    """Of `models`, those of these names, in the order of their names: four statements, whatever their number."""
+def _routes(models: LiveQuerySet, versions: VersionQuerySet, names: Collection[str] | None) -> list[ModelRoute]:
+    """Of `models`, those of these names with these of their `versions`, by name: four statements, whatever their number."""
     if names is not None:
         models = models.filter(name__in=names)
-    live = Prefetch("versions", queryset=ModelVersion.objects.live())
+    shown = Prefetch("versions", queryset=versions)
     # Their organization is not joined: another tenant does not see the catalogue's row.
-    return [_route(model) for model in models.order_by("name").prefetch_related(live, "aliases", "organization")]
+    return [_route(model) for model in models.order_by("name").prefetch_related(shown, "aliases", "organization")]
 
 
 def _route(model: MLModel) -> ModelRoute:

@@ -79,11 +79,11 @@ class ModelsView(ModelsOwnerView):
     )
     def get(self, request: Request) -> Response:
         """The organization's models, or with `?visibility=public` the catalogue's."""
-        models = MLModel.objects.live().prefetch_related("aliases__version")
+        models = MLModel.objects.prefetch_related("aliases__version")
         if request.query_params.get("visibility") == Visibility.PUBLIC:
-            owner, models = CATALOG_SLUG, models.of(CATALOG_ID).filter(visibility=Visibility.PUBLIC)
+            owner, models = CATALOG_SLUG, models.of(CATALOG_ID).published()
         else:
-            owner, models = self.organization.slug, models.of(self.organization).select_related("organization")
+            owner, models = self.organization.slug, models.of(self.organization).live().select_related("organization")
         allowed = self.access.key.models if self.access.key else None
         if allowed is not None:
             pairs = [name.rpartition("/") for name in allowed]

@@ -59,18 +59,21 @@ class Command(BaseCommand):
         self.stdout.write(json.dumps(version.verdict, indent=2, ensure_ascii=False))
         if version.state != State.READY:
             raise CommandError(f"{name} {version.number} is {version.state}")
+        make_public(model)
         self.stdout.write(self.style.SUCCESS(f"{name} {version.number} is {'ready' if is_new else 'there already'}: {digest}"))
 
 
 def catalogue_model(catalog: Organization, name: str, description: str) -> MLModel:
-    """The catalogue's public model of this name; made, or made public, if it is not."""
+    """The catalogue's model of this name; made if it is not there, private until a version of it is ready."""
     with tenant_scope(catalog.id):
-        model = MLModel.objects.of(catalog).live().filter(name=name).first()
-        if model is None:
-            return create_model(
-                organization=catalog, actor=OPERATOR, name=name, description=description, visibility=Visibility.PUBLIC
-            )
-        return model if model.is_public else update_model(model=model, actor=OPERATOR, visibility=Visibility.PUBLIC)
+        model: MLModel | None = MLModel.objects.of(catalog).live().filter(name=name).first()
+        return model or create_model(organization=catalog, actor=OPERATOR, name=name, description=description)
+
+
+def make_public(model: MLModel) -> None:
+    with tenant_scope(model.organization_id):
+        if not model.is_public:
+            update_model(model=model, actor=OPERATOR, visibility=Visibility.PUBLIC)
 
 
 def existing(model: MLModel, digest: str, number: str | None) -> ModelVersion | None:

@@ -85,8 +85,60 @@ def test_a_rejected_model_fails_the_command_and_shows_the_verdict_and_no_custome
     with pytest.raises(CommandError, match="rejected"):
         publish(name, one("Nonsense"))
 
-    assert client_of(alice).get(f"/api/v1/models/{name}/versions").json()["results"] == []
     assert client_of(alice).get(f"/api/v1/models/{name}/versions/1.0.0").status_code == 404
+    assert client_of(alice).get(f"/api/v1/models/{name}").status_code == 404
+    assert name not in listed(client_of(alice))
+    assert index(alice, name) == {}
+
+    publish(name, linear())
+    assert name in listed(client_of(alice))
+    assert index(alice, name) == {"1.0.1": "READY"}
+
+
+def test_a_rejected_later_version_is_seen_by_nobody_but_operators(publish, name, client_of, alice):
+    publish(name, linear())
+    with pytest.raises(CommandError, match="rejected"):
+        publish(name, one("Nonsense"))
+
+    assert index(alice, name) == {"1.0.0": "READY"}
+    versions = client_of(alice).get(f"/api/v1/models/{name}/versions").json()["results"]
+    assert [version["version"] for version in versions] == ["1.0.0"]
+    assert client_of(alice).get(f"/api/v1/models/{name}/versions/1.0.1").status_code == 404
+
+
+def test_a_public_model_without_a_version_to_call_is_seen_by_nobody(name, client_of, alice):
+    from inference.actions import create_model
+    from tenants.access import SYSTEM
+    from tenants.actions import catalog_organization
+    from tenants.scope import tenant_scope
+
+    catalog = catalog_organization()
+    with tenant_scope(catalog.id):
+        create_model(organization=catalog, actor=SYSTEM, name=name, visibility="public")
+
+    assert client_of(alice).get(f"/api/v1/models/catalog/{name}").status_code == 404
+    assert name not in listed(client_of(alice))
+    assert index(alice, name) == {}
+
+
+def listed(client):
+    """Names in the catalogue, as GET /models?visibility=public says."""
+    names, address = [], "/api/v1/models?visibility=public&limit=100"
+    while address:
+        page = client.get(address).json()
+        names += [model["name"] for model in page["results"]]
+        address = page["next"]
+    return names
+
+
+def index(user, name):
+    """Versions of a catalogue model and their states, as /v2/repository/index says to the user's organization."""
+    from inference.gateway.v2 import repository_index
+    from inference.registry import visible_routes
+
+    routes = visible_routes(user.organization.id)
+    rows = repository_index(routes, own=user.organization.slug, is_ready_only=False)
+    return {row["version"]: row["state"] for row in rows if row["name"] == f"catalog/{name}"}
 
 
 @pytest.mark.parametrize(
