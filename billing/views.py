@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -10,6 +10,7 @@ from uuid import UUID
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -47,6 +48,19 @@ class UsageRenderer(JSONRenderer):
         return super().render(data, accepted_media_type, renderer_context)
 
 
+class ByQuery(DefaultContentNegotiation):
+    """`?format=` goes before `Accept`. One that there is not is left to the view, which refuses it once it knows who asks."""
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        wanted = request.query_params.get("format")
+        for renderer in (renderers := list(renderers)):
+            if renderer.format == wanted:
+                return renderer, renderer.media_type
+        return super().select_renderer(request, renderers, format_suffix)
+
+
 def _plain(value: Any) -> Any:  # Any: text, number or None
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
@@ -58,6 +72,7 @@ def _query(name: str, description: str, **more: Any) -> OpenApiParameter:  # Any
 class UsageView(TenantView):
     required_scope = "usage:read"
     renderer_classes = [UsageRenderer, CsvRenderer]
+    content_negotiation_class = ByQuery
 
     @extend_schema(
         summary="What was used, by period",

@@ -83,6 +83,10 @@ class _Ending:
             self._protocol.transport.close()
 
 
+def _large_head() -> AppError:
+    return errors.HeadersTooLarge(f"The head of the request is larger than {MAX_HEAD} bytes")
+
+
 class FrontProtocol(HttpToolsProtocol):
     cycle: HotExchange | RequestResponseCycle | None  # type: ignore[assignment]  # uvicorn knows only its own
     server_state: State
@@ -94,7 +98,8 @@ class FrontProtocol(HttpToolsProtocol):
         self.is_deaf = False  # what still comes is not read
         self.is_in_head = self.is_declining = False
         self.reading_since = 0.0  # loop time at which a message began that is not complete; 0: none
-        self.received = 0  # bytes of its head, then of its body
+        self.received = 0  # bytes of its head, then of its body, after those it began with
+        self.incoming = self.begun_with = 0  # bytes that are being parsed, and those among which the message's first was
         self.overhead = 0  # bytes since its head that were not body, without body in between
         self.idle_since = self.stalled_since = 0.0
         self.closes_at = 0.0  # loop time; 0: not lingering
@@ -130,20 +135,23 @@ class FrontProtocol(HttpToolsProtocol):
         if self.head is not None and self.head.starts(data) and not self.reading_since and self._is_idle():
             self._repeat(self.head, data)
             return
-        is_at_start = not self.reading_since
+        is_at_start, self.incoming = not self.reading_since, len(data)
         body_before = -1 if self.is_in_head else self.received
         if self.is_in_head:
             self.received += len(data)
             if self.received > MAX_HEAD:
-                self._refuse_message(errors.HeadersTooLarge(f"The head of the request is larger than {MAX_HEAD} bytes"))
+                self._refuse_message(_large_head())
                 return
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
             self._decline_upgrade(data[offer.args[0] :])
         except httptools.HttpParserCallbackError as error:
-            log.error("a request could not be taken", exc_info=error)
-            self._refuse_message(errors.InternalError())
+            if isinstance(error.__context__, AppError):
+                self._refuse_message(error.__context__)
+            else:
+                log.error("a request could not be taken", exc_info=error)
+                self._refuse_message(errors.InternalError())
         except httptools.HttpParserError as error:
             if not self.is_deaf:
                 self._refuse_message(errors.InvalidRequest(f"This is not valid HTTP: {error}"))
@@ -221,6 +229,7 @@ class FrontProtocol(HttpToolsProtocol):
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self.content_length = UNTOLD
         self.is_in_head, self.received, self.reading_since = True, 0, self.loop.time()
+        self.begun_with = self.incoming
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.is_in_head:
@@ -235,6 +244,9 @@ class FrontProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        """Raises HeadersTooLarge, which ends the parsing."""
+        if self.begun_with + self.received > MAX_HEAD and self._head_bytes() > MAX_HEAD:
+            raise _large_head()
         self.is_in_head, self.received = False, 0
         if self.parser.should_upgrade():
             self.is_declining = True
@@ -248,6 +260,10 @@ class FrontProtocol(HttpToolsProtocol):
                 self._begin_hot(target)
                 return
         self._begin_asgi()
+
+    def _head_bytes(self) -> int:
+        """Of the request's line and headers, to a few: other requests and bodies may have been read with them."""
+        return len(self.url) + sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
 
     def on_body(self, body: bytes) -> None:
         self.received += len(body)

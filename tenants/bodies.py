@@ -7,14 +7,21 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.parsers import BaseParser
+from rest_framework.request import Request
 
 from saas.lib import jsontext
-from saas.lib.errors import InvalidRequest, PayloadTooLarge
+from saas.lib.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from saas.lib.ids import shown
 
 
+def refuse_encoding(request: Request) -> None:
+    """Raises UnsupportedMediaType for a body that is compressed; only calls of models may be (docs/calling.md)."""
+    if request.META.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("Content-Encoding must be identity here: send the body as it is")
+
+
 class JSONBodyParser(BaseParser):
-    """JSON with a limit: a larger body is refused before it is read. Raises PayloadTooLarge, InvalidRequest.
+    """JSON with a limit: a larger body is refused before it is read. Raises AppErrors of 400, 413, 415.
 
     It is not DRF's JSONParser, because DRF reads the whole body before it asks one.
     """
@@ -26,6 +33,7 @@ class JSONBodyParser(BaseParser):
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> Any:  # Any: JSON, and as DRF declares it
         context = parser_context or {}
+        refuse_encoding(context["request"])
         declared = int(context["request"].META.get("CONTENT_LENGTH") or 0)
         body = b"" if declared > self.max_bytes else stream.read(self.max_bytes + 1)
         if max(declared, len(body)) > self.max_bytes:

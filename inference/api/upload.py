@@ -14,6 +14,7 @@ from inference import artifacts
 from inference.caps import Room
 from saas.lib import jsontext
 from saas.lib.errors import InvalidRequest, PayloadTooLarge, Unavailable
+from tenants.bodies import refuse_encoding
 
 CHUNK = 1 << 18
 MAX_MANIFEST = 8 << 20  # bytes
@@ -83,7 +84,10 @@ class Parts(FileUploadHandler):
 
 
 def expect(request: Request, max_bytes: int) -> Parts:
-    """Have the request's body go through `Parts` when it is read. Raises PayloadTooLarge, Unavailable before a byte is."""
+    """Have the request's body go through `Parts` when it is read. Raises UnsupportedMediaType, PayloadTooLarge, Unavailable
+    before a byte is.
+    """
+    refuse_encoding(request)
     if int(request.META.get("CONTENT_LENGTH") or 0) > max_bytes + FORM_BYTES:
         raise PayloadTooLarge(f"artifact may have at most {max_bytes} bytes")
     if not artifacts.has_room():

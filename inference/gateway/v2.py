@@ -156,7 +156,7 @@ def _malformed(body: bytes, error: Exception) -> AppError:
 def _checked(head: bytes, request: InferRequest, binary: bytes, version: VersionRoute) -> Infer:
     inputs, specs = request.inputs, version.inputs
     ordered = _in_order(inputs, specs)
-    places = _slices(inputs, binary)
+    places, rest = _slices(inputs, binary, version)
     # Booleans can only be after the first key "data". No number has the letters t or f, so mostly this ends the question.
     after = head.find(b'"data"') + 6
     from_json = tensors.from_json if len(head) <= LIGHT else pieces.from_json
@@ -167,6 +167,8 @@ def _checked(head: bytes, request: InferRequest, binary: bytes, version: Version
         else tensors.from_binary(spec, given.datatype, given.shape, part)
         for given, spec in zip(ordered, specs, strict=True)
     ]
+    if rest:
+        raise _left_over(inputs, rest, version)
     infer = Infer(found, tensors.rows_of(found, specs, has_batch=version.has_batch), id=request.id)
     if request.parameters:
         infer.is_binary = _flag(request.parameters, "binary_data_output", "the request")
@@ -194,8 +196,8 @@ def _in_order(inputs: list[InputTensor], specs: list[TensorSpec]) -> list[InputT
     return [by_name[spec.name] for spec in specs]
 
 
-def _slices(sent: list[InputTensor], binary: bytes) -> dict[str, bytes]:
-    """The binary data of each input that has some: in the order in which they are listed, without gaps or a rest."""
+def _slices(sent: list[InputTensor], binary: bytes, version: VersionRoute) -> tuple[dict[str, bytes], int]:
+    """The binary data of each input that has some, in the order in which they are listed, and how many bytes are left over."""
     places: dict[str, bytes] = {}
     at = 0
     for given in sent:
@@ -205,14 +207,29 @@ def _slices(sent: list[InputTensor], binary: bytes) -> dict[str, bytes]:
         if given.data is not None:
             raise tensors.wrong(given.name, "it has both data and binary_data_size; one is expected")
         if at + size > len(binary):
-            raise tensors.wrong(
-                given.name, f"binary_data_size is {size}, but only {len(binary) - at} bytes are left in the body"
-            )
+            said = f"binary_data_size is {size}, but only {len(binary) - at} bytes are left in the body"
+            raise tensors.wrong(given.name, said + _expected(given, version))
         places[given.name] = binary[at : at + size]
         at += size
-    if at != len(binary):
-        raise InvalidTensor(f"{len(binary) - at} bytes follow the last binary input; nothing is expected there")
-    return places
+    return places, len(binary) - at
+
+
+def _left_over(sent: list[InputTensor], rest: int, version: VersionRoute) -> AppError:
+    """Why there are `rest` bytes behind the last binary input, all of which are as their shapes say."""
+    last = next((given for given in reversed(sent) if given.parameters), None)
+    if last is None:
+        return InvalidTensor(f"{rest} bytes follow the JSON, but no input has a binary_data_size")
+    said = f"{rest} bytes follow its binary data, the last of the body; nothing is expected there"
+    return tensors.wrong(last.name, said + _expected(last, version))
+
+
+def _expected(given: InputTensor, version: VersionRoute) -> str:
+    """What the input's shape takes, for a message. Raises InvalidTensor if the shape itself is wrong."""
+    spec = next(spec for spec in version.inputs if spec.name == given.name)
+    count = tensors.check_signature(spec, given.datatype, given.shape)
+    if given.datatype == "BYTES":
+        return f"; shape {given.shape} of BYTES takes {count} elements, each after its length"
+    return f"; shape {given.shape} of {given.datatype} takes {count * tensors.size_of(given.datatype)} bytes"
 
 
 def _binary_size(name: str, parameters: dict[str, Any]) -> int:
@@ -280,6 +297,8 @@ def render_infer(infer: Infer, name: str, call: Call, reply: Reply) -> Rendered:
     for tensor in reply.outputs or []:
         output = tensor[0]
         if output in infer.classes:
+            if not reply.is_finite:
+                tensors.check_finite(tensor, is_finite=False)
             tensor = classified(tensor, infer.classes[output], call.version.labels, has_batch=call.version.has_batch)
         shown: dict[str, Any] = {"name": output, "datatype": tensor[1], "shape": tensor[2]}
         if infer.binary.get(output, infer.is_binary):

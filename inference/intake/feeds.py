@@ -65,7 +65,8 @@ def values(datatype: str, shape: list[int], kind: str, random: np.random.Generat
         return cast(datatype, random.integers(0, 2, shape).astype(np.float64))
     if datatype in FLOATS:
         return cast(datatype, random.uniform(0 if kind == "unit" else -2, 1 if kind == "unit" else 2, shape))
-    return cast(datatype, random.integers(0, 2 if kind == "unit" else 10, shape).astype(np.float64))
+    lowest, highest = (0, 2) if kind == "unit" else (1, 10)  # first none that cannot divide
+    return cast(datatype, random.integers(lowest, highest, shape).astype(np.float64))
 
 
 def cast(datatype: str, array: np.ndarray[Any, Any]) -> Array:

@@ -3,10 +3,13 @@
 import os
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 WIDTH = 10
-LARGEST = 64 << 20  # bytes; then the file becomes service.log.1
+LARGEST = 64 << 20  # bytes; then the file becomes service.log.1, that one service.log.2, …
+KEPT = 4  # files, the one that is written included
+LONGEST = 1 << 16  # bytes of a line; a longer one is written in pieces
 
 
 class Log:
@@ -30,8 +33,10 @@ class Log:
         """Copy whole lines of `chunk`; an unfinished one waits for its end."""
         text = self._rest.pop(name, b"") + chunk
         lines, newline, rest = text.rpartition(b"\n")
+        if len(rest) >= LONGEST:
+            lines, newline, rest = lines + newline + rest, b"\n", b""
         if rest:
-            self._rest[name] = rest if len(rest) < 1 << 16 else b""
+            self._rest[name] = rest
         if not newline:
             return
         prefix = f"{name[:WIDTH]:<{WIDTH}} │ ".encode()
@@ -42,8 +47,15 @@ class Log:
         os.write(self._file, data)
         if os.fstat(self._file).st_size > LARGEST:
             os.close(self._file)
-            self.path.replace(self.path.with_name("service.log.1"))
+            self._put_aside()
             self._file = self._open()
+
+    def _put_aside(self) -> None:
+        """Each file takes the place of the next older one; the oldest is gone."""
+        names = [self.path, *(self.path.with_name(f"{self.path.name}.{number}") for number in range(1, KEPT))]
+        for newer, older in reversed(list(pairwise(names))):
+            if newer.exists():
+                newer.replace(older)
 
     def _open(self) -> int:
         return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

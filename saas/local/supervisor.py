@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -63,6 +64,11 @@ class Supervisor:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def temporary(self) -> Path:
+        """Where the parts keep what is worth nothing after them; what killed ones left is gone at the next start."""
+        return self.data_dir / "tmp"
+
     async def run(self) -> int:
         """Start everything, serve until SIGINT, SIGTERM or `stop`, end everything. 1 if it could not start."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -75,6 +81,7 @@ class Supervisor:
             directories = [server.directory for server in self.servers]
             guard = Guard(self.data_dir, directories, lock=lock)  # a fork: before any thread
             await self._end_leftovers(directories)
+            make_empty(self.temporary)
             refuse_taken_port(self.port)
             await control.start()
             await self._until_stopped(self._start())
@@ -174,7 +181,12 @@ class Supervisor:
         return part
 
     def _environment(self) -> dict[str, str]:
-        own = {MARK: str(self.data_dir), "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": _AS_ROOT}
+        own = {
+            MARK: str(self.data_dir),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONWARNINGS": _AS_ROOT,
+            "TMPDIR": str(self.temporary),
+        }
         return {**os.environ, **self.variables, **own}
 
     async def _bootstrap(self) -> None:
@@ -332,6 +344,11 @@ def _is_locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def make_empty(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def refuse_taken_port(port: int) -> None:

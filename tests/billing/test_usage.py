@@ -110,6 +110,15 @@ def test_csv(reader, record, organization, make_key, way):
     assert (row["model"], row["calls"], row["key"], row["key_name"]) == ("catalog/iris", "1", key.public_id, "'=SUM(A1)")
 
 
+def test_the_format_in_the_query_goes_before_the_header(reader):
+    assert reader.get(URL, {"format": "csv"}, HTTP_ACCEPT="application/json")["Content-Type"].startswith("text/csv")
+    assert reader.get(URL, {"format": "json"}, HTTP_ACCEPT="text/csv")["Content-Type"] == "application/json"
+
+
+def test_a_format_that_there_is_not_is_refused_only_to_those_who_may_ask(client_of):
+    assert client_of(None).get(URL, {"format": "xml"}).status_code == 401
+
+
 def test_csv_of_nothing_has_a_head(reader):
     response = reader.get(URL, {"format": "csv"})
 
@@ -121,6 +130,7 @@ def test_csv_of_nothing_has_a_head(reader):
     ("query", "field"),
     [
         ({"group_by": "colour"}, "group_by"),
+        ({"format": "xml"}, "format"),
         ({"granularity": "second"}, "granularity"),
         ({"from": "yesterday"}, "from"),
         ({"to": "2026-13-01"}, "to"),

@@ -34,8 +34,11 @@ def script(page: Path) -> str:
 @pytest.fixture
 def checkout(service, tmp_path):
     """A directory that looks like the service's checkout."""
+    for entry in ROOT.iterdir():
+        if entry.name not in (".local", ".venv"):
+            (tmp_path / entry.name).symlink_to(entry)
     (tmp_path / ".local").symlink_to(service.data_dir)
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     return tmp_path
 
 

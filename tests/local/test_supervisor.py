@@ -168,6 +168,7 @@ def test_a_killed_part_comes_back_and_it_is_said(running, name):
 
 def test_a_kill_9_of_the_supervisor_leaves_nothing_behind_and_the_next_start_keeps_data_and_key(running):
     key = running.api_key
+    folders = set((running.data_dir / "tmp").glob("models-*"))
 
     running.supervisor.kill()
     running.supervisor.wait()
@@ -176,6 +177,8 @@ def test_a_kill_9_of_the_supervisor_leaves_nothing_behind_and_the_next_start_kee
     running.start()
     assert running.api_key == key
     assert predict(running) == 200
+    assert folders
+    assert not [folder for folder in folders if folder.exists()]
 
 
 def test_a_start_right_after_a_kill_9_of_the_supervisor_waits_for_its_guard(running):

@@ -200,6 +200,37 @@ def test_a_huge_head_is_refused(served):
         assert (status, error_of(body)) == (431, "headers_too_large")
 
 
+LARGE_HEAD = b"X-Filler: " + b"a" * 70_000
+
+
+@pytest.mark.parametrize("path", [ROWS, "/else"])
+def test_a_huge_head_is_refused_also_if_it_comes_at_once(served, path):
+    with served.connect() as raw:
+        raw.send(request_bytes(path, BODY, LARGE_HEAD.decode()))
+        status, headers, body = raw.response()
+        assert (status, error_of(body), headers["connection"]) == (431, "headers_too_large", "close")
+    assert not served.gateway.calls
+
+
+def test_a_huge_head_behind_a_call_under_way_does_not_disturb_it(served):
+    served.gateway.hold = True
+    with served.connect() as raw:
+        raw.send(request_bytes(ROWS, BODY) + request_bytes(ROWS, BODY, LARGE_HEAD.decode()))
+        until(lambda: served.gateway.held)
+        served.on_loop(served.gateway.finish, served.gateway.held[0])
+        status, headers, _ = raw.response()
+        assert (status, headers["connection"]) == (200, "close")
+        assert raw.is_closed()
+    assert len(served.gateway.calls) == 1
+
+
+def test_a_large_body_that_comes_with_its_head_is_no_large_head(served):
+    body = BODY.ljust(200_000)
+    with served.connect() as raw:
+        raw.send(request_bytes(ROWS, body) + request_bytes(ROWS, BODY, "X-Filler: " + "a" * 60_000))
+        assert [raw.response()[0], raw.response()[0]] == [200, 200]
+
+
 @pytest.mark.parametrize(
     "sent", [b"POST /v2/mod", request_bytes(ROWS, BODY[:5], length=len(BODY)), request_bytes("/else", b"a", length=9)]
 )

@@ -175,6 +175,17 @@ def test_an_output_that_is_not_finite_is_carried_by_binary_only(served):
     assert (status, split(headers, answer)[1]) == (200, data)
 
 
+@pytest.mark.parametrize("is_binary", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_has_no_best_classes(served, value, is_binary):
+    given = tensor("x", "FP32", (1, 3), None, parameters={"binary_data_size": 12})
+    outputs = [{"name": "scores", "parameters": {"classification": 2, "binary_data": is_binary}}]
+    body, headers = binary({"inputs": [given], "outputs": outputs}, np.array([1, value, 2], "<f4").tobytes())
+    status, _, answer = served.infer("flowers", body, headers)
+    assert (status, answer["code"]) == (422, "output_not_finite")
+    assert "scores" in answer["error"]
+
+
 X = {"name": "x", "datatype": "FP32", "shape": [1, 4]}
 MALFORMED = {
     "no JSON": ("rows", b"{", "JSON"),
@@ -273,7 +284,31 @@ def test_malformed_input_is_400_and_says_what_is_wrong(served, case):
 SIZED = X | {"parameters": {"binary_data_size": 16}}
 BAD_BINARY = {
     "truncated": ({"inputs": [SIZED]}, b"x" * 15, None, "input 'x'.*16.*15"),
-    "surplus": ({"inputs": [SIZED]}, b"x" * 17, None, "1 bytes follow"),
+    "surplus": ({"inputs": [SIZED]}, b"x" * 17, None, "input 'x'.*1 bytes follow.*shape \\[1, 4\\] of FP32 takes 16"),
+    "size too small": (
+        {"inputs": [X | {"parameters": {"binary_data_size": 12}}]},
+        b"x" * 16,
+        None,
+        "input 'x'.*FP32 takes 16 bytes.*12",
+    ),
+    "size too large": (
+        {"inputs": [X | {"parameters": {"binary_data_size": 20}}]},
+        b"x" * 16,
+        None,
+        "input 'x'.*binary_data_size is 20.*16 bytes are left.*shape \\[1, 4\\] of FP32 takes 16",
+    ),
+    "size and shape too large": (
+        {"inputs": [X | {"shape": [2**31 - 1] * 9, "parameters": {"binary_data_size": 20}}]},
+        b"x" * 16,
+        None,
+        "input 'x'.*the model expects 2 dimensions",
+    ),
+    "no size at all": (
+        {"inputs": [X | {"data": [1, 2, 3, 4]}]},
+        b"x" * 16,
+        None,
+        "16 bytes follow.*no input.*binary_data_size",
+    ),
     "both forms": ({"inputs": [SIZED | {"data": [1, 2, 3, 4]}]}, b"x" * 16, None, "input 'x'.*both"),
     "wrong length": ({"inputs": [X | {"parameters": {"binary_data_size": 12}}]}, b"x" * 12, None, "input 'x'.*16 bytes.*12"),
     "negative size": ({"inputs": [X | {"parameters": {"binary_data_size": -1}}]}, b"", None, "input 'x'.*binary_data_size"),

@@ -1,5 +1,6 @@
 """Bodies of management requests: their size, and texts that are none."""
 
+import gzip
 import io
 
 import pytest
@@ -41,6 +42,32 @@ def test_a_body_of_a_mebibyte_is_read(client_of, alice):
     body = '{"name": "large"}'.ljust(1 << 20)
 
     assert client_of(alice).post("/api/v1/models", body, content_type="application/json").status_code == 201
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
+@pytest.mark.parametrize(
+    ("url", "content_type"),
+    [
+        ("/api/v1/models", "application/json"),
+        ("/api/v1/predictions", "application/json"),
+        ("/api/v1/models/m/versions", "multipart/form-data; boundary=x"),
+    ],
+)
+def test_a_compressed_body_is_refused_as_what_it_is(client_of, alice, make_key, url, content_type, encoding):
+    client = client_of(make_key(alice.organization)[1])
+    client.post("/api/v1/models", {"name": "m"}, format="json")
+    body = gzip.compress(b'{"name": "packed"}')
+
+    refused = client.post(url, body, content_type=content_type, HTTP_CONTENT_ENCODING=encoding)
+
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+    assert "Content-Encoding" in refused.json()["detail"]
+
+
+def test_a_body_may_say_that_it_is_not_compressed(client_of, alice):
+    body = {"name": "plain"}
+
+    assert client_of(alice).post("/api/v1/models", body, format="json", HTTP_CONTENT_ENCODING="identity").status_code == 201
 
 
 @pytest.mark.parametrize("body", ["[" * 3000 + "]" * 3000, '{"name": ' + "[" * 900 + "]" * 900 + "}"])

@@ -232,6 +232,22 @@ def test_indices_into_a_small_table_find_values_that_fit(probe):
     assert facts["batching"]["is_batchable"] is True
 
 
+def test_case_is_changed_in_a_locale_that_every_system_has_and_in_no_other(probe, refused):
+    lower = {"kind": STRING, "shape": ("n",), "case_change_action": "LOWER"}
+
+    assert probe(one("StringNormalizer", **lower, locale="C.UTF-8"))["batching"]["has_batch"] is True
+    assert refused(one("StringNormalizer", **lower)).code == "load_failed"
+
+
+@pytest.mark.parametrize("operator", ["Div", "Mod"])
+@pytest.mark.parametrize("kind", [TensorProto.INT32, INT64])
+def test_what_divides_by_its_input_is_tried_with_numbers_that_divide(probe, operator, kind):
+    inputs = [value(name, kind, ["n", 4]) for name in "ab"]
+    facts = probe(model([helper.make_node(operator, ["a", "b"], ["y"])], inputs, [value("y", kind, ["n", 4])]))
+
+    assert facts["batching"]["is_batchable"] is True, facts["batching"]
+
+
 def test_text_is_probed_and_compared_exactly(probe):
     node = helper.make_node("StringNormalizer", ["x"], ["y"], case_change_action="UPPER", locale="C")
 
