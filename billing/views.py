@@ -58,7 +58,7 @@ class ByQuery(DefaultContentNegotiation):
         for renderer in (renderers := list(renderers)):
             if renderer.format == wanted:
                 return renderer, renderer.media_type
-        return super().select_renderer(request, renderers, format_suffix)
+        return super().select_renderer(request, renderers, format_suffix)  # type: ignore[no-any-return]  # DRF is not typed here
 
 
 def _plain(value: Any) -> Any:  # Any: text, number or None
