@@ -185,11 +185,12 @@ class Gateway:
             self.running.fail(call, errors.Unavailable("The books did not confirm in time; nothing was charged", retry_after=1))
 
     def _close(self, call: Call, answer: Rendered) -> None:
-        assert call.open_call is not None
+        open_call = call.open_call
+        assert open_call is not None
         call.bytes_out = len(answer.body)
         if call.idempotency_key is None:
             self.running.end(call, answer)
-            self.books.close(call.open_call, usage.closed(call, self.books.now_ms()), None, None)
+            self.books.close(open_call, usage.closed(call, self.books.now_ms()), None, None)
         else:
             call.is_closing = True  # from here on it gets its outcome, however long that takes
             self.answers.seal(call, answer, self._sealed)

@@ -92,6 +92,7 @@ class Running:
         if call.is_admitted and not call.is_low:
             self._lanes.release(call)
             self.turns.go_on(call)
+        call.open_call = call.timer = None  # they know the call: left here, only the garbage collector would free the three
         call.done(call, outcome)
         if self._emptied is not None and not self.calls:
             self._emptied.set()
