@@ -40,6 +40,67 @@ def test_every_operation_has_a_name_of_its_own_and_says_how_to_sign_in(schema):
     assert all({"apiKey": []} in operation["security"] for path, operation in operations(schema) if path.startswith("/api/"))
 
 
+def headers(schema, place, method):
+    return {parameter["name"] for parameter in schema["paths"][place][method]["parameters"] if parameter["in"] == "header"}
+
+
+def test_headers_that_decide_something_are_described(schema):
+    assert headers(schema, "/api/v1/keys", "post") == {"X-Organization"}
+    assert {"Prefer", "Idempotency-Key", "X-Request-Timeout"} <= headers(schema, "/api/v1/predictions", "post")
+    assert "Prefer" in headers(schema, "/api/v1/predictions/{prediction}", "get")
+    assert headers(schema, "/api/v1/models/{model}/predict", "post") == {"Idempotency-Key", "X-Request-Timeout"}
+    assert "Inference-Header-Content-Length" in headers(schema, "/v2/models/{model}/versions/{version}/infer", "post")
+    assert all("X-Organization" in headers(schema, place, method) for place, method in by_people(schema))
+
+
+def by_people(schema):
+    """(path, method) of the operations that somebody who is signed in may ask for."""
+    return [
+        (place, method)
+        for place, methods in schema["paths"].items()
+        for method, operation in methods.items()
+        if {"sessionToken": []} in operation["security"]
+    ]
+
+
+def test_every_operation_describes_its_refusals_by_their_form_and_codes(schema):
+    for place, operation in operations(schema):
+        refusals = {status: response for status, response in operation["responses"].items() if status[0] in "45"}
+        form, content_type = (
+            ("V2Error", "application/json") if place.startswith("/v2") else ("Problem", "application/problem+json")
+        )
+        for response in refusals.values():
+            assert response["content"][content_type]["schema"] == {"$ref": f"#/components/schemas/{form}"}, place
+            assert response["description"]
+        wanted = {"500", "503"} | ({"401", "403", "404"} if operation["security"] else set())
+        wanted |= {"400", "413", "415", "422"} if "requestBody" in operation else set()
+        assert wanted <= refusals.keys(), place
+        assert "default" not in operation["responses"]
+    conflict = schema["paths"]["/api/v1/keys"]["post"]["responses"]["409"]["description"]
+    assert {"`state_conflict`", "`limit_reached`"} <= set(conflict.split(", "))
+
+
+def test_what_a_refusal_has_is_what_is_described(schema, client_of, alice):
+    for refused in (
+        client_of(None).get("/api/v1/keys"),
+        client_of(alice).post("/api/v1/keys", {}, format="json"),
+        client_of(alice).get("/api/v1/keys/key_unknown"),
+        client_of(alice).get("/api/v1/usage", {"format": "xml"}),
+        client_of(alice).get("/api/v1/models", HTTP_X_ORGANIZATION="nobodys"),
+    ):
+        problem, described = refused.json(), schema["components"]["schemas"]["Problem"]
+        assert set(described["required"]) <= problem.keys() <= described["properties"].keys()
+        place = refused.wsgi_request.path.replace("key_unknown", "{key}")
+        method = refused.wsgi_request.method.lower()
+        assert problem["code"] in schema["paths"][place][method]["responses"][str(refused.status_code)]["description"]
+
+
+def test_it_says_how_to_sign_up(schema):
+    assert "/_allauth/" in schema["info"]["description"]
+    assert "/_allauth/" in schema["externalDocs"]["description"]
+    assert schema["externalDocs"]["url"].startswith("https://docs.allauth.org/")
+
+
 @pytest.mark.parametrize("resource", ["keys", "members", "invitations", "models", "predictions", "audit-events"])
 def test_a_list_is_described_as_the_pages_it_comes_in(schema, resource):
     operation = schema["paths"][f"/api/v1/{resource}"]["get"]
