@@ -16,8 +16,8 @@ ABOUT = """Refusals and failures have a `code`, by which to go; their texts may 
 
 Signing up and in, passwords and the confirmation of addresses are under `/_allauth/app/v1/…` (or `/_allauth/browser/v1/…` with
 a cookie): `POST …/auth/signup` and `POST …/auth/login` with `{"email", "password"}` answer with `meta.session_token`, which is
-then sent as `X-Session-Token`; `DELETE …/auth/session` ends it. These are the routes of django-allauth's headless API, which the
-link below describes; docs/accounts.md in the source has the commands, from signing up to the first key."""
+then sent as `X-Session-Token`; `DELETE …/auth/session` ends it. These are the routes of django-allauth's headless API, which
+the link below describes; docs/accounts.md in the source has the commands, from signing up to the first key."""
 SIGN_UP = {
     "url": "https://docs.allauth.org/en/latest/headless/openapi-specification/",
     "description": "Sign-up and sign-in: django-allauth's headless API under /_allauth/",
