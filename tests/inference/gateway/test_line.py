@@ -473,7 +473,7 @@ async def test_only_so_many_wait_for_their_turn_and_a_deadline_ends_the_waiting(
     await desk.lanes.zadd(f"sharing:{desk.version.id}", {uuid4().hex: time.time() + 600})
     _, first = desk.ask()
     work = await desk.take()
-    waiting = [desk.ask(timeout=1.0)[1] for _ in range(27)]
+    waiting = [desk.ask(timeout=5.0)[1] for _ in range(27)]
 
     refused = [await outcome for outcome in waiting[25:]]
     assert {(error.status, error.code, error.source) for error in refused} == {(503, "capacity_exhausted", "organization")}
