@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
@@ -79,6 +80,13 @@ def watch_client(loop: asyncio.AbstractEventLoop, receive: Receive) -> Callable[
     return asyncio.run_coroutine_threadsafe(until_it_leaves(), loop).done
 
 
+def count(
+    loop: asyncio.AbstractEventLoop, metrics: Metrics, began: float, method: str, route: str, status: int, code: str
+) -> None:
+    """Count a request that a thread of Django has answered, on the loop: the counters are for one thread."""
+    loop.call_soon_threadsafe(metrics.observe, method, route, status, code, time.perf_counter() - began)
+
+
 class Application:
     """One per process; `front` and `health` exist from the lifespan's startup on."""
 
@@ -101,7 +109,9 @@ class Application:
             elif (target := target_of(path.encode())) is not None:
                 await answer(self._front, target, scope, receive, send)
             else:
-                scope["watch_client"] = partial(watch_client, asyncio.get_running_loop(), receive)
+                loop = asyncio.get_running_loop()
+                scope["watch_client"] = partial(watch_client, loop, receive)
+                scope["count"] = partial(count, loop, self._front.metrics, time.perf_counter())
                 await self._django(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -208,6 +218,7 @@ async def read_body(front: Front, exchange: AsgiExchange, receive: Receive) -> b
 
 async def respond(send: Send, status: int, content_type: bytes, body: bytes) -> None:
     headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+    headers.append((b"x-content-type-options", b"nosniff"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

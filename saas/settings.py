@@ -44,7 +44,7 @@ INSTALLED_APPS = [
     "billing",
 ]
 MIDDLEWARE = [
-    "tenants.middleware.request_id",
+    "tenants.middleware.request_ids",
     "saas.lib.logs.request_line",
     "saas.lib.csp.content_security_policy",
     "django.middleware.security.SecurityMiddleware",

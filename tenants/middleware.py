@@ -16,17 +16,22 @@ from tenants.problems import OUTAGES, as_app_error, problem_response
 Handler = Callable[[HttpRequest], HttpResponse]
 
 
-def request_id(handler: Handler) -> Handler:
-    """Take X-Request-Id, or make one; return it. Views find it as `request.request_id`."""
+def request_ids(handler: Handler) -> Handler:
+    """Take X-Request-Id and traceparent, or make them; return them. Found later as `request.request_id`, `request.trace_id`."""
 
     def handle(request: HttpRequest) -> HttpResponse:
-        given = request.headers.get("X-Request-Id", "").encode("latin-1", "replace")
-        request.request_id = ids.request_id(given)  # type: ignore[attr-defined]  # ours
+        request.request_id = ids.request_id(_bytes(request, "X-Request-Id"))  # type: ignore[attr-defined]  # ours
+        request.trace_id, trace = ids.trace(_bytes(request, "traceparent"))  # type: ignore[attr-defined]  # ours
         response = handler(request)
+        response.headers["traceparent"] = trace
         response.headers.setdefault("X-Request-Id", request.request_id)  # type: ignore[attr-defined]  # ours
         return response
 
     return handle
+
+
+def _bytes(request: HttpRequest, header: str) -> bytes:
+    return request.headers.get(header, "").encode("latin-1", "replace")
 
 
 def operators_in_admin(handler: Handler) -> Handler:

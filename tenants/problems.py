@@ -87,6 +87,7 @@ def problem_response(error: errors.AppError, request: HttpRequest | Request) -> 
     """The answer to a management request that failed with `error`."""
     body = JSONRenderer().render(problem(error, getattr(request, "request_id", "")))
     response = HttpResponse(body, status=error.status, content_type=CONTENT_TYPE)
+    response.code = error.code  # type: ignore[attr-defined]  # ours: for the log and the counters
     if error.status == 401:
         response["WWW-Authenticate"] = 'Bearer realm="api"'
     if error.retry_after is not None:

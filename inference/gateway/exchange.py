@@ -15,7 +15,7 @@ from inference.lanes import Reply
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib import errors
 from saas.lib.errors import AppError
-from saas.lib.ids import request_id
+from saas.lib.ids import request_id, trace
 from tenants.principal import KeyRecord
 from tenants.problems import problem
 
@@ -95,7 +95,7 @@ class Exchange:
                 self.headers = dict(self.request_headers)
             found = self.headers
             self.request_id = request_id(found.get(b"x-request-id"))
-            self.trace_id, self.trace = headers.trace(found.get(b"traceparent"))
+            self.trace_id, self.trace = trace(found.get(b"traceparent"))
 
     def read_head(self) -> None:
         """Read ids and check the method. Raises InvalidRequest, MethodNotAllowed. May be called twice."""

@@ -1,4 +1,4 @@
-"""Request headers in, response headers out: key, ids, deadline, idempotency, limits."""
+"""Request headers in, response headers out: key, deadline, idempotency, limits."""
 
 import math
 import re
@@ -6,11 +6,8 @@ from functools import lru_cache
 
 from inference.gateway.call import Limit
 from saas.lib.errors import ApiKeyInvalid, ApiKeyMissing, AppError, InvalidRequest
-from saas.lib.ids import bits
 
 Headers = list[tuple[bytes, bytes]]
-# W3C Trace Context: version, trace id, parent id, flags; neither id may be all zeros
-TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?").fullmatch
 IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}").fullmatch
 QUOTED = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"').fullmatch  # RFC 8941, 3.3.3
 TIMEOUT = re.compile(rb"\d{1,6}(\.\d{1,9})?").fullmatch
@@ -31,16 +28,6 @@ def check_single(headers: Headers) -> None:
     for name in SINGLE:
         if names.count(name) > 1:
             raise InvalidRequest(f"The header {name.decode()} is given more than once")
-
-
-def trace(given: bytes | None) -> tuple[str, str]:
-    """(trace id, traceparent to return): the caller's trace, or a new one, with a span of ours."""
-    match = TRACEPARENT(given) if given else None
-    if match is None:
-        trace_id = f"{bits(128):032x}"
-        return trace_id, f"00-{trace_id}-{bits(64):016x}-00"
-    trace_id = match[1].decode()
-    return trace_id, f"00-{trace_id}-{bits(64):016x}-{match[2].decode()}"
 
 
 def presented_key(headers: dict[bytes, bytes]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from inference.gateway.metrics import Metrics, gauge, render
+from inference.gateway.metrics import Metrics, counter, gauge, render
 from inference.lanes import WORKERS, lane_key, pool_key, worker_key
 from saas.lib.errors import Unavailable
 
@@ -57,7 +57,7 @@ class Health:
             families.append(
                 gauge("maas_queue_length", "Calls that wait in a lane or pool.", await self._queues(workers), "queue")
             )
-            families += worker_gauges(await self._reports(workers))
+            families += worker_families(await self._reports(workers))
         except Unavailable:
             pass  # maas_up says that the lanes server is away; this process' own counters are still worth showing
         return render(families)
@@ -79,25 +79,20 @@ class Health:
         return {name: float(await self._lanes.ask("LLEN", name)) for name in dict.fromkeys(names)}
 
 
-def worker_gauges(reports: dict[str, dict[str, Any]]) -> list[Any]:  # prometheus_client.core.Metric
-    """Numbers of each worker's report, and its counters under their own names."""
+def worker_families(reports: dict[str, dict[str, Any]]) -> list[Any]:  # prometheus_client.core.Metric
+    """Numbers of each worker's report, and its counters, durations in seconds."""
     plain: dict[str, tuple[str, Callable[[dict[str, Any]], float]]] = {
         "maas_worker_models": ("Models that the worker has loaded.", lambda report: len(report["models"])),
         "maas_worker_slots": ("Batches that the worker runs at once.", lambda report: report["slots"]),
         "maas_worker_memory_bytes": ("Measured bytes of its models.", lambda report: report["bytes"]),
     }
-    families = [
+    families: list[Any] = [
         gauge(name, text, {worker: float(read(report)) for worker, report in reports.items()}, "worker")
         for name, (text, read) in plain.items()
     ]
-    counters = {counter for report in reports.values() for counter in report["counters"]}
-    families += [
-        gauge(
-            f"maas_worker_{counter}",
-            "A counter of the worker's report; starts with the worker.",
-            {worker: float(report["counters"].get(counter, 0)) for worker, report in reports.items()},
-            "worker",
-        )
-        for counter in sorted(counters)
-    ]
+    for name in sorted({name for report in reports.values() for name in report["counters"]}):
+        values = {worker: float(report["counters"].get(name, 0)) for worker, report in reports.items()}
+        if name.endswith("_us"):
+            name, values = name.removesuffix("_us") + "_seconds", {worker: us / 1e6 for worker, us in values.items()}
+        families.append(counter(f"maas_worker_{name}", "Of the worker's report; starts with the worker.", values, "worker"))
     return families

@@ -71,6 +71,14 @@ def gauge(name: str, help_text: str, values: dict[str, float], label: str = "") 
     return family
 
 
+def counter(name: str, help_text: str, values: dict[str, float], label: str) -> CounterMetricFamily:
+    """A counter with one label; `_total` is added to its name."""
+    family = CounterMetricFamily(name, help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
 class _Collected:
     def __init__(self, families: list[Metric]) -> None:
         self._families = families

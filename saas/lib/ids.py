@@ -9,6 +9,8 @@ from uuid import UUID
 _pool: list[bytes] = []  # random parts made ahead: one system call serves 400 ids
 os.register_at_fork(after_in_child=_pool.clear)  # or parent and child would give out the same
 
+# W3C Trace Context: version, trace id, parent id, flags; neither id may be all zeros
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?").fullmatch
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@~-]{1,128}").fullmatch
 bits = random.getrandbits  # ids of requests need no secrecy, and the module seeds itself anew after a fork
 
@@ -16,6 +18,16 @@ bits = random.getrandbits  # ids of requests need no secrecy, and the module see
 def request_id(given: bytes | None) -> str:
     """The caller's X-Request-Id if it is one, else a new one."""
     return given.decode() if given and _REQUEST_ID(given) else f"{bits(128):032x}"
+
+
+def trace(given: bytes | None) -> tuple[str, str]:
+    """(trace id, traceparent to return): the caller's trace, or a new one, with a span of ours."""
+    match = _TRACEPARENT(given) if given else None
+    if match is None:
+        trace_id = f"{bits(128):032x}"
+        return trace_id, f"00-{trace_id}-{bits(64):016x}-00"
+    trace_id = match[1].decode()
+    return trace_id, f"00-{trace_id}-{bits(64):016x}-{match[2].decode()}"
 
 
 def _random_part() -> bytes:

@@ -58,12 +58,18 @@ def logging_config(form: str) -> dict[str, Any]:  # Any: dictConfig's nested val
 
 
 def request_line(handler: Handler) -> Handler:
-    """Write one line per request, after tenants.middleware.request_id: the route's pattern, never the raw path or a body."""
+    """Write one line per request, after tenants.middleware.request_ids: the route's pattern, never the raw path or a body.
+
+    In a gateway process it is counted there too (saas/asgi.py).
+    """
 
     def handle(request: HttpRequest) -> HttpResponse:
         began = time.perf_counter()
         response = handler(request)
-        requests.info("", extra={EXTRA: _fields(request, response, time.perf_counter() - began)})
+        fields = _fields(request, response, time.perf_counter() - began)
+        requests.info("", extra={EXTRA: fields})
+        if count := request.META.get("asgi.scope", {}).get("count"):
+            count(fields["method"], fields["route"], fields["status"], fields["code"])
         return response
 
     return handle
@@ -73,10 +79,12 @@ def _fields(request: HttpRequest, response: HttpResponse, seconds: float) -> dic
     key = getattr(getattr(request, "auth", None), "key", None)
     return {
         "request_id": getattr(request, "request_id", ""),
+        "trace_id": getattr(request, "trace_id", ""),
         "organization": getattr(key, "slug", ""),
         "key": getattr(key, "public_id", ""),
         "method": request.method,
         "route": request.resolver_match.route if request.resolver_match else "",
         "status": response.status_code,
+        "code": getattr(response, "code", ""),
         "total_ms": round(seconds * 1000, 3),
     }

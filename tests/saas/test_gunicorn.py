@@ -107,6 +107,42 @@ def test_django_answers_what_is_not_the_gateway_s(gunicorn):
     until(lambda: b'"request_id":"mine"' in gunicorn.output)
 
 
+def test_what_django_answers_is_counted_and_timed_by_the_routes_template(gunicorn):
+    gunicorn.get("/api/v1/models/of-nobody/versions/1.0.0")
+    gunicorn.get("/no/such/address")
+
+    route = "api/v1/models/<model:model>/versions/<version:version>"
+    label = f'code="api_key_missing",method="GET",process="",route="{route}",status="401"'
+    until(lambda: f"http_requests_total{{{label}}} 1.0" in metrics(gunicorn))
+    until(lambda: 'method="GET",process="",route="",status="404"' in metrics(gunicorn))
+    text = metrics(gunicorn)
+    assert f'http_request_duration_seconds_count{{process="",route="{route}"}} 1.0' in text
+    assert "of-nobody" not in text
+    assert "no/such" not in text
+
+
+def metrics(gunicorn):
+    return gunicorn.get("/metrics")[2].decode()
+
+
+def test_a_trace_goes_on_through_django_and_into_its_log(gunicorn):
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+    returned = gunicorn.get("/api/v1/models", {"traceparent": given})[1]["traceparent"]
+
+    assert returned.startswith("00-4bf92f3577b34da6a3ce929d0e0e4736-")
+    assert returned.endswith("-01")
+    assert returned != given
+    until(lambda: b'"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"' in gunicorn.output)
+    made = gunicorn.get("/api/v1/models", {"traceparent": "nonsense"})[1]["traceparent"]
+    assert len(made) == len(given)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/v2", "/v2/models/iris", "/api/v1/me", "/api/v1/nothing"])
+def test_no_answer_lets_a_browser_guess_what_it_is(gunicorn, path):
+    assert gunicorn.get(path)[1]["x-content-type-options"] == "nosniff"
+
+
 def test_database_connections_are_kept_by_the_threads(gunicorn):
     from django.db import connections
 
