@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from saas.lib.crypto import KeyRing, parse_versions
@@ -153,6 +153,14 @@ class Config(BaseSettings):
         if not all("!" <= character <= "~" for character in secret.get_secret_value()):
             raise ValueError("it may only hold printable ASCII characters without spaces")
         return secret
+
+    @field_validator("timeout_max")
+    @classmethod
+    def is_above_the_default(cls, longest: float, others: ValidationInfo) -> float:
+        default = others.data.get("timeout_default", 0.0)
+        if longest < default:
+            raise ValueError(f"it is {longest:g}, below TIMEOUT_DEFAULT, which is {default:g}")
+        return longest
 
     @model_validator(mode="after")
     def secrets_are_there(self) -> "Config":

@@ -79,7 +79,11 @@ def claim(data_dir: Path) -> Path:
     is_open = data_dir.is_dir() and bool(stat.S_IMODE(data_dir.stat().st_mode) & 0o077)
     if is_open and data_dir != ROOT / ".local" and any(data_dir.iterdir()):
         raise HomeError(f"{data_dir} is open to other users and not empty: give DATA_DIR a directory of its own")
-    return _private_directory(data_dir, None)
+    try:
+        return _private_directory(data_dir, None)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise HomeError(f"DATA_DIR cannot be made at {data_dir} ({reason}): give it a place that you may write to") from None
 
 
 def root_for(data_dir: Path) -> Path:

@@ -233,6 +233,8 @@ def test_a_taken_port_is_a_clear_message(fresh):
             "DATABASE_OWNER_URL, DATABASE_METERING_URL, DATABASE_OPS_URL must be set",
         ),
         ({"DATA_DIR": "/"}, "is open to other users and not empty"),
+        ({"DATA_DIR": "/proc/nothing"}, "DATA_DIR cannot be made at /proc/nothing"),
+        ({"TIMEOUT_DEFAULT": "90"}, "TIMEOUT_MAX: Value error, it is 60, below TIMEOUT_DEFAULT, which is 90"),
     ],
 )
 def test_a_broken_environment_is_a_clear_message(variables, reason, tmp_path):
