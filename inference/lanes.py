@@ -31,6 +31,7 @@ class Work(msgspec.Struct, array_like=True):
     items: list[Any] | None = None
     top: int = 0  # a friendly call: how many labels to return per row, 0 for one; with `inputs` it must be 1 or more
     is_suspect: bool = False  # a process died while it ran this and others: it is run alone
+    prepare_us: float = 0.0  # what the preparation of `items` is expected to take, in microseconds
 
 
 class Prediction(msgspec.Struct):

@@ -264,7 +264,9 @@ class Pump:
 
     def _expected_us(self, batch: list[Taken]) -> float:
         resident = self._residents.get(batch[0].work.version)
-        return resident.us_per_row * sum([taken.work.rows for taken in batch]) if resident else 0.0
+        if resident is None:
+            return 0.0
+        return resident.us_per_row * sum([taken.work.rows for taken in batch]) + sum([taken.work.prepare_us for taken in batch])
 
     def _run(self, batches: dict[str, list[Taken]], counters: Counters) -> list[bytes]:
         """Run each version's calls; the commands that publish the replies."""

@@ -134,13 +134,20 @@ def _run_tensors(model: Model, works: list[Work]) -> list[Reply]:
 def _run_items(model: Model, works: list[Work]) -> list[Reply]:
     """Items are decoded call by call, so that a broken one fails its own call before the run."""
     began = time.perf_counter_ns()
-    feeds: list[tuple[Work, dict[str, Array]]] = []
+    arrays: dict[int, dict[str, Array]] = {}
     refusals: dict[int, Reply] = {}
     for place, work in enumerate(works):
         try:
-            feeds.append((work, model.arrays_of(work.items or [], deadline=work.deadline)))
+            arrays[place] = model.arrays_of(work.items or [], deadline=work.deadline)
         except EngineError as error:
             refusals[place] = refusal(work, error)
+    feeds: list[tuple[Work, dict[str, Array]]] = []
+    for place, feed in arrays.items():
+        try:
+            steps.check_deadline(works[place].deadline)  # it may have passed while the calls behind it were prepared
+            feeds.append((works[place], feed))
+        except EngineError as error:
+            refusals[place] = refusal(works[place], error)
     answers: list[Reply] = []
     if feeds:
         runs = _alike(feeds)
@@ -177,7 +184,7 @@ def _answer(
     else:
         replies = _split(model, works, names, arrays, counts)
     us = (time.perf_counter_ns() - began) // 1000
-    model.observe(rows, us)
+    model.observe(rows, max(0.0, us - sum([work.prepare_us for work in works])))
     for reply, count in zip(replies, counts, strict=True):
         reply.compute_us = us * count // rows if rows else us // len(works)
         reply.batch_rows = rows

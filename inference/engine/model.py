@@ -29,7 +29,7 @@ FORGETS = 0.2  # how fast the measured cost follows
 class Model:
     """One version, ready to run. Threads may run it at the same time.
 
-    `us_per_row` is the cost as last measured, a moving mean of microseconds.
+    `us_per_row` is the cost as last measured, a moving mean of microseconds, beside what a call's items are expected to take.
     """
 
     def __init__(self, source: ArtifactSource, session: onnxruntime.InferenceSession, *, max_rows: int = 64) -> None:
@@ -199,7 +199,7 @@ class Model:
         return [result[:rows] for result in results] if padded != rows else results
 
     def observe(self, rows: int, us: float) -> None:
-        """Let the cost follow a measured run."""
+        """Let the cost follow a measured run; `us` is without what its items were expected to take."""
         if rows:
             self.us_per_row += FORGETS * (us / rows - self.us_per_row)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from tokenizers import Encoding, Tokenizer
 
+from inference.effort import FIRST_READ, image_size
 from inference.engine.errors import DeadlineExceeded, InvalidRequest, InvalidTensor, ModelFailed
 from inference.engine.manifest import (
     Grayscale,
@@ -36,9 +37,9 @@ UNREADABLE = f"is not a readable image; {', '.join(IMAGE_FORMATS)} are taken"  #
 # What Pillow raises for files that are broken; anything else is our mistake and fails the call as such.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 MAX_TEXT = 1_000_000  # characters of one text
-FIRST_READ = 2048  # characters of a text that are tokenized first: about 2 ms; enough for most
 LOOK_AHEAD = 512  # characters behind a token that may change it
 MAX_READ = 32_768  # characters that are tokenized at most: as a rule eight for each of the longest `max_length`
+STRIP_PIXELS = 500_000  # of a transparent image at a time: 3 ms
 MODE_16_BIT = "I;16"
 
 # One thread a batch, since the slots already are the threads; the library would start one per core. It reads this when it runs.
@@ -147,17 +148,23 @@ def _at(place: int) -> Iterator[None]:
 
 
 def open_image(item: Any) -> Image.Image:
-    """An image of which only the header was read, from a file's bytes or their base64. Raises InvalidTensor."""
+    """An image of which only the header was read, from a file's bytes or their base64. Raises InvalidTensor.
+
+    It has the size that it was expected to have when the call's time was estimated.
+    """
     if isinstance(item, str):
         item = _from_base64(item)
     if not isinstance(item, bytes):
         raise InvalidTensor("must be an image file, as base64 or multipart")
     try:
-        return Image.open(io.BytesIO(item), formats=IMAGE_FORMATS)
+        image = Image.open(io.BytesIO(item), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError:  # Pillow's own limit, above ours
         raise InvalidTensor(f"has too many pixels; a call takes at most {MAX_PIXELS}") from None
     except BROKEN:
         raise InvalidTensor(UNREADABLE) from None
+    if image_size(item)[1:] != image.size:
+        raise InvalidTensor(UNREADABLE)
+    return image
 
 
 def decoded(image: Image.Image) -> Image.Image:
@@ -183,9 +190,18 @@ def _flat(image: Image.Image) -> Image.Image:
     if image.mode.startswith(MODE_16_BIT):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow's own conversion clips instead of scaling
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        image = _on_white(image.convert("RGBA"))
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """In strips, since Pillow lets no other thread run while it joins two layers."""
+    flat = Image.new("RGB", image.size)
+    height = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, height):
+        strip = image.crop((0, top, image.width, min(top + height, image.height)))
+        flat.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return flat
 
 
 def image_array(manifest: Manifest, image: Image.Image) -> Floats:

@@ -27,7 +27,8 @@ class Rendered(msgspec.Struct, array_like=True):
 class Call:
     """What a dialect asks of the gateway, and what became of it.
 
-    `rows` is the leading dimension of the inputs (1 without one), or the number of `items`. `timeout` is in seconds.
+    `rows` is the leading dimension of the inputs (1 without one), or the number of `items`, which take about
+    `prepare_us` to prepare. `timeout` is in seconds.
     `render(call, reply)` makes the answer; it may raise AppError, and then the call fails and costs nothing.
     `done(call, answer)` is called exactly once, with the Rendered answer or the AppError that ended the call.
     """
@@ -60,6 +61,7 @@ class Call:
         "open_call",
         "opened_ms",
         "outputs",
+        "prepare_us",
         "pushed",
         "record",
         "render",
@@ -86,6 +88,7 @@ class Call:
         inputs: list[Tensor] | None = None,
         outputs: tuple[str, ...] = (),
         items: list[bytes | str] | None = None,
+        prepare_us: float = 0.0,
         top: int = 0,
         bytes_in: int = 0,
         timeout: float = 30.0,
@@ -98,6 +101,7 @@ class Call:
         self.key, self.route, self.version = key, route, version
         self.endpoint, self.rows, self.render, self.done = endpoint, rows, render, done
         self.inputs, self.outputs, self.items, self.top = inputs, outputs, items, top
+        self.prepare_us = prepare_us
         self.bytes_in, self.timeout, self.request_id = bytes_in, timeout, request_id
         self.idempotency_key, self.fingerprint, self.is_low = idempotency_key, fingerprint, is_low
         self.is_ranked = is_ranked  # the answer shows the best of the outputs' elements, with labels
@@ -118,6 +122,11 @@ class Call:
         self.reply: Reply | None = None
         self.limits: list[Limit] = []
         self.bytes_out = 0
+
+    @property
+    def expected_ms(self) -> float:
+        """How long a worker will work on it, as far as one knows before."""
+        return self.version.ms_per_row * max(self.rows, 1) + self.prepare_us / 1000
 
     @property
     def must_open_first(self) -> bool:

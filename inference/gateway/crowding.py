@@ -13,7 +13,7 @@ class Crowding:
     """`now` is the loop's time."""
 
     def __init__(self) -> None:
-        self._held: dict[str, tuple[float, int, int]] = {}  # version → until when, rows, wait in ms
+        self._held: dict[str, tuple[float, float, int]] = {}  # version → until when, expected ms, wait in ms
         self._lanes_first: dict[str, float] = {}  # organization or version → until when
 
     def note(self, call: Call, reason: str, wait_ms: int, now: float) -> None:
@@ -23,7 +23,7 @@ class Crowding:
         version, organization = call.version.id, call.key.organization
         self._lanes_first[version if reason == "lane" else organization] = now + LANES_FIRST_SECONDS
         if reason == "lane":
-            self._held[version] = (now + HELD_SECONDS, call.rows, wait_ms)
+            self._held[version] = (now + HELD_SECONDS, call.expected_ms, wait_ms)
         for known in (self._held, self._lanes_first):
             if len(known) > MAX_KNOWN:
                 known.clear()
@@ -36,7 +36,7 @@ class Crowding:
         if not self._held or call.is_low or call.idempotency_key is not None:
             return None
         held = self._held.get(call.version.id)
-        if held is None or held[0] <= now or call.rows < held[1]:
+        if held is None or held[0] <= now or call.expected_ms < held[1]:
             return None
         return refusals.of_lanes(call.key, "lane", held[2])
 

@@ -18,6 +18,7 @@ from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
 
+from inference.effort import prepare_us
 from inference.gateway import tensors
 from inference.gateway.call import Call, Rendered
 from inference.gateway.v2 import JSON
@@ -52,6 +53,7 @@ class Predict(Struct):
     rows: int
     inputs: list[Tensor] | None = None
     items: list[bytes | str] | None = None
+    prepare_us: float = 0.0
     outputs: tuple[str, ...] = ()
     top: int | None = None
 
@@ -80,6 +82,8 @@ def read_predict(body: bytes, content_type: str, top: str | None, route: ModelRo
     if not predict.outputs and (version.labels or route.task != "tensor" or len(version.outputs) == 1) and version.output:
         predict.outputs = (version.output,)
     check_rows(predict.rows)
+    if predict.items:
+        predict.prepare_us = prepare_us(predict.items)
     shown = min(predict.top or 1, len(version.labels) or MAX_TOP)
     if predict.rows * shown > MAX_LABELS:
         raise InvalidRequest(f"{predict.rows} rows with {shown} labels each were asked for; at most {MAX_LABELS} are shown")

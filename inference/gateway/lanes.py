@@ -236,7 +236,7 @@ class Lanes:
     def _describe(self, calls: list[Call], keys: list[str], arguments: list[Any], now: float) -> None:
         first = calls[0]
         key, version, low = first.key, first.version, first.is_low
-        longest = max(version.ms_per_row * max(call.rows, 1) for call in calls)
+        longest = max(call.expected_ms for call in calls)
         room = self.room(longest)
         turn = max(1, int(TURN_MS / longest)) if longest >= LONG_MS else 0
         keys += (
@@ -271,6 +271,7 @@ class Lanes:
                 outputs=call.outputs,
                 items=call.items,
                 top=call.top,
+                prepare_us=call.prepare_us,
             )
         )
 

@@ -94,7 +94,7 @@ class Gateway:
 
     def _may_wait(self, call: Call) -> bool:
         """Whether it may wait for its turn: a quarter of what a lane holds, so that a rush is soon over."""
-        return self.running.turns.has_room(call, self.lanes.room(4 * call.version.ms_per_row * max(call.rows, 1)))
+        return self.running.turns.has_room(call, self.lanes.room(4 * call.expected_ms))
 
     def _push(self, call: Call) -> None:
         if not call.is_low and self.running.turns.is_awaited(call):

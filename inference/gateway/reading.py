@@ -48,6 +48,7 @@ def read_call(
         done=done,
         inputs=ask.inputs,
         items=ask.items,
+        prepare_us=ask.prepare_us if isinstance(ask, friendly.Predict) else 0.0,
         outputs=ask.outputs,
         top=top,
         is_ranked=is_ranked,

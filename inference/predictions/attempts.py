@@ -47,6 +47,7 @@ def build_call(prediction: Prediction, body: bytes) -> Call:
         done=_not_submitted,
         inputs=ask.inputs,
         items=ask.items,
+        prepare_us=ask.prepare_us if isinstance(ask, friendly.Predict) else 0.0,
         outputs=ask.outputs,
         top=(ask.top or 1) if isinstance(ask, friendly.Predict) else 0,
         is_ranked=bool(version.labels) or (isinstance(ask, v2.Infer) and bool(ask.classes)),

@@ -334,16 +334,19 @@ def test_a_slow_version_does_not_stop_a_fast_one(gateway, store, start):
     assert list(gateway.replies)[-1] == quick  # the slow one was taken before and is not done
 
 
-def test_slow_calls_leave_a_slot_to_fast_ones(gateway, store, start):
-    slow, fast = store.add(models.counted(ms_per_row=5000.0)), store.add(models.linear())
+@pytest.mark.parametrize(("ms_per_row", "prepare_us"), [(5000.0, 0.0), (0.001, 5e6)])
+def test_slow_calls_leave_a_slot_to_fast_ones(gateway, store, start, ms_per_row, prepare_us):
+    slow, fast = store.add(models.counted(ms_per_row=ms_per_row)), store.add(models.linear())
     start(slots=2)
     gateway.answer(gateway.push(slow, np.array(1)))
     gateway.answer(gateway.push(fast, row(0, 0, 0, 1)))
     lane = lane_key(slow.version)
 
-    first = gateway.push(slow, np.array(15_000_000), key=lane)
+    first = gateway.push(slow, np.array(15_000_000), key=lane, prepare_us=prepare_us)
     until(lambda: not gateway.client.llen(lane))
-    second = gateway.push(slow, np.array(1), key=lane)  # short, but nobody knows: it would take the other slot
+    second = gateway.push(
+        slow, np.array(1), key=lane, prepare_us=prepare_us
+    )  # short, but nobody knows: it would take the other slot
     x = row(1, 2, 3, 4)
     for _ in range(3):
         np.testing.assert_allclose(
@@ -356,11 +359,12 @@ def test_slow_calls_leave_a_slot_to_fast_ones(gateway, store, start):
     assert first in gateway.replies
 
 
-def test_a_batch_is_bounded_by_the_time_that_it_is_expected_to_take(gateway, store, start):
-    made = store.add(models.linear(ms_per_row=5000.0))
+@pytest.mark.parametrize(("ms_per_row", "prepare_us"), [(5000.0, 0.0), (0.001, 5e6)])
+def test_a_batch_is_bounded_by_the_time_that_it_is_expected_to_take(gateway, store, start, ms_per_row, prepare_us):
+    made = store.add(models.linear(ms_per_row=ms_per_row))
     store.gate.clear()
     start()
-    numbers = gateway.push_all(made, [row(i, 0, 0, 1) for i in range(5)])
+    numbers = gateway.push_all(made, [row(i, 0, 0, 1) for i in range(5)], prepare_us=prepare_us)
     until(lambda: store.loads)
     store.gate.set()
 

@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -20,6 +21,7 @@ from inference.engine.model import Model
 from inference.engine.steps import best_labels, decoded, image_array, open_image, read_images, softmax, tokenize
 from tests.inference.engine import models
 from tests.inference.engine.models import FLOAT, work
+from tests.waiting import until
 
 pytestmark = pytest.mark.no_servers
 
@@ -125,6 +127,54 @@ def test_the_preparation_of_a_call_ends_at_its_deadline_and_the_others_go_on():
         tokenize(Tokenizer(WordLevel({"a": 0}, "a")), ["a"], deadline=1.0)
 
 
+def test_a_call_whose_deadline_passed_while_others_were_prepared_is_not_run():
+    made = language()
+    model = Model.open(made)
+    works = [work(made, items=["good"], top=1, deadline=time.time() + 1), work(made, items=["bad"], top=1)]
+    model.tokenizer = Held(model.tokenizer, lambda text: text == "bad" and until(lambda: time.time() > works[0].deadline))
+
+    replies = run_batch(model, works, max_rows=64, is_shared=True)
+
+    assert [reply.code for reply in replies] == ["deadline_exceeded", ""]
+    assert replies[1].batch_rows == 1
+
+
+def test_calls_that_are_late_when_the_runs_before_theirs_have_ended_are_not_run():
+    made = language()
+    model = Model.open(made)
+    works = [work(made, items=[text], top=1, deadline=time.time() + 1) for text in ("good", "bad")]
+    asked = []
+    works[0].deadline += 60
+    model.tokenizer = Held(model.tokenizer, lambda text: asked.append(text) or until(lambda: time.time() > works[1].deadline))
+
+    replies = run_batch(model, works, max_rows=1, is_shared=True)
+
+    assert [reply.code for reply in replies] == ["", "deadline_exceeded"]
+    assert asked == ["good"]
+
+
+def test_what_was_expected_for_the_preparation_is_no_cost_of_a_row():
+    made = language(ms_per_row=0.0)
+    model = Model.open(made)
+
+    (reply,) = run_batch(model, [work(made, items=["good"], top=1, prepare_us=60e6)], max_rows=64, is_shared=True)
+
+    assert reply.code == ""
+    assert model.us_per_row == 0
+
+
+class Held:
+    """A tokenizer that does `before(text)` before it tokenizes it."""
+
+    def __init__(self, tokenizer, before):
+        self.tokenizer, self.before = tokenizer, before
+
+    def encode_batch(self, texts):
+        for text in texts:
+            self.before(text)
+        return self.tokenizer.encode_batch(texts)
+
+
 @pytest.mark.parametrize(
     "made", [brightness, models.linear, lambda: models.linear({"labels": ["a", "b", "c"]}), lambda: language()]
 )
@@ -153,6 +203,17 @@ def test_transparency_is_white_and_sixteen_bits_are_scaled():
     assert np.asarray(decoded(open_image(png(deep)))).tolist() == [[128]]
 
 
+@pytest.mark.parametrize("strip", [1, 70, 1_000_000])
+def test_a_transparent_image_is_the_same_in_strips(monkeypatch, strip):
+    monkeypatch.setattr(steps, "STRIP_PIXELS", strip)
+    drawn = np.random.default_rng(1).integers(0, 256, (9, 31, 4), np.uint8)
+    white = Image.new("RGBA", (31, 9), "white")
+
+    made = decoded(open_image(png(drawn)))
+
+    assert made.tobytes() == Image.alpha_composite(white, Image.fromarray(drawn)).convert("RGB").tobytes()
+
+
 @pytest.mark.parametrize(
     ("declared", "expected"),
     [
@@ -174,9 +235,11 @@ def test_declared_steps_give_these_numbers(declared, expected):
     assert array.tolist() == expected
 
 
-def language():
+def language(**facts):
     nodes = [helper.make_node("Cast", ["ids"], ["scores"], to=FLOAT)]
-    return models.source(models.graph([("ids", TensorProto.INT64, ["n", 4])], [("scores", FLOAT, ["n", 4])], nodes), words())
+    return models.source(
+        models.graph([("ids", TensorProto.INT64, ["n", 4])], [("scores", FLOAT, ["n", 4])], nodes), words(), **facts
+    )
 
 
 def words(**manifest):

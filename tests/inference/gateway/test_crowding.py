@@ -43,6 +43,14 @@ def test_a_smaller_call_may_still_fit_and_is_asked_for():
     assert crowding.refusal(call(rows=100), NOW) is not None
 
 
+def test_a_call_with_less_to_prepare_is_smaller():
+    crowding = Crowding()
+    crowding.note(call(prepare_us=50_000.0), "lane", 1000, NOW)
+
+    assert crowding.refusal(call(prepare_us=49_000.0), NOW) is None
+    assert crowding.refusal(call(prepare_us=50_000.0), NOW) is not None
+
+
 def test_limits_of_an_organization_are_asked_for_each_time():
     crowding = Crowding()
     crowding.note(call(), "rate:key", 1000, NOW)

@@ -441,13 +441,29 @@ async def test_a_full_lane_refuses_at_once_and_the_books_hear_nothing_of_it(desk
     await desk.until(lambda: desk.calls_this_month() == 1)
 
 
-async def test_organizations_that_call_a_long_model_at_the_same_time_take_turns(desk):
-    desk.version.ms_per_row = 40.0  # one in a turn
+async def test_a_lane_holds_less_of_calls_that_are_long_to_prepare(desk):
+    await desk.lanes.rpush(pool_key(desk.hardware), *[b"x"] * 10)
+    error = await desk.ask(prepare_us=1e6)[1]  # 10 s of work may wait: less than ten such calls
+    assert (error.status, error.code) == (503, "capacity_exhausted")
+
+    _, outcome = desk.ask(prepare_us=0.8e6)  # but twelve of these
+    while await desk.lanes.llen(pool_key(desk.hardware)) == 10:
+        assert not outcome.done()
+    await desk.lanes.ltrim(pool_key(desk.hardware), 10, -1)
+    await desk.reply(await desk.take())
+    assert (await outcome).body == b"answer"
+    await desk.until(lambda: desk.calls_this_month() == 1)
+
+
+@pytest.mark.parametrize(("ms_per_row", "prepare_us"), [(40.0, 0.0), (0.01, 40_000.0)])
+async def test_organizations_whose_calls_take_long_at_the_same_model_take_turns(desk, ms_per_row, prepare_us):
+    desk.version.ms_per_row = ms_per_row  # one in a turn
     await desk.lanes.zadd(f"sharing:{desk.version.id}", {uuid4().hex: time.time() + 600})
-    asked = [desk.ask()[1] for _ in range(3)]
+    asked = [desk.ask(prepare_us=prepare_us)[1] for _ in range(3)]
 
     for outcome in asked:
         work = await desk.take()
+        assert work.prepare_us == prepare_us  # for the worker to plan with
         assert await desk.lanes.llen(pool_key(desk.hardware)) == 0  # the others wait for their turn
         await desk.reply(work)
         assert (await outcome).body == b"answer"
