@@ -245,7 +245,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Raises HeadersTooLarge, which ends the parsing."""
-        if self.begun_with + self.received > MAX_HEAD and self._head_bytes() > MAX_HEAD:
+        if not self.is_deaf and self.begun_with + self.received > MAX_HEAD and self._head_bytes() > MAX_HEAD:
             raise _large_head()
         self.is_in_head, self.received = False, 0
         if self.parser.should_upgrade():

@@ -224,6 +224,16 @@ def test_a_huge_head_behind_a_call_under_way_does_not_disturb_it(served):
     assert len(served.gateway.calls) == 1
 
 
+def test_nothing_is_said_of_a_huge_head_behind_a_call_that_was_refused_while_it_came(served, caplog):
+    refused = request_bytes(ROWS, b"", "Transfer-Encoding: chunked", key="maas_live_nobody", length=-1) + b"1\r\n{\r\n0\r\n\r\n"
+    with served.connect() as raw:
+        raw.send(refused + request_bytes(ROWS, BODY, LARGE_HEAD.decode()))
+        status, headers, _ = raw.response()
+        assert (status, headers["connection"]) == (401, "close")
+        assert raw.is_closed()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_large_body_that_comes_with_its_head_is_no_large_head(served):
     body = BODY.ljust(200_000)
     with served.connect() as raw:
