@@ -12,7 +12,6 @@ from billing.limits import limits_of
 from billing.models import (
     JournalPosition,
     JournalQuarantine,
-    OrganizationLimits,
     PriceVersion,
     QuotaChange,
     UsageEvent,
@@ -21,6 +20,8 @@ from billing.models import (
     UsageRollup,
 )
 from saas.lib.errors import Unavailable
+from tenants.admin import OrganizationAdmin
+from tenants.models import Organization
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes no argument at run time
@@ -86,17 +87,17 @@ class QuotaChangeAdmin(ReadOnlyAdmin):
     list_display = ["tenant_id", "version", "projected_version"]
 
 
-@admin.register(OrganizationLimits)
-class OrganizationLimitsAdmin(ReadOnlyAdmin):
-    """What GET /limits says of an organization. The limits are changed on the organization's own page."""
+admin.site.unregister(Organization)
 
-    list_display = ["slug", "name", "is_active"]
-    search_fields = ["slug", "name", "=id"]
-    ordering = ["-id"]
-    fields = ["slug", "name", "limits_and_what_is_left"]
-    readonly_fields = ["limits_and_what_is_left"]
 
-    def limits_and_what_is_left(self, organization: OrganizationLimits) -> SafeString | str:
+@admin.register(Organization)
+class OrganizationWithLimitsAdmin(OrganizationAdmin):
+    """The organization's page of the tenants app, and on it what GET /limits says."""
+
+    readonly_fields = (*OrganizationAdmin.readonly_fields, "limits_and_what_is_left")
+    fieldsets = (*OrganizationAdmin.fieldsets, ("What is left", {"fields": ("limits_and_what_is_left",)}))
+
+    def limits_and_what_is_left(self, organization: Organization) -> SafeString | str:
         try:
             limits = limits_of(organization, None, now=timezone.now())["organization"]
         except Unavailable as error:

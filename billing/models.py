@@ -8,8 +8,6 @@ from uuid import UUID
 
 from django.db import models
 
-from tenants.models import Organization
-
 NIL = UUID(int=0)
 
 
@@ -196,12 +194,3 @@ class QuotaChange(models.Model):
 
     def __str__(self) -> str:
         return f"{self.tenant_id} {self.projected_version}/{self.version}"
-
-
-class OrganizationLimits(Organization):
-    """An organization, as the operators' page of its limits shows it."""
-
-    class Meta:
-        proxy = True
-        verbose_name = "limits of an organization"
-        verbose_name_plural = "limits of organizations"

@@ -1,10 +1,16 @@
-"""The operators' pages of models, versions and aliases: to look at. Changes go through the API or `manage.py publish`."""
+"""The operators' pages of models, versions, aliases and predictions: to look at, and without what customers sent and got.
 
-from typing import ClassVar
+Changes go through the API or `manage.py publish`.
+"""
+
+from typing import Any, ClassVar
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 
 from inference.models import Alias, AliasChange, MLModel, ModelVersion
+from inference.predictions.models import Prediction, StoredAnswer
 from tenants.admin import ReadOnlyAdmin
 
 
@@ -36,3 +42,37 @@ class AliasChangeAdmin(ReadOnlyAdmin):
     list_display = ("alias", "model", "version", "organization", "created_at", "undone_at")
     list_select_related = ("model", "version", "organization")
     search_fields = ("alias", "model__name", "organization__slug")
+
+
+class SealedAdmin(ReadOnlyAdmin):
+    """A page of a table with payloads, which are neither shown nor read."""
+
+    list_select_related: ClassVar[tuple[str, ...]] = ("organization",)
+    readonly_fields = ("id", "organization", "created_at")
+
+    def get_queryset(self, request: HttpRequest) -> "QuerySet[Any]":  # Any: rows of any table
+        return super().get_queryset(request).defer(*self.exclude)  # type: ignore[misc]  # each subclass has some
+
+
+@admin.register(Prediction)
+class PredictionAdmin(SealedAdmin):
+    list_display = (
+        "shown_id",
+        "organization",
+        "model_name",
+        "version_number",
+        "status",
+        "error_code",
+        "attempts",
+        "created_at",
+    )
+    list_filter = ("status", "endpoint", "hardware")
+    search_fields = ("=id", "organization__slug", "model_name", "=request_id")
+    exclude = ("input", "output", "fingerprint", "idempotency_key")
+
+
+@admin.register(StoredAnswer)
+class StoredAnswerAdmin(SealedAdmin):
+    list_display = ("id", "organization", "created_at", "expires_at")
+    search_fields = ("=id", "organization__slug")
+    exclude = ("sealed",)

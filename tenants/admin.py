@@ -63,9 +63,9 @@ class OrganizationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gene
     list_display = ("slug", "name", "is_active", "rate", "burst", "concurrency", "monthly_calls", "created_at")
     list_filter = ("is_active",)
     search_fields = ("slug", "name", "id")
-    readonly_fields = ("id", "slug", "created_at")
+    readonly_fields: ClassVar[tuple[str, ...]] = ("id", "slug", "created_at")
     ordering = ("-id",)
-    fieldsets = (
+    fieldsets: ClassVar[tuple[Any, ...]] = (  # Any: Django's pairs of a heading and what is under it
         (None, {"fields": ("id", "slug", "name", "is_active", "created_at")}),
         ("Limits of calls", {"fields": ("rate", "burst", "concurrency", "monthly_calls")}),
         ("What it may have", {"fields": [field.name for field in CapColumns._meta.fields]}),

@@ -8,7 +8,7 @@ from django.test import Client
 from tests.billing.journal import settle, usage
 
 PAGES = [
-    "usageevent", "usagehour", "usagemonth", "usagerollup", "journalposition", "journalquarantine", "organizationlimits",
+    "usageevent", "usagehour", "usagemonth", "usagerollup", "journalposition", "journalquarantine",
     "priceversion", "quotachange",
 ]  # fmt: skip
 
@@ -50,7 +50,7 @@ def test_the_limits_of_an_organization_are_shown_with_what_is_left(operator, mak
     organization = make_organization(max_keys=4)
     make_key(organization)
 
-    page = operator.get(f"/admin/billing/organizationlimits/{organization.id}/change/").content.decode()
+    page = operator.get(f"/admin/tenants/organization/{organization.id}/change/").content.decode()
 
     assert "<tr><th>keys</th><td>4</td><td>1</td><td>3</td></tr>" in page
     assert "<tr><th>stored_bytes</th><td>21,474,836,480</td><td>0</td><td>21,474,836,480</td></tr>" in page
