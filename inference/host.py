@@ -2,7 +2,8 @@
 
 Catalogue versions are served by the main pump, which also takes work for versions that nobody has loaded yet from the pool.
 Each organization's own versions run in its child process and have a pump of their own, so that a slow or hostile upload takes
-no slot of anybody else's.
+no slot of anybody else's. Its asynchronous predictions have another pump, and another process once there is one to run, so that
+they hold up no call that somebody waits for.
 """
 
 import logging
@@ -18,10 +19,11 @@ import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 
+from inference.engine.aside import Aside
 from inference.engine.children import Child, Children, ChildResident
-from inference.engine.errors import ModelUnavailable, ProcessEnded
+from inference.engine.errors import EngineError, ModelUnavailable, ProcessEnded
 from inference.engine.model import Model
-from inference.engine.residency import LocalResident, Residency, Resident
+from inference.engine.residency import LocalResident, Residency, Resident, without_artifact
 from inference.engine.sessions import providers_for
 from inference.engine.source import ArtifactSource
 from inference.lanes import WORKERS, Reply, lane_key, lanes_key, pool_key, resident_key, worker_key
@@ -89,7 +91,7 @@ class Host:
             pools=self._pools,
             is_pool_open=lambda: len(self._pending) < MAX_LOADING and self._pending_bytes < BYTES_AT_ONCE,
         )
-        self._pumps: dict[str, Pump] = {}  # by organization
+        self._pumps: dict[str, tuple[Pump, Pump]] = {}  # by organization: for its normal lanes, for its low-priority ones
         self._ended_counters = Counters()  # of pumps that are gone
         self._pending: dict[str, list[Taken]] = {}  # work that waits for its version to be loaded
         self._pending_bytes = 0
@@ -139,9 +141,7 @@ class Host:
             for resident in residents
         ]
         with self._lock:
-            counters = total(
-                [self._ended_counters, *(each for pump in [self._main, *self._pumps.values()] for each in pump.counters)]
-            )
+            counters = total([self._ended_counters, *(each for pump in self._served() for each in pump.counters)])
             loading = len(self._pending)
         return make_report(
             counters,
@@ -209,13 +209,16 @@ class Host:
             if self._residency.get(version) is not resident:  # evicted in between
                 self._push(version, to_lane=False)
                 return
-            self._pump_of(resident).add(resident)
+            pumps = self._pumps_of(resident)
+            pumps[0].add(resident)
+            if isinstance(resident, ChildResident) and resident.aside is not None:
+                pumps[1].add(resident.aside)
             pipeline = self._client.pipeline(transaction=False)
             pipeline.sadd(lanes_key(self.hardware), version)
             pipeline.set(resident_key(version), self.name, ex=BELIEVED_SECONDS)
             pipeline.execute()
         self._push(version, to_lane=True)
-        self._wake(self._pump_of(resident))
+        self._wake(*pumps)
 
     def _fetch(self, version: str, owner: str) -> ArtifactSource:
         source = self._load_source(version, owner)
@@ -225,7 +228,10 @@ class Host:
 
     def _open(self, source: ArtifactSource) -> Resident:
         if source.is_private:
-            return ChildResident(source, self._load_into_child(source), self.max_batch_rows)
+            version, owner = source.version, source.owner
+            child = self._load_into_child(source)
+            aside = Aside(without_artifact(source), lambda: self._open_aside(version, owner))
+            return ChildResident(source, child, self.max_batch_rows, aside)
         try:
             model = Model.open(source, providers=self.providers, max_rows=self.max_batch_rows)
         except Exception as error:  # onnxruntime raises its own types
@@ -233,12 +239,24 @@ class Host:
         model.warm()
         return LocalResident(source, model, self.max_batch_rows)
 
-    def _load_into_child(self, source: ArtifactSource) -> Child:
+    def _open_aside(self, version: str, owner: str) -> ChildResident:
+        """In the process for low-priority work; called by the pump that serves it, which waits."""
+        try:
+            source = self._fetch(version, owner)
+        except EngineError:
+            raise
+        except Exception as error:  # the database's, the store's: not now
+            log.exception("loading %s for predictions failed", version)
+            raise ModelUnavailable("The model cannot be loaded now") from error
+        return ChildResident(source, self._load_into_child(source, is_low=True), self.max_batch_rows)
+
+    def _load_into_child(self, source: ArtifactSource, *, is_low: bool = False) -> Child:
         """The owner's process, with the version loaded. One that is ended for another's sake meanwhile is started anew."""
         for _ in range(CHILD_STARTS):
-            child = self._children.of(source.owner)
+            child = self._children.of(source.owner, is_low=is_low)
             with suppress(ProcessEnded):
-                child.load(source, self.max_batch_rows)
+                if not (is_low and source.version in child.versions):  # still there from before its version was evicted
+                    child.load(source, self.max_batch_rows)
                 return child
         raise ModelUnavailable("The model's process was ended while it loaded")
 
@@ -276,33 +294,42 @@ class Host:
 
     # --- pumps
 
-    def _pump_of(self, resident: Resident) -> Pump:
-        """The pump that serves it: the main one, or the owner's, started with its first version."""
+    def _pumps_of(self, resident: Resident) -> tuple[Pump, ...]:
+        """Those that serve it: the main one, or the owner's two, started with its first version."""
         if not resident.source.is_private:
-            return self._main
+            return (self._main,)
         owner = resident.source.owner
         with self._lock:
-            pump = self._pumps.get(owner)
-            if pump is None:
-                pump = self._pumps[owner] = Pump(
-                    f"{self.name}/{owner}-{secrets.token_hex(2)}",
-                    self.lanes_url,
-                    reject=self._take_cold,
-                    max_calls=self.max_batch_rows,
-                )
-                pump.start()
-        return pump
+            if owner not in self._pumps:
+                self._pumps[owner] = (self._pump_for(owner, is_low=False), self._pump_for(owner, is_low=True))
+                for pump in self._pumps[owner]:
+                    pump.start()
+            return self._pumps[owner]
 
-    def _wake(self, pump: Pump) -> None:
-        """Interrupt the pump's pop, so that it sees what has changed."""
+    def _pump_for(self, owner: str, *, is_low: bool) -> Pump:
+        return Pump(
+            f"{self.name}/{owner}-{secrets.token_hex(2)}{'-low' if is_low else ''}",
+            self.lanes_url,
+            reject=self._take_cold,
+            max_calls=self.max_batch_rows,
+            priorities=(is_low,),
+        )
+
+    def _wake(self, *pumps: Pump) -> None:
+        """Interrupt the pumps' pops, so that they see what has changed."""
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.lpush(pump.wake_key, b"")
-        pipeline.expire(pump.wake_key, WAKE_SECONDS)
+        for pump in pumps:
+            pipeline.lpush(pump.wake_key, b"")
+            pipeline.expire(pump.wake_key, WAKE_SECONDS)
         pipeline.execute()
 
     def _all_pumps(self) -> list[Pump]:
         with self._lock:
-            return [self._main, *self._pumps.values()]
+            return self._served()
+
+    def _served(self) -> list[Pump]:
+        """All pumps. Under the lock."""
+        return [self._main, *(pump for pumps in self._pumps.values() for pump in pumps)]
 
     # --- leaving memory
 
@@ -311,30 +338,29 @@ class Host:
         version = resident.source.version
         try:
             with self._marks:
-                pump = self._leave_pump(resident)
+                pumps = self._leave_pumps(resident)
                 self._client.delete(resident_key(version))
             self._sweep([version])
-            if pump is not None:
-                self._wake(pump)
+            self._wake(*pumps)
         except RedisError as error:
             log.warning("%s was evicted without the lanes server; the sweep will find its lane: %s", version, error)
 
-    def _leave_pump(self, resident: Resident) -> Pump | None:
-        """Serve it no more; an owner's pump ends with the last version. Returns the pump, to be woken."""
+    def _leave_pumps(self, resident: Resident) -> tuple[Pump, ...]:
+        """Serve it no more; an owner's pumps end with the last version. Returns the pumps, to be woken."""
         if not resident.source.is_private:
             self._main.remove(resident.source.version)
-            return self._main
+            return (self._main,)
         owner = resident.source.owner
         with self._lock:
-            pump = self._pumps.get(owner)
-            if pump is None:
-                return None
-            pump.remove(resident.source.version)
+            pumps = self._pumps.get(owner, ())
+            for pump in pumps:
+                pump.remove(resident.source.version)
             if not any(other.source.is_private and other.source.owner == owner for other in self._residency.all()):
-                del self._pumps[owner]
-                self._ended_counters = total([self._ended_counters, *pump.counters])
-                pump.stop()
-        return pump
+                self._pumps.pop(owner, None)
+                self._ended_counters = total([self._ended_counters, *(each for pump in pumps for each in pump.counters)])
+                for pump in pumps:
+                    pump.stop()
+        return pumps
 
     def _on_child_ended(self, child: Child) -> None:
         """A process ended: its versions are loaded again by the next call, into a fresh one."""

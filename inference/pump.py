@@ -71,12 +71,17 @@ class Pump:
         slots: int = 1,
         max_calls: int = 64,
         pools: tuple[str, ...] = (),
+        priorities: tuple[bool, ...] = (False, True),
         is_pool_open: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`name` is unique. `pools` are a normal and a low-priority list; they are popped while `is_pool_open()`."""
+        """`name` is unique. `pools` are a normal and a low-priority list; they are popped while `is_pool_open()`.
+
+        `priorities`: whether it serves its versions' normal lanes (False), their low-priority ones (True) or both.
+        """
         self.name, self.url, self.max_calls = name, url, max_calls
         self.wake_key = f"wake:{name}"
         self.counters = [Counters() for _ in range(slots)]
+        self._priorities = priorities
         self._reject, self._pools, self._is_pool_open = reject, pools, is_pool_open
         self._residents: dict[str, Resident] = {}
         self._commands: dict[tuple[int, bool, int], bytes] = {}
@@ -229,9 +234,9 @@ class Pump:
         if command is None:
             turned = versions[turn:] + versions[:turn]
             pools = self._pools if is_open else ()
-            keys = [self.wake_key, *map(lane_key, turned)]
+            keys = [self.wake_key, *(map(lane_key, turned) if False in self._priorities else ())]
             keys[len(versions) - turn + 1 : len(versions) - turn + 1] = pools[:1]  # the pool takes its turn like a lane
-            keys += [lane_key(version, low=True) for version in turned]
+            keys += [lane_key(version, low=True) for version in turned if True in self._priorities]
             keys += pools[1:]
             command = pack_command(("BLMPOP", str(POP_SECONDS), str(len(keys)), *keys, "LEFT", "COUNT", str(calls)))
             commands[turn, is_open, calls] = command

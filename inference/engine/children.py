@@ -1,4 +1,7 @@
-"""The worker's side of customers' child processes: one per organization, started clean, killed when late."""
+"""The worker's side of customers' child processes, started clean, killed when late.
+
+An organization has one for what somebody waits for, and one for its asynchronous predictions.
+"""
 
 import logging
 import os
@@ -12,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 
@@ -20,7 +24,7 @@ import msgspec
 from inference.engine.batch import refusal
 from inference.engine.errors import DeadlineExceeded, EngineError, ModelUnavailable, ProcessDied, ProcessEnded
 from inference.engine.pipe import ANSWERS_AT_ONCE, MAX_PART, Answer, Ask, frame, pack, receive, set_deadline, unpack_answer
-from inference.engine.residency import size_of, without_artifact
+from inference.engine.residency import Resident, size_of, without_artifact
 from inference.engine.source import ArtifactSource
 from inference.engine.tensors import check_output
 from inference.lanes import Reply, Work, bytes_of
@@ -56,11 +60,12 @@ class Child:
         folder: Path,
         *,
         memory_bytes: int,
+        is_low: bool = False,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         on_ended: "Callable[[Child], None] | None" = None,
     ) -> None:
         """Must be called by a thread that lives as long as the child shall: the kernel kills it when that thread ends."""
-        self.owner, self.providers, self._on_ended = owner, list(providers), on_ended
+        self.owner, self.is_low, self.providers, self._on_ended = owner, is_low, list(providers), on_ended
         self.versions: set[str] = set()
         self.last_used = time.monotonic()
         self.is_ended = False
@@ -237,15 +242,20 @@ def _late(work: Work) -> Reply:
 class ChildResident:
     """An organization's own version, in its child process."""
 
-    def __init__(self, source: ArtifactSource, child: Child, max_rows: int) -> None:
-        self.bytes = size_of(source)
-        self.source, self.child, self.max_rows = without_artifact(source), child, max_rows
+    def __init__(self, source: ArtifactSource, child: Child, max_rows: int, aside: Resident | None = None) -> None:
+        """`aside` runs the same version's low-priority work elsewhere, and lives as long as this."""
+        self.source, self.child, self.max_rows, self.aside = without_artifact(source), child, max_rows, aside
+        self._bytes = size_of(source)
         self.us_per_row = source.ms_per_row * 1000
         self.last_used = time.monotonic()
 
     @property
+    def bytes(self) -> int:
+        return self._bytes + (self.aside.bytes if self.aside else 0)
+
+    @property
     def is_busy(self) -> bool:
-        return self.child.is_busy
+        return self.child.is_busy or (self.aside is not None and self.aside.is_busy)
 
     @property
     def is_ended(self) -> bool:
@@ -283,6 +293,8 @@ class ChildResident:
 
     def close(self) -> None:
         self.child.unload(self.source.version)
+        if self.aside is not None:
+            self.aside.close()
 
 
 class Children:
@@ -297,28 +309,36 @@ class Children:
         providers: Sequence[str] = ("CPUExecutionProvider",),
     ) -> None:
         self.limit, self.memory_bytes, self.providers, self._on_ended = limit, memory_bytes, providers, on_ended
-        self._children: dict[str, Child] = {}
+        self._children: dict[tuple[str, bool], Child] = {}  # by organization, and whether for low-priority work
+        self._starter = ThreadPoolExecutor(1, "children")  # lives as long as they
         self._deaths: dict[str, deque[float]] = {}  # by organization: when its processes died lately, monotonic
         self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="models-")
         self.folder = Path(self._folder.name) / "empty"
         self.folder.mkdir(mode=0o555)
 
-    def of(self, owner: str) -> Child:
-        """The organization's process, started if there is none.
+    def of(self, owner: str, *, is_low: bool = False) -> Child:
+        """The organization's process, started if there is none; where there may be only one, it is for all work.
 
         Raises ModelUnavailable if all places are busy, or if too many of its processes died just now.
         """
         with self._lock:
-            child = self._children.get(owner)
+            place = (owner, is_low and self.limit > 1)
+            child = self._children.get(place)
             if child is not None and not child.is_ended:
                 return child
             self._check_deaths(owner)
-            self._children.pop(owner, None)
+            self._children.pop(place, None)
             leaving = self._leaving()
-            self._children[owner] = started = Child(
-                owner, self.folder, memory_bytes=self.memory_bytes, providers=self.providers, on_ended=self._ended
-            )
+            self._children[place] = started = self._starter.submit(
+                Child,
+                owner,
+                self.folder,
+                memory_bytes=self.memory_bytes,
+                is_low=place[1],
+                providers=self.providers,
+                on_ended=self._ended,
+            ).result()
         if leaving is not None:
             self._on_ended(leaving)
         return started
@@ -337,14 +357,14 @@ class Children:
 
     def _leaving(self) -> Child | None:
         """Make place for one more; the caller tells of the one that left."""
-        self._children = {owner: child for owner, child in self._children.items() if not child.is_ended}
+        self._children = {place: child for place, child in self._children.items() if not child.is_ended}
         if len(self._children) < self.limit:
             return None
         idle = [child for child in self._children.values() if not child.is_busy]
         if not idle:
             raise ModelUnavailable("too many organizations' own models run here now")
         child = min(idle, key=lambda child: child.last_used)
-        del self._children[child.owner]
+        del self._children[child.owner, child.is_low]
         child.close()
         return child
 
@@ -354,7 +374,7 @@ class Children:
         with self._lock:
             idle = [child for child in self._children.values() if child.last_used < before and not child.is_busy]
             for child in idle:
-                del self._children[child.owner]
+                del self._children[child.owner, child.is_low]
             since = time.monotonic() - DEATHS_SECONDS
             self._deaths = {owner: deaths for owner, deaths in self._deaths.items() if deaths[-1] > since}
         for child in idle:
@@ -369,4 +389,5 @@ class Children:
             children, self._children = list(self._children.values()), {}
         for child in children:
             child.close()
+        self._starter.shutdown()
         self._folder.cleanup()

