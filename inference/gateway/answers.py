@@ -15,6 +15,7 @@ from inference.gateway.threads import Thread
 from inference.lanes import Reply
 from saas.lib import errors
 from saas.lib.errors import AppError
+from tenants.problems import OUTAGES
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,8 @@ class Answers:
     def _sealed(self, call: Call, packed: bytes) -> bytes | None:
         try:
             return self.store.seal(call, packed)
-        except Exception:  # a key that does not open, for example: this call fails, the others go on
-            log.exception("the answer of call %s could not be stored", call.id)
+        except Exception as error:  # a key that does not open, for example: this call fails, the others go on
+            _tell(call, "stored", error)
             return None
 
     def unseal(self, call: Call, stored: bytes, done: Callable[[Call, Outcome], None]) -> None:
@@ -83,9 +84,16 @@ class Answers:
     def _unsealed(self, call: Call, stored: bytes) -> Outcome:
         try:
             return unpack_answer(self.store.unseal(call, stored))
-        except Exception:  # whatever the database's driver or the keys say, the caller's answer is the same: not now
-            log.exception("a stored answer could not be read for call %s", call.id)
+        except Exception as error:  # whatever the database's driver or the keys say, the caller's answer is the same: not now
+            _tell(call, "read", error)
             return errors.Unavailable("The stored answer cannot be read right now", retry_after=1)
+
+
+def _tell(call: Call, what: str, error: Exception) -> None:
+    """Log it: with a traceback, unless a server is away, which each replay would repeat."""
+    reason = str(error).partition("\n")[0]
+    trace = None if isinstance(error, OUTAGES) else error
+    log.error("the answer of call %s could not be %s: %s: %s", call.id, what, type(error).__name__, reason, exc_info=trace)
 
 
 def size_of(reply: Reply) -> int:
