@@ -32,7 +32,7 @@ from inference.engine.manifest import (
 from inference.lanes import Prediction
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 32_000_000  # of one call's images, decoded: 96 MB as RGB. A PNG of a few KB can unfold to gigabytes.
+MAX_PIXELS = 32_000_000  # of a call's images: 96 MB as RGB, 384 MB as float32. A PNG of a few KB can unfold to gigabytes.
 UNREADABLE = f"is not a readable image; {', '.join(IMAGE_FORMATS)} are taken"  # Pillow's own words tell of our insides
 # What Pillow raises for files that are broken; anything else is our mistake and fails the call as such.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -69,10 +69,12 @@ def tokenize(
     tokenizer: Tokenizer, texts: list[str], *, deadline: float = math.inf
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Token ids and attention mask, each (n, max_length) int64. Raises DeadlineExceeded."""
-    encodings = [_encode(tokenizer, text, deadline) for text in texts]
-    ids = np.array([encoding.ids for encoding in encodings], np.int64)
-    mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
-    return ids, mask
+    ids, masks = [], []
+    for text in texts:
+        encoding = _encode(tokenizer, text, deadline)  # many times as large as its numbers: let go of at once
+        ids.append(np.array(encoding.ids, np.int64))
+        masks.append(np.array(encoding.attention_mask, np.int64))
+    return np.array(ids, np.int64), np.array(masks, np.int64)
 
 
 def _encode(tokenizer: Tokenizer, text: str, deadline: float) -> Encoding:
@@ -120,11 +122,12 @@ def read_images(manifest: Manifest, items: list[Any], *, deadline: float = math.
     Raises InvalidTensor with the item's place, InvalidRequest for too many pixels, DeadlineExceeded.
     """
     pixels = 0
+    least = next((step.width * step.height for step in manifest.preprocessing if isinstance(step, Resize)), 0)
     images: list[Image.Image] = []
     for place, item in enumerate(items):  # all headers first: nothing is unfolded of a call that is too large
         with _at(place):
             images.append(open_image(item))
-        pixels += images[-1].width * images[-1].height
+        pixels += max(least, images[-1].width * images[-1].height)  # as a file, or as what the model takes
         if pixels > MAX_PIXELS:
             raise InvalidRequest(f"the images up to inputs[{place}] have {pixels} pixels; a call takes at most {MAX_PIXELS}")
     arrays: list[Floats] = []

@@ -199,11 +199,11 @@ def test_what_has_accumulated_is_one_batch_and_one_message(gateway, store, start
     made = store.add(models.linear())
     inputs = [row(i, 0, 0, 1) for i in range(40)]
     store.gate.clear()
-    start(slots=1)
+    host = start(slots=1)
     numbers = gateway.push_all(made, inputs[:1])
     until(lambda: store.loads)
     numbers += gateway.push_all(made, inputs[1:])
-    until(lambda: not gateway.client.llen(pool_key("cpu")))
+    until(lambda: len(host._pending.get(made.version, [])) == 40)  # popped, and in the worker's hands
     store.gate.set()
 
     for number, x in zip(numbers, inputs, strict=True):

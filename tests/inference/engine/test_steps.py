@@ -115,6 +115,15 @@ def test_many_small_files_that_together_unfold_to_a_huge_image_are_refused_by_th
         read_images(brightness_manifest(), [cut] * 9)
 
 
+def test_small_images_that_are_scaled_up_to_very_much_are_refused_by_what_they_become():
+    steps_before = [{"step": "resize", "width": 4096, "height": 4096}]
+    manifest = parse_manifest({"task": "image-classification", "preprocessing": steps_before})
+    cut = png(WHITE)[:60]
+
+    with pytest.raises(InvalidRequest, match=r"inputs\[1\] have 33554432 pixels; a call takes at most 32000000"):
+        read_images(manifest, [cut] * 2)
+
+
 def test_the_preparation_of_a_call_ends_at_its_deadline_and_the_others_go_on():
     made = brightness()
     works = [work(made, items=[png(WHITE)] * 3, deadline=1.0), work(made, items=[png(BLACK)])]
