@@ -12,11 +12,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
 from redis import Redis
+from redis.client import PubSub
 from redis.exceptions import RedisError
 
 from inference.engine.aside import Aside
@@ -26,7 +27,7 @@ from inference.engine.model import Model
 from inference.engine.residency import LocalResident, Residency, Resident, without_artifact
 from inference.engine.sessions import providers_for
 from inference.engine.source import ArtifactSource
-from inference.lanes import WORKERS, Reply, lane_key, lanes_key, pool_key, resident_key, worker_key
+from inference.lanes import WITHDRAWN, WORKERS, Reply, lane_key, lanes_key, pool_key, resident_key, worker_key
 from inference.pump import BYTES_AT_ONCE, WAKE_SECONDS, Counters, Pump, Taken, messages
 from inference.reports import ModelReport, Report, make_report, total
 from saas.lib.valkey import Script, sync_client
@@ -100,7 +101,10 @@ class Host:
         self._lock = threading.Lock()  # of the five above
         self._marks = threading.Lock()  # resident marks are set and deleted under it, so that a deleted one is not renewed
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._tick_on, name=f"{self.name}/tick", daemon=True)] + [
+        self._threads = [
+            threading.Thread(target=self._tick_on, name=f"{self.name}/tick", daemon=True),
+            threading.Thread(target=self._hear_on, name=f"{self.name}/withdrawn", daemon=True),
+        ] + [
             threading.Thread(target=self._load_on, name=f"{self.name}/load-{number}", daemon=True) for number in range(LOADERS)
         ]
 
@@ -374,6 +378,23 @@ class Host:
         if moved:
             log.info("%s calls went back to the pool", moved)
 
+    # --- what nobody waits for any more
+
+    def _hear_on(self) -> None:
+        """Of calls that are withdrawn while the lanes server is lost nothing is heard: they run to their deadline."""
+        while not self._stopping.is_set():
+            try:
+                with closing(sync_client(self.lanes_url)) as client, closing(_pubsub(client)) as heard:
+                    heard.subscribe(WITHDRAWN)
+                    self._hear(heard)
+            except RedisError:  # `_tick_on` says so
+                self._stopping.wait(TICK_SECONDS)
+
+    def _hear(self, heard: PubSub) -> None:
+        while not self._stopping.is_set():
+            if message := heard.get_message(timeout=TICK_SECONDS):
+                self._children.withdraw(message["data"].decode())
+
     # --- each second
 
     def _tick_on(self) -> None:
@@ -432,3 +453,8 @@ class Host:
             self._push(version, to_lane=False)
         self._client.delete(*(pump.wake_key for pump in self._all_pumps()))
         self._sweep([])
+
+
+def _pubsub(client: Redis) -> PubSub:
+    made: PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py's
+    return made

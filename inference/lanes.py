@@ -87,6 +87,7 @@ def worker_key(name: str) -> str:
     return f"worker:{name}"
 
 
+WITHDRAWN = "withdrawn"  # channel: the id of a call that nobody waits for any more, though it may be running
 WORKERS = "workers"  # sorted set of worker names, scored with the epoch second until which they are believed alive
 
 pack_work = msgspec.msgpack.Encoder().encode

