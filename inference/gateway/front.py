@@ -27,7 +27,7 @@ from saas.lib.errors import AppError
 
 log = logging.getLogger(__name__)
 
-ALL = "x-request-id: %s\r\ntraceparent: %s\r\nx-content-type-options: nosniff\r\n"  # header lines of each answer
+NO_SNIFFING = "x-content-type-options: nosniff\r\n"
 LOOKUP_SECONDS = 10.0  # for a metadata route
 R = TypeVar("R")
 CLIENT_CLOSED = 499  # never sent: nginx' status for a client that left, in the log and the metrics
@@ -177,7 +177,8 @@ class Front:
         exchange.is_ended = True
         call = exchange.call
         limits = headers.limit_lines(call.limits) if call is not None else b""
-        exchange.send(status, b"".join((head, (ALL % (exchange.request_id, exchange.trace)).encode(), limits)), body)
+        ids = f"x-request-id: {exchange.request_id}\r\ntraceparent: {exchange.trace}\r\n{NO_SNIFFING}".encode()
+        exchange.send(status, b"".join((head, ids, limits)), body)
         self._note(exchange, status, code, len(body))
         exchange.call = None  # it knows the exchange: without this, only the garbage collector would free the two
 
