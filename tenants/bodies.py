@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import IO, Any
 
+from django.http import HttpRequest
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -14,7 +15,7 @@ from saas.lib.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaTyp
 from saas.lib.ids import shown
 
 
-def refuse_encoding(request: Request) -> None:
+def refuse_encoding(request: Request | HttpRequest) -> None:
     """Raises UnsupportedMediaType for a body that is compressed; only calls of models may be (docs/calling.md)."""
     if request.META.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("Content-Encoding must be identity here: send the body as it is")

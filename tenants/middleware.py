@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 
 from saas.lib import ids, jsontext
 from saas.lib.errors import AppError, InvalidRequest, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType
-from tenants.bodies import JSONBodyParser
+from tenants.bodies import JSONBodyParser, refuse_encoding
 from tenants.databases import as_operator
 from tenants.problems import OUTAGES, as_app_error, problem_response
 
@@ -91,7 +91,11 @@ def methods_of(view: Any) -> list[str]:  # Any: a view function
 
 
 def check_account_body(request: HttpRequest) -> None:
-    """allauth's views take JSON objects, whatever their content type. Raises PayloadTooLarge, InvalidRequest."""
+    """allauth's views take JSON objects, whatever their content type.
+
+    Raises UnsupportedMediaType, PayloadTooLarge, InvalidRequest.
+    """
+    refuse_encoding(request)
     limit = JSONBodyParser.max_bytes
     if int(request.META.get("CONTENT_LENGTH") or 0) > limit:
         raise PayloadTooLarge(f"The body may have {limit} bytes at most")

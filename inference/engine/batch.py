@@ -17,7 +17,7 @@ from inference.engine.tensors import Array, decode, encode, encode_data, is_fini
 from inference.lanes import Reply, Tensor, Work, bytes_of
 
 MAX_MESSAGE = 300  # characters of a model's own error that are handed on
-MAX_OUTPUT = 256 << 20  # bytes of one call's outputs
+MAX_OUTPUT = 64 << 20  # bytes of one call's outputs: several at once must fit between a worker and a busy gateway
 
 
 def run_batch(model: Model, works: Sequence[Work], *, max_rows: int, is_shared: bool) -> list[Reply]:

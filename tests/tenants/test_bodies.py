@@ -49,6 +49,7 @@ def test_a_body_of_a_mebibyte_is_read(client_of, alice):
     ("url", "content_type"),
     [
         ("/api/v1/models", "application/json"),
+        ("/_allauth/app/v1/auth/login", "application/json"),
         ("/api/v1/predictions", "application/json"),
         ("/api/v1/models/m/versions", "multipart/form-data; boundary=x"),
     ],
