@@ -119,9 +119,12 @@ class Injector:
         if point.trigger is not None:
             await asyncio.to_thread(self.service.kill, point.trigger)
         fired = self.directory / f"fired-{fault.number}"
-        await _until(
-            lambda: fired.exists() and bool(fired.read_text()), FIRED_WITHIN, f"fault {fault.number}: point {point.name}"
-        )
+
+        def has_fired() -> bool:
+            self.fail_if_missing()
+            return fired.exists() and bool(fired.read_text())
+
+        await _until(has_fired, FIRED_WITHIN, f"fault {fault.number}: point {point.name}")
         return [int(fired.read_text())] if fault.is_of_itself else victims
 
     async def _after(self, fault: Fault, victims: list[int]) -> None:

@@ -34,9 +34,9 @@ def _script(file: str, condition: Condition = lambda arguments, result: True) ->
     return lambda arguments, result: arguments[0].name == file and condition(arguments, result)
 
 
-# books.lua's arguments begin with: memory percent, stored bytes, closes without claim, closes with claim, groups that open.
-OPENS = _script("books.lua", lambda arguments, result: arguments[4][4] > 0)
-CLOSES = _script("books.lua", lambda arguments, result: arguments[4][2] + arguments[4][3] > 0)
+# books.lua's arguments begin with: stored bytes, closes without claim, closes with claim, groups that open.
+OPENS = _script("books.lua", lambda arguments, result: arguments[4][3] > 0)
+CLOSES = _script("books.lua", lambda arguments, result: arguments[4][1] + arguments[4][2] > 0)
 PUSHES = _script("admit.lua", lambda arguments, result: arguments[4][0] > 0)
 ADOPTS = _script("session.lua", lambda arguments, result: len(arguments[3]) > 1)
 REPLIES: Condition = lambda arguments, result: arguments[0].startswith(b"replies:")  # noqa: E731  # one of a list of names

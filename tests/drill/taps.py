@@ -52,7 +52,7 @@ class Trigger:
         self._lock = threading.Lock()
 
     def passed(self, point: Point, arguments: tuple[Any, ...], result: Any) -> None:
-        if self._planned().get("point") != point.name or not point.condition(arguments, result):
+        if self._planned().get("point") != point.name or not self._is_it(point, arguments, result):
             return
         with self._lock:
             self._passes += 1
@@ -60,8 +60,15 @@ class Trigger:
                 return
         self._strike(self._plan)
 
-    def missing(self, point: Point) -> None:
-        (self.directory / f"missing-{point.name}").write_text(f"{point.target} is not there")
+    def _is_it(self, point: Point, arguments: tuple[Any, ...], result: Any) -> bool:
+        try:
+            return point.condition(arguments, result)
+        except Exception as error:  # it would end in the product, which must not know that it is watched
+            self.missing(point, f"{point.target} is called in another way: {error!r}")
+            return False
+
+    def missing(self, point: Point, why: str = "") -> None:
+        (self.directory / f"missing-{point.name}").write_text(why or f"{point.target} is not there")
 
     def _planned(self) -> dict[str, Any]:
         try:

@@ -76,3 +76,17 @@ def test_the_signal_comes_at_the_third_pass_before_or_after_it(tmp_path, moment,
 
 def test_the_points_of_scripts_have_callbacks_or_none():
     assert {point.moment for point in POINTS if point.target != SCRIPT} <= {BEFORE, AFTER, "heard"}
+
+
+def test_a_point_that_is_called_in_another_way_is_reported_and_disturbs_nothing(tmp_path):
+    module = ModuleType("counting")
+    module.count = lambda n: n
+    trigger = Trigger(tmp_path)
+    Importer(trigger, [Point("odd", "gateway", "counting:count", BEFORE, lambda arguments, result: arguments[7] > 0)]).wrap(
+        module
+    )
+    (tmp_path / "plan.json").write_text(json.dumps({"number": 1, "point": "odd", "nth": 1, "signal": "SIGKILL", "pids": []}))
+
+    assert module.count(3) == 3
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["missing-odd", "plan.json"]
