@@ -121,6 +121,9 @@ class FrontProtocol(HttpToolsProtocol):
             hot, self.hot = self.hot, None
             self._forget_body(hot)
             self.front.abandon(hot)
+        if type(self.cycle) is HotExchange:
+            self.cycle = None  # it knows the connection, and this way nothing waits for the garbage collector
+        self.head = None
         running = self.running
         if running is not None and not running.response_complete:
             running.disconnected = True

@@ -21,6 +21,7 @@ from tenants.problems import problem
 
 JSON_LINE = b"content-type: application/json\r\n"
 UNREAD: dict[bytes, bytes] = {}
+FORGOTTEN = v2.Infer([], 0)
 PROBLEM_LINE = b"content-type: application/problem+json\r\n"
 
 
@@ -77,6 +78,10 @@ class Exchange:
     def send(self, status: int, head: bytes, body: bytes) -> None:
         """Send the answer; `head` are header lines without Content-Length, Date and Connection. Called once."""
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """It has ended, and its connection keeps it until the next one: its tensors and its call go now."""
+        self.body, self.ask, self.call = b"", FORGOTTEN, None
 
     def address(self) -> str:
         """The host that sent it."""

@@ -25,11 +25,12 @@ from inference.gateway.v2 import JSON
 from inference.gateway.weight import LIGHT, check_json
 from inference.lanes import Prediction, Reply, Tensor
 from inference.routes import ModelRoute, TensorSpec, VersionRoute
-from saas.lib.errors import InvalidRequest, InvalidTensor, ModelFailed, UnsupportedMediaType
+from saas.lib.errors import InvalidRequest, InvalidTensor, ModelFailed, PayloadTooLarge, UnsupportedMediaType
 
 IMAGES, TEXTS = "image-classification", "text-classification"
 MAX_TOP = 1000
 MAX_ROWS = 10_000  # of one call
+MAX_PREPARE_US = 2e6  # expected for the items of one call
 MAX_LABELS = 100_000  # shown in one answer: rows times top
 MAX_DEPTH = 8
 MAX_FILES = 1000
@@ -84,10 +85,20 @@ def read_predict(body: bytes, content_type: str, top: str | None, route: ModelRo
     check_rows(predict.rows)
     if predict.items:
         predict.prepare_us = prepare_us(predict.items)
+        check_preparation(predict.prepare_us)
     shown = min(predict.top or 1, len(version.labels) or MAX_TOP)
     if predict.rows * shown > MAX_LABELS:
         raise InvalidRequest(f"{predict.rows} rows with {shown} labels each were asked for; at most {MAX_LABELS} are shown")
     return predict
+
+
+def check_preparation(expected_us: float) -> None:
+    """Raises PayloadTooLarge for items that would keep a model from its other callers."""
+    if expected_us > MAX_PREPARE_US:
+        raise PayloadTooLarge(
+            f"To prepare these items would take about {expected_us / 1e6:.1f} s; one call may bring {MAX_PREPARE_US / 1e6:g} s "
+            "of them: send fewer in each of several calls"
+        )
 
 
 def check_rows(count: int) -> None:

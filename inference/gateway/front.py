@@ -180,7 +180,7 @@ class Front:
         ids = f"x-request-id: {exchange.request_id}\r\ntraceparent: {exchange.trace}\r\n{NO_SNIFFING}".encode()
         exchange.send(status, b"".join((head, ids, limits)), body)
         self._note(exchange, status, code, len(body))
-        exchange.call = None  # it knows the exchange: without this, only the garbage collector would free the two
+        exchange.forget()
 
     def abandon(self, exchange: Exchange) -> None:
         """The client left before its answer: the call frees its place, unless an Idempotency-Key lets it end for the retry."""
@@ -193,7 +193,7 @@ class Front:
         if exchange.call is not None:
             self.gateway.abandon(exchange.call)
         self._note(exchange, CLIENT_CLOSED, "client_closed_request", 0)
-        exchange.call = None
+        exchange.call = None  # a keyed one goes on, and is rendered for the retry
 
     def _note(self, exchange: Exchange, status: int, code: str, bytes_out: int) -> None:
         """The log line and the counters of one request."""

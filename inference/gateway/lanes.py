@@ -77,8 +77,15 @@ class Lanes:
     @property
     def takes_calls(self) -> bool:
         """Whether the server is there, answers, and takes what is written to it."""
-        commands = self._commands
-        return self.is_connected and not self.is_hung and commands is not None and commands.buffered < MAX_BUFFERED
+        return self.is_connected and not self.is_hung and self._has_room(2 * MAX_BUFFERED)
+
+    @property
+    def takes_large_calls(self) -> bool:
+        """The same for large calls, which are refused first: others' bytes must not refuse small ones."""
+        return self._has_room(MAX_BUFFERED)
+
+    def _has_room(self, most: int) -> bool:
+        return self._commands is not None and self._commands.buffered < most
 
     async def start(self) -> None:
         """Connect; if the server is not there yet, keep trying in the background."""

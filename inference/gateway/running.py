@@ -55,6 +55,8 @@ class Running:
 
     def _take_bytes(self, call: Call) -> AppError | None:
         """Count a large body, or say that there is no room for it."""
+        if not self._lanes.takes_large_calls:
+            return refusals.too_much()
         organization, size = call.key.organization, call.bytes_in
         held = self._bytes[organization]
         if held and held + size > SHARE_BYTES:

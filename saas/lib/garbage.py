@@ -2,13 +2,13 @@
 
 import gc
 
-NEW_OBJECTS = 50_000  # between two looks at the young ones; by default 700, which is a few calls
+NEW_OBJECTS = 2_000  # between two looks at the young ones; by default 700
 
 
 def settle() -> None:
-    """Call it when the process is ready: what exists by now stays, and cycles are looked for seldom.
+    """Call it when the process is ready: what exists by now stays, and cycles are looked for a little less often.
 
-    Calls make no cycles, only Django's requests do. With the defaults the collector took an eighth of the gateway's time.
+    Not seldom: calls make no cycles, but requests of Django and connections that end do, and may hold megabytes.
     """
     gc.collect()
     gc.freeze()

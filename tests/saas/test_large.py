@@ -114,3 +114,14 @@ def test_work_before_admission_takes_from_the_organization_s_allowance(spacious,
         spacious.gateway.is_worn_out = False
 
     assert (status, json.loads(answer)["code"], headers["retry-after"]) == (429, "rate_limited", "1")
+
+
+def test_a_call_that_would_take_long_to_prepare_is_refused_before_anything_is_done(spacious):
+    calls = len(spacious.gateway.calls)
+
+    status, _, body = spacious.predict("texts", {"inputs": ["wort und ein " * 200] * 1200})
+
+    assert (status, body["code"]) == (413, "payload_too_large")
+    assert "2.5 s" in body["detail"]
+    assert len(spacious.gateway.calls) == calls
+    assert spacious.predict("texts", {"inputs": ["wort und ein " * 200] * 900})[0] == 200

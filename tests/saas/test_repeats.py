@@ -1,9 +1,12 @@
 """Heads that a connection sends again and again: parsed and proved once, and still every call is its own."""
 
+import gc
 import json
 
 import pytest
 
+from inference.gateway.exchange import FORGOTTEN
+from saas.protocol import HotExchange
 from saas.repeats import MAX_BYTES, MAX_MISSES
 from tests.saas.serving import KEY, READ_ONLY_KEY, key_record, request_bytes, tensor
 from tests.waiting import until
@@ -162,6 +165,25 @@ def test_who_never_repeats_a_head_is_soon_not_listened_to_any_more(served, raw):
     before = proofs(served)
     assert [ask(raw, number)[0] for number in range(3)] == [200] * 3
     assert proofs(served) == before + 3
+
+
+def test_what_has_ended_holds_no_tensors_and_a_closed_connection_holds_nothing(served):
+    """Left to the garbage collector, closed connections kept 16 MiB each."""
+
+    def exchanges():
+        served.gateway.calls.clear()
+        return [thing for thing in gc.get_objects() if type(thing) is HotExchange]
+
+    gc.collect()
+    gc.disable()
+    try:
+        with served.connect() as raw:
+            assert [ask(raw, number)[0] for number in range(2)] == [200, 200]
+            until(lambda: len(exchanges()) == 1)
+            assert [(exchange.body, exchange.ask, exchange.call) for exchange in exchanges()] == [(b"", FORGOTTEN, None)]
+        until(lambda: not exchanges())
+    finally:
+        gc.enable()
 
 
 def test_a_stop_ends_a_connection_that_repeats_itself(served, raw):
