@@ -1,0 +1,133 @@
+"""A month's bill, against an implementation with decimals that does each step as one would by hand."""
+
+from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing import rating
+from billing.rating import Tariff, UnusableTariff
+
+pytestmark = pytest.mark.no_servers
+MILLIONTH = Decimal("0.000001")
+
+
+def decimals(most, places):
+    return st.integers(0, most * 10**places).map(lambda n: Decimal(n).scaleb(-places))
+
+
+@st.composite
+def plans(draw):
+    bounds = sorted(draw(st.sets(decimals(5000, 6).filter(bool), max_size=4)))
+    rates = draw(st.lists(decimals(3, 8), min_size=len(bounds) + 1, max_size=len(bounds) + 1))
+    tiers = [{"up_to": bound, "rate": rate} for bound, rate in zip([*bounds, None], rates, strict=True)]
+    return {
+        "currency": draw(st.sampled_from(["USD", "EUR", "JPY", "KWD"])),
+        "monthly_fee": draw(decimals(1000, 9)),
+        "included_amount": draw(decimals(1000, 6)),
+        "tiers": draw(st.sampled_from([tiers, []])),
+    }
+
+
+def parsed(plan):
+    return Tariff.parse(
+        currency=plan["currency"],
+        monthly_fee=str(plan["monthly_fee"]),
+        included_amount=str(plan["included_amount"]),
+        tiers=[
+            {"up_to": None if tier["up_to"] is None else str(tier["up_to"]), "rate": str(tier["rate"])}
+            for tier in plan["tiers"]
+        ],
+    )
+
+
+def by_hand(plan, usage_nano):
+    """The total: Stripe's graduated rule over whole millionths, unit by unit price, rounded once a line."""
+    coin = {"USD": Decimal("0.01"), "EUR": Decimal("0.01"), "JPY": Decimal(1), "KWD": Decimal("0.001")}[plan["currency"]]
+    units = Decimal(usage_nano // 1000)
+    included = plan["included_amount"] / MILLIONTH
+    total = plan["monthly_fee"].quantize(coin, ROUND_HALF_UP)
+    exact, lower = Decimal(0), included
+    for tier in plan["tiers"]:
+        upper = units if tier["up_to"] is None else min(units, included + tier["up_to"] / MILLIONTH)
+        if upper > lower:
+            amount = (upper - lower) * tier["rate"] * MILLIONTH
+            exact += amount
+            total += amount.quantize(coin, ROUND_HALF_UP)
+            lower = upper
+    return total / coin, exact
+
+
+@given(plans(), st.integers(0, 20_000 * 10**9))
+def test_the_bill_is_what_decimals_give(plan, usage):
+    tariff = parsed(plan)
+    total, exact = by_hand(plan, usage)
+
+    assert rating.month(tariff, usage).total == total
+    assert rating.overage_nano(tariff, usage) == (exact * 10**9).to_integral_value(ROUND_CEILING)
+
+
+@given(plans(), st.integers(0, 20_000 * 10**9))
+def test_the_lines_hold_every_unit_once(plan, usage):
+    tariff = parsed(plan)
+    lines = rating.month(tariff, usage).lines
+
+    counted = sum(line.units for line in lines)
+    assert counted == (usage // 1000 if tariff.tiers else min(usage, tariff.included) // 1000)
+    assert [line.tier for line in lines if line.kind == "tier"] == sorted({line.tier for line in lines if line.kind == "tier"})
+
+
+def test_overage_goes_through_the_tiers():
+    tariff = Tariff.parse(
+        currency="USD",
+        monthly_fee="29",
+        included_amount="20",
+        tiers=[{"up_to": "100", "rate": "0.80"}, {"up_to": None, "rate": "0.5"}],
+    )
+    bill = rating.month(tariff, 130 * 10**9)
+
+    assert [(line.kind, line.units, line.amount) for line in bill.lines] == [
+        ("fee", 0, 2900),
+        ("included", 20_000_000, 0),
+        ("tier", 100_000_000, 8000),
+        ("tier", 10_000_000, 500),
+    ]
+    assert rating.coins(bill.total, "USD") == "114.00"
+
+
+def test_a_half_coin_is_rounded_up_once_a_line():
+    tariff = Tariff.parse(currency="JPY", monthly_fee="0.5", included_amount="0", tiers=[{"up_to": None, "rate": "1"}])
+
+    assert rating.month(tariff, 1_500_000_000).total == 1 + 2
+    assert rating.month(tariff, 1_499_999_999).total == 1 + 1
+
+
+def test_without_tiers_only_the_fee_is_charged():
+    tariff = Tariff.parse(currency="USD", monthly_fee="0", included_amount="1", tiers=[])
+
+    assert rating.month(tariff, 10**12).total == 0
+    assert rating.overage_nano(tariff, 10**12) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"monthly_fee": "-1"}, "monthly_fee: it must be a number, not negative"),
+        ({"monthly_fee": "NaN"}, "not negative"),
+        ({"monthly_fee": "9000001"}, "at most 9000000"),
+        ({"monthly_fee": "abc"}, "not a decimal number"),
+        ({"included_amount": "0.0000001"}, "included_amount: it must have at most 6 decimals"),
+        ({"tiers": [{"up_to": "1", "rate": "1"}]}, "exactly the last tier has no up_to"),
+        ({"tiers": [{"up_to": None, "rate": "1"}, {"up_to": None, "rate": "1"}]}, "tier 1: exactly the last"),
+        ({"tiers": [{"up_to": "2", "rate": "1"}, {"up_to": "2", "rate": "1"}, {"up_to": None, "rate": "1"}]}, "tier 2: up_to"),
+        ({"tiers": [{"up_to": "0", "rate": "1"}, {"up_to": None, "rate": "1"}]}, "tier 1: up_to"),
+        ({"tiers": [{"up_to": None, "rate": "0.123456789"}]}, "rate of tier 1: it must have at most 8 decimals"),
+        ({"tiers": [{"up_to": None}]}, "rate of tier 1: it is not a decimal number"),
+    ],
+)
+def test_a_tariff_that_makes_no_sense_is_refused(change, reason):
+    plan = {"currency": "USD", "monthly_fee": "1", "included_amount": "1", "tiers": []} | change
+
+    with pytest.raises(UnusableTariff, match=reason):
+        Tariff.parse(**plan)
