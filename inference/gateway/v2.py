@@ -271,10 +271,10 @@ def _read_output_parameters(infer: Infer, parameters: dict[str, Any], spec: Tens
     rest = dict(parameters)
     if "classification" in rest:
         count = rest.pop("classification")
-        if type(count) is not int or count < 0 or spec.datatype in ("BYTES", "BOOL"):
-            raise InvalidTensor(f"output '{spec.name}': classification must be a number of classes, on an output of numbers")
-        if count:
-            infer.classes[spec.name] = count
+        if type(count) is not int or count < 1 or spec.datatype in ("BYTES", "BOOL"):
+            said = "classification must be a number of classes, 1 or more, on an output of numbers"
+            raise InvalidTensor(f"output '{spec.name}': {said}; without it the output comes as it is")
+        infer.classes[spec.name] = count
     if rest:
         infer.binary[spec.name] = _flag(rest, "binary_data", f"output '{spec.name}'")
 

@@ -187,6 +187,13 @@ def test_what_is_not_finite_has_no_best_classes(served, value, is_binary):
 
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 4]}
+
+
+def asking(**parameters):
+    """A right request whose one requested output has these parameters."""
+    return {"inputs": [X | {"data": [1, 2, 3, 4]}], "outputs": [{"name": "y", "parameters": parameters}]}
+
+
 MALFORMED = {
     "no JSON": ("rows", b"{", "JSON"),
     "empty body": ("rows", b"", "JSON"),
@@ -254,6 +261,32 @@ MALFORMED = {
         "rows",
         {"inputs": [X | {"data": [1, 2, 3, 4]}], "outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]},
         "output 'y'",
+    ),
+    "binary flag not a flag": ("rows", asking(binary_data="yes"), "binary_data of output 'y' must be"),
+    "unknown beside classification": ("rows", asking(classification=1, labels=True), "labels of output 'y' is not"),
+    "classification of no classes": ("rows", asking(classification=0), "output 'y'.*classification.*1 or more"),
+    "classification negative": ("rows", asking(classification=-1), "output 'y'.*1 or more"),
+    "classification a fraction": ("rows", asking(classification=1.0), "output 'y'.*1 or more"),
+    "classification a boolean": ("rows", asking(classification=True), "output 'y'.*1 or more"),
+    "classification null": ("rows", asking(classification=None), "output 'y'.*1 or more"),
+    "classification a text": ("rows", asking(classification="2"), "output 'y'.*1 or more"),
+    "classification of a request": (
+        "rows",
+        {"inputs": [X | {"data": [1, 2, 3, 4]}], "parameters": {"classification": 2}},
+        "classification of the request is not supported",
+    ),
+    "classification of an input": (
+        "rows",
+        {"inputs": [X | {"data": [1, 2, 3, 4], "parameters": {"classification": 2}}]},
+        "input 'x'.*classification is not supported",
+    ),
+    "classification of texts": (
+        "echo-bytes",
+        {
+            "inputs": [tensor("x", "BYTES", (1, 2), ["a", "b"])],
+            "outputs": [{"name": "y", "parameters": {"classification": 2}}],
+        },
+        "output 'y'.*on an output of numbers",
     ),
     "binary flag not a boolean": (
         "rows",
