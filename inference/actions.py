@@ -20,7 +20,7 @@ from saas.lib.names import is_name
 from tenants.access import Actor
 from tenants.audit import note
 from tenants.databases import current_alias
-from tenants.models import CATALOG_ID, Organization
+from tenants.models import CATALOG_ID, CATALOG_SLUG, Organization
 from tenants.scope import tenant_scope
 
 
@@ -46,6 +46,8 @@ def create_model(
     """
     if not is_name(name):
         raise Refused("name", "1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit, and no word of the URLs")
+    if name == CATALOG_SLUG:
+        raise Refused("name", "this is how the operators' catalogue is called, as in catalog/iris; choose another name")
     check_visibility(organization, visibility)
     caps.lock_for_model(organization.id)
     model = MLModel(organization=organization, name=name, task=task, description=description, visibility=visibility)

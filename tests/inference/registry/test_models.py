@@ -2,6 +2,9 @@
 
 import pytest
 
+from inference.models import MLModel
+from tenants.scope import tenant_scope
+
 WRONG = ({"task": "poetry"}, {"visibility": "secret"}, {"colour": "red"}, {"description": 5000 * "xyz"})
 
 
@@ -39,6 +42,20 @@ def test_a_name_that_would_make_a_url_ambiguous_is_refused(client_of, alice, nam
     assert answer.json()["errors"][0]["field"] == "name"
 
 
+def test_no_model_is_called_as_the_catalogue_is_but_an_older_one_stays(client_of, alice):
+    answer = client_of(alice).post("/api/v1/models", {"name": "catalog"}, format="json")
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+    assert answer.json()["errors"][0]["field"] == "name"
+    assert "catalogue" in answer.json()["errors"][0]["detail"]
+
+    with tenant_scope(alice.organization.id):
+        MLModel.objects.create(organization=alice.organization, name="catalog")  # from before this rule
+    assert client_of(alice).get("/api/v1/models/catalog").status_code == 200
+    assert client_of(alice).patch("/api/v1/models/catalog", {"description": "mine"}, format="json").status_code == 200
+    assert client_of(alice).delete("/api/v1/models/catalog").status_code == 204
+
+
 @pytest.mark.parametrize(
     "body",
     [{}] + [{"name": "a"} | wrong for wrong in WRONG],
@@ -67,9 +84,6 @@ def test_a_name_is_taken_once_and_free_again_after_deletion(client_of, alice):
 
 
 def test_a_deleted_model_keeps_its_records(client_of, alice, iris):
-    from inference.models import MLModel
-    from tenants.scope import tenant_scope
-
     client_of(alice).delete("/api/v1/models/iris")
 
     with tenant_scope(alice.organization.id):
