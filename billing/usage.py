@@ -27,7 +27,6 @@ GROUPS = {
     "mode": ("mode",),
 }
 SUMS = ("calls", "reversed", "rows", "bytes_in", "bytes_out", "queue_us", "compute_us", "total_ms")
-FORMATS = ("json", "csv")
 FORMS = {"hour": "%Y-%m-%dT%H:00:00Z", "day": "%Y-%m-%d", "month": "%Y-%m"}
 SETTLED = timedelta(seconds=1)  # a call that has ended is in the journal within 20 ms; this is ample
 
@@ -49,8 +48,6 @@ class Question:
         if granularity not in FORMS:
             errors.append({"field": "granularity", "detail": f"One of {', '.join(FORMS)}."})
             granularity = "day"
-        if query.get("format", "json") not in FORMATS:
-            errors.append({"field": "format", "detail": f"One of {', '.join(FORMATS)}."})
         groups = tuple(dict.fromkeys(name.strip() for name in query.get("group_by", "").split(",") if name.strip()))
         if unknown := [name for name in groups if name not in GROUPS]:
             errors.append({"field": "group_by", "detail": f"{unknown[0]!r} is not one of {', '.join(GROUPS)}."})

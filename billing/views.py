@@ -49,7 +49,7 @@ class UsageRenderer(JSONRenderer):
 
 
 class ByQuery(DefaultContentNegotiation):
-    """`?format=` goes before `Accept`. One that there is not is left to the view, which refuses it once it knows who asks."""
+    """`?format=` goes before `Accept`. One that there is not is refused once it is known who asks (ManagementView)."""
 
     def select_renderer(
         self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None

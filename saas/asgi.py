@@ -106,7 +106,7 @@ class Application:
             path = scope["path"]
             if path in ("/livez", "/readyz", "/metrics"):
                 await self._watch(path, scope, send)
-            elif (target := target_of(path.encode())) is not None:
+            elif (target := target_in(scope)) is not None:
                 await answer(self._front, target, scope, receive, send)
             else:
                 loop = asyncio.get_running_loop()
@@ -167,6 +167,12 @@ class Application:
         else:
             body = orjson.dumps({"status": 404, "code": "not_found", "title": "There is no such object"})
             await respond(send, 404, b"application/problem+json", body)
+
+
+def target_in(scope: Scope) -> Target | None:
+    """The gateway's route that a request of ASGI's is for; None: it is not the gateway's."""
+    query: bytes = scope["query_string"]
+    return target_of(scope["path"].encode() + (b"?" + query if query else b""))
 
 
 async def answer(front: Front, target: Target, scope: Scope, receive: Receive, send: Send) -> None:

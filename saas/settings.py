@@ -174,7 +174,7 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "tenants.problems.exception_handler",
     "UNAUTHENTICATED_USER": None,
-    "URL_FORMAT_OVERRIDE": None,  # a view that has formats reads `?format=` itself; others have one
+    "URL_FORMAT_OVERRIDE": None,  # tenants.views.ManagementView reads `?format=`
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Model service",

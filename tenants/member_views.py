@@ -6,7 +6,6 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from saas.lib.errors import NotFound, ScopeMissing
 from saas.lib.ids import parse_id
@@ -16,7 +15,7 @@ from tenants.bodies import Body, ShownId
 from tenants.models import Invitation, Membership, Organization, Role
 from tenants.pagination import page
 from tenants.permissions import SIGNED_IN
-from tenants.views import TenantView
+from tenants.views import ManagementView, TenantView
 
 
 class MemberOut(serializers.Serializer):  # type: ignore[type-arg]  # bound to no model
@@ -133,7 +132,7 @@ class InvitationView(TenantView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class AcceptInvitationView(APIView):
+class AcceptInvitationView(ManagementView):
     """For whoever is signed in with the address that was invited; they need be in no organization yet."""
 
     required_scope = SIGNED_IN

@@ -4,7 +4,6 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from saas.lib.ids import shown
 from tenants import actions
@@ -14,7 +13,7 @@ from tenants.bodies import Body, ShownId
 from tenants.models import AuditEvent
 from tenants.pagination import page
 from tenants.permissions import SIGNED_IN
-from tenants.views import TenantView
+from tenants.views import ManagementView, TenantView
 
 
 class LimitsOut(serializers.Serializer):  # type: ignore[type-arg]  # bound to no model
@@ -50,7 +49,7 @@ class OrganizationView(TenantView):
         return Response(OrganizationOut(self.organization).data)
 
 
-class MeView(APIView):
+class MeView(ManagementView):
     """Who the caller is, and which organizations a person can choose with X-Organization."""
 
     required_scope = SIGNED_IN

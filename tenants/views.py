@@ -1,4 +1,4 @@
-"""The base of every management view of a tenant's things."""
+"""The bases of every management view."""
 
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -8,20 +8,32 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from saas.lib.errors import NotFound
+from saas.lib.errors import NotFound, ValidationFailed
 from tenants.access import Access, Actor, access_to
 from tenants.models import ApiKey, Organization
 from tenants.pagination import Pages
 from tenants.scope import set_tenant
 
 
-class TenantView(APIView):
+class ManagementView(APIView):
+    """Authenticates, checks `required_scope`, and refuses a `?format=` that the view does not have, instead of ignoring it."""
+
+    required_scope: ClassVar[str | dict[str, str]]
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:  # Any: the URL's parts
+        super().initial(request, *args, **kwargs)
+        formats = [renderer.format for renderer in self.renderer_classes]
+        if request.query_params.get("format", formats[0]) not in formats:
+            detail = f"One of {', '.join(formats)}; {formats[0]} if it is left out."
+            raise ValidationFailed(f"format: {detail}", errors=[{"field": "format", "detail": detail}])
+
+
+class TenantView(ManagementView):
     """Authenticates, checks `required_scope`, and then runs its transaction as the caller's organization.
 
     Methods find `self.access`, `self.organization` and `self.actor`.
     """
 
-    required_scope: ClassVar[str | dict[str, str]]
     pagination_class = Pages  # for the API reference
     access: Access
     organization: Organization

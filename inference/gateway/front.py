@@ -77,7 +77,7 @@ class Front:
             elif exchange.target.kind in self._metadata.kinds:
                 exchange.task = asyncio.ensure_future(self._later(exchange, self._describe))
             else:
-                raise targets.not_found(exchange.target)
+                raise targets.refusal(exchange.target)
         except Exception as error:
             self.refuse(exchange, error)
 

@@ -1,18 +1,21 @@
 """Which of the gateway's routes a path is."""
 
+import re
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from saas.lib.errors import NotFound
+from saas.lib.errors import AppError, NotFound, ValidationFailed
 from saas.lib.names import ROUTE_WORDS
 
 V2, API = "v2", "api"
 MAX_KNOWN = 10_000
 MAX_PATH = 1000  # bytes of a path that is remembered
+OTHER_FORMAT = "other_format"
+_ASKS_FOR_ANOTHER = re.compile(rb"(?:^|&)format=(?!json(?:&|$))").search
 
 
 class Target(NamedTuple):
-    """`kind`: infer, predict, server, live, ready, index, metadata, model_ready, or unknown; `dialect`: how errors look."""
+    """`kind`: infer, predict, server, live, ready, index, metadata, model_ready, unknown, other_format; `dialect`: of errors"""
 
     kind: str
     dialect: str
@@ -38,8 +41,10 @@ def target_of(url: bytes) -> Target | None:
     try:
         return _known[url]
     except KeyError:
-        path = url.partition(b"?")[0]
+        path, _, query = url.partition(b"?")
         target = _parsed(unquote_to_bytes(path) if b"%" in path else path)
+        if target is not None and target is not UNKNOWN and _ASKS_FOR_ANOTHER(query):
+            target = target._replace(kind=OTHER_FORMAT)
         if len(url) <= MAX_PATH and target is not UNKNOWN and target is not None:
             if len(_known) >= MAX_KNOWN:
                 _known.clear()
@@ -79,5 +84,9 @@ def _model(parts: tuple[bytes, ...], dialect: str = V2) -> Target | None:
     return Target(kind, dialect, method, names[0] if len(names) == 2 else None, names[-1], version, "/".join(names))
 
 
-def not_found(target: Target) -> NotFound:
+def refusal(target: Target) -> AppError:
+    """Why there is no answer to what is no route, or asks for a form that there is not."""
+    if target.kind == OTHER_FORMAT:
+        detail = "The only one here is json: leave it out, or say format=json."
+        return ValidationFailed(f"format: {detail}", errors=[{"field": "format", "detail": detail}])
     return NotFound("There is no such route" if target.dialect == API else "This route of the protocol is not supported here")

@@ -97,6 +97,17 @@ def shape(answered, names):
     return status, headers, body
 
 
+@pytest.mark.parametrize("kind", GATEWAY)
+async def test_a_format_that_the_route_does_not_have_is_refused(world, door, kind):
+    method, path = place(kind, world.names())
+    for query in ("format=xml", "a=1&format=csv", "format=", "format=json&format=xml"):
+        status, _, body = await door.ask(method, f"{path}?{query}", world.key_text)
+        assert (status, body["code"]) == (422, "validation_failed"), query
+        assert "json" in body.get("error", body.get("detail"))
+    for query in ("format=json", "information=xml", "a=format=xml"):
+        assert target_of(f"{path}?{query}".encode()).kind == kind
+
+
 def test_every_route_of_the_gateway_is_in_the_reviewed_table():
     kinds = {*Metadata(None, list, None).kinds, "infer", "predict"}  # all that `Front.handle` knows
     assert kinds == set(GATEWAY)

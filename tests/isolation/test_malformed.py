@@ -344,6 +344,19 @@ def test_an_odd_query_is_taken_or_refused(world, send, route):
     assert is_fine(send(method, f"{path}?{'a=1&' * 2000}"), "2,000 parameters")
 
 
+@pytest.mark.parametrize("route", MANAGEMENT)
+def test_a_format_that_the_route_does_not_have_is_refused(world, send, route):
+    method, path = place(world, route)
+    for other in ("xml", "api", "", "JSON") + (() if path.endswith("/usage") else ("csv",)):
+        answer = send(method, f"{path}?format={other}")
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed"), other
+        assert [error["field"] for error in answer.json()["errors"]] == ["format"]
+        assert "json" in answer.json()["detail"]
+        assert send(method, f"{path}?format={other}", Authorization="").status_code == 401
+    if method == "GET":
+        assert send(method, f"{path}?format=json").status_code == 200
+
+
 def test_a_nul_in_a_query_is_refused_everywhere(world, send):
     for route in READS:
         answer = send(*place(world, f"{route}?x=%00"))

@@ -15,7 +15,7 @@ from inference.gateway.front import Front
 from inference.gateway.requestlog import RequestLog
 from inference.lanes import Prediction, Reply
 from inference.routes import ModelRoute, TensorSpec, VersionRoute
-from saas.asgi import answer
+from saas.asgi import answer, target_in
 from saas.lib import errors
 from saas.server import FrontServer
 from tenants.principal import KeyRecord, Limits
@@ -262,9 +262,8 @@ class Served:
             await self.front.log.close()
             await send({"type": "lifespan.shutdown.complete"})
             return
-        from inference.gateway.targets import target_of
 
-        target = target_of(scope["path"].encode())
+        target = target_in(scope)
         if target is not None:
             await answer(self.front, target, scope, receive, send)
             return

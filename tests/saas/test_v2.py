@@ -302,6 +302,15 @@ MALFORMED = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("path", ["/v2/models/rows/infer", "/v2/models/rows/versions/1.0.0/infer"])
+def test_another_format_is_refused_by_hot_routes_too(served, path):
+    body = json.dumps(asking()).encode()
+    assert served.request("POST", f"{path}?format=json", body)[0] == 200
+    status, _, answer = served.request("POST", f"{path}?format=csv", body)
+    assert (status, json.loads(answer)["code"]) == (422, "validation_failed")
+    assert len(served.gateway.calls) == 1
+
+
 @pytest.mark.parametrize("case", MALFORMED)
 def test_malformed_input_is_400_and_says_what_is_wrong(served, case):
     model, body, message = MALFORMED[case]
