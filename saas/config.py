@@ -27,7 +27,11 @@ _NUMBER = re.compile(r"(/[0-9]*)?").fullmatch
 
 
 class Config(BaseSettings):
-    """The environment, read once. Sizes in bytes, durations in seconds unless the name says otherwise."""
+    """The environment, read once. Sizes in bytes, durations in seconds unless the name says otherwise.
+
+    Upper bounds are what the rest is made for: a model is a protobuf message (below 2 GiB), one organization's bodies are at
+    most 64 MiB of what a gateway holds, restarts and leases wait for the longest deadline. The others only stop typing errors.
+    """
 
     model_config = SettingsConfigDict(extra="ignore")
 
@@ -55,22 +59,28 @@ class Config(BaseSettings):
     s3_access_key: SecretStr = Field(SecretStr(""), description="Access key id of the artifact store.")
     s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the artifact store.")
     s3_region: str = Field("us-east-1", description="Region of the artifact store.")
-    artifact_max_bytes: int = Field(512 << 20, ge=1, description="Largest model that can be uploaded.")
-    body_max_bytes: int = Field(16 << 20, ge=1, description="Largest body of a prediction; more is 413 before it is read.")
+    artifact_max_bytes: int = Field(512 << 20, ge=1 << 10, le=2**31 - 1, description="Largest model that can be uploaded.")
+    body_max_bytes: int = Field(
+        16 << 20, ge=1 << 10, le=64 << 20, description="Largest body of a prediction; more is 413 before it is read."
+    )
 
     email_url: str = Field("", description="SMTP as smtp://user:password@host:port; empty: files under DATA_DIR/mail.")
     email_from: str = Field("Model service <no-reply@localhost>", description="Sender of mails.")
 
-    gateway_processes: int = Field(1, ge=1, description="Gateway processes; one is fastest on two cores.")
-    threads_web: int = Field(8, ge=1, description="Threads for management calls and pages in each gateway process.")
-    engine_slots: int = Field(2, ge=1, description="Batches that one worker runs at the same time.")
-    engine_memory_bytes: int = Field(2 << 30, ge=1, description="Measured bytes of models that one worker keeps loaded.")
-    engine_max_batch_rows: int = Field(64, ge=1, description="Rows in one run at most.")
+    gateway_processes: int = Field(1, ge=1, le=256, description="Gateway processes; one is fastest on two cores.")
+    threads_web: int = Field(8, ge=1, le=256, description="Threads for management calls and pages in each gateway process.")
+    engine_slots: int = Field(2, ge=1, le=256, description="Batches that one worker runs at the same time.")
+    engine_memory_bytes: int = Field(
+        2 << 30, ge=1 << 20, le=16 << 40, description="Measured bytes of models that one worker keeps loaded."
+    )
+    engine_max_batch_rows: int = Field(64, ge=1, le=65_536, description="Rows in one run at most.")
     engine_hardware: Literal["cpu", "gpu"] = Field("cpu", description="Which lanes a worker serves: infer.cpu or infer.gpu.")
-    lane_max_ms: int = Field(2_000, ge=1, description="Estimated work that may wait in one lane, in milliseconds.")
-    timeout_default: float = Field(30.0, gt=0, description="Deadline of a prediction that names none.")
-    timeout_max: float = Field(60.0, gt=0, description="Longest deadline a prediction may ask for.")
-    prediction_retention_hours: int = Field(24, ge=1, description="How long results of asynchronous predictions are kept.")
+    lane_max_ms: int = Field(2_000, ge=1, le=60_000, description="Estimated work that may wait in one lane, in milliseconds.")
+    timeout_default: float = Field(30.0, ge=0.001, le=60, description="Deadline of a prediction that names none.")
+    timeout_max: float = Field(60.0, ge=0.001, le=60, description="Longest deadline a prediction may ask for.")
+    prediction_retention_hours: int = Field(
+        24, ge=1, le=8760, description="How long results of asynchronous predictions are kept."
+    )
     log_format: Literal["text", "json"] = Field("json", description="Form of log lines.")
 
     # Values may hold passwords, so that no message quotes one. Empty means the default, which is checked elsewhere.

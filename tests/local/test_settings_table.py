@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Literal, get_args, get_origin
 
 import pytest
 from pydantic import ValidationError
@@ -20,7 +21,21 @@ def rows():
         if name == "data_dir":
             default = ".local"
         shown = f"`{default}`" if default not in ("", None) else ""
-        yield f"| `{name.upper()}` | {shown} | {field.description} |"
+        yield f"| `{name.upper()}` | {shown} | {allowed(field)} | {field.description} |"
+
+
+def bounds(field):
+    """(lowest, highest) of a number; None for anything else."""
+    found = {name: getattr(bound, name) for bound in field.metadata for name in ("ge", "le") if hasattr(bound, name)}
+    return (found["ge"], found["le"]) if found else None
+
+
+def allowed(field):
+    if field.annotation is bool:
+        return "0 or 1"
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(field.annotation))
+    return "{} to {}".format(*bounds(field)) if bounds(field) else ""
 
 
 def test_the_table_in_the_documentation_is_the_class():
@@ -28,6 +43,28 @@ def test_the_table_in_the_documentation_is_the_class():
     table = [line for line in text.splitlines() if line.startswith("| `")]
 
     assert table == list(rows()), "docs/settings.md should hold:\n" + "\n".join(rows())
+
+
+NUMBERS = {name: field for name, field in Config.model_fields.items() if field.annotation in (int, float)}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_out_of_its_bounds_is_refused_by_its_name_with_the_bound(monkeypatch, name):
+    lowest, highest = bounds(NUMBERS[name])
+    monkeypatch.setenv("TIMEOUT_DEFAULT", str(Config.model_fields["timeout_default"].metadata[0].ge))
+    for value, bound in ((lowest - 1, lowest), (highest + 1, highest), (10 * 2**40 * highest, highest)):
+        monkeypatch.setenv(name.upper(), str(value))
+        with pytest.raises(ValidationError) as refused:
+            Config()
+        assert f"{name.upper()}: Input should be " in describe(refused.value)
+        assert f"than or equal to {bound}" in describe(refused.value)
+    for odd in ("nan", "inf", "-inf", "1e400", "ten", " "):
+        monkeypatch.setenv(name.upper(), odd)
+        with pytest.raises(ValidationError):
+            Config()
+    for value in (lowest, highest):
+        monkeypatch.setenv(name.upper(), str(value))
+        assert getattr(Config(), name) == value
 
 
 def start(**environment):

@@ -234,7 +234,8 @@ def test_a_taken_port_is_a_clear_message(fresh):
         ),
         ({"DATA_DIR": "/"}, "is open to other users and not empty"),
         ({"DATA_DIR": "/proc/nothing"}, "DATA_DIR cannot be made at /proc/nothing"),
-        ({"TIMEOUT_DEFAULT": "90"}, "TIMEOUT_MAX: Value error, it is 60, below TIMEOUT_DEFAULT, which is 90"),
+        ({"TIMEOUT_MAX": "20"}, "TIMEOUT_MAX: Value error, it is 20, below TIMEOUT_DEFAULT, which is 30"),
+        ({"BODY_MAX_BYTES": "10995116277760"}, "BODY_MAX_BYTES: Input should be less than or equal to 67108864"),
     ],
 )
 def test_a_broken_environment_is_a_clear_message(variables, reason, tmp_path):
