@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from inference.models import Alias, AliasChange, MLModel, ModelVersion
 from inference.predictions.models import Prediction, StoredAnswer
@@ -76,3 +76,10 @@ class StoredAnswerAdmin(SealedAdmin):
     list_display = ("id", "organization", "created_at", "expires_at")
     search_fields = ("=id", "organization__slug")
     exclude = ("sealed",)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:  # Any: as Django calls it
+        """With a title that says why the list is empty although an Idempotency-Key was used."""
+        title = "Answers stored for an Idempotency-Key that are larger than 1 MiB (smaller ones are on the state server only)"
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})

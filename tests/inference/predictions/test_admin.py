@@ -53,3 +53,9 @@ def test_operators_see_the_rows_without_payloads_and_change_nothing(operator, ro
     assert operator.get(f"{listed}add/").status_code == 403
     assert operator.post(one, {"timeout": "9"}).status_code == 403
     assert operator.post(one.replace("change", "delete"), {"post": "yes"}).status_code == 403
+
+
+def test_the_page_of_stored_answers_says_which_ones_it_lists(operator):
+    page = operator.get("/admin/inference/storedanswer/").content.decode()
+
+    assert "larger than 1 MiB (smaller ones are on the state server only)" in page
