@@ -38,8 +38,9 @@ from inference.gateway.targets import Target, target_of  # noqa: E402
 from inference.registry import visible_routes  # noqa: E402
 from inference.routes import ModelRoute  # noqa: E402
 from saas.config import Config  # noqa: E402
-from saas.lib import garbage  # noqa: E402
-from saas.lib.errors import PayloadTooLarge  # noqa: E402
+from saas.lib import garbage, ids  # noqa: E402
+from saas.lib.errors import NotFound, PayloadTooLarge  # noqa: E402
+from tenants.problems import problem  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -155,18 +156,21 @@ class Application:
     async def _watch(self, path: str, scope: Scope, send: Send) -> None:
         """/livez, /readyz and /metrics, on the loop: busy threads must not make a process look dead."""
         assert self._health is not None
+        given = dict(scope["headers"])
+        request_id, (_, trace) = ids.request_id(given.get(b"x-request-id")), ids.trace(given.get(b"traceparent"))
+        respond = partial(_respond, send, request_id, trace)
         if path == "/livez":
-            await respond(send, 200, b"application/json", b'{"live":true}')
+            await respond(200, b"application/json", b'{"live":true}')
         elif path == "/readyz":
             checks = await self._health.checks()
             is_ready = all(checks.values())
             body = orjson.dumps({"ready": is_ready, "checks": checks})
-            await respond(send, 200 if is_ready else 503, b"application/json", body)
+            await respond(200 if is_ready else 503, b"application/json", body)
         elif may_scrape(scope, self._config.metrics_token.get_secret_value()):
-            await respond(send, 200, PLAIN, await self._health.metrics())
+            await respond(200, PLAIN, await self._health.metrics())
         else:
-            body = orjson.dumps({"status": 404, "code": "not_found", "title": "There is no such object"})
-            await respond(send, 404, b"application/problem+json", body)
+            body = orjson.dumps(problem(NotFound(), request_id))
+            await respond(404, b"application/problem+json", body)
 
 
 def target_in(scope: Scope) -> Target | None:
@@ -222,9 +226,13 @@ async def read_body(front: Front, exchange: AsgiExchange, receive: Receive) -> b
     return True
 
 
-async def respond(send: Send, status: int, content_type: bytes, body: bytes) -> None:
+async def _respond(send: Send, request_id: str, trace: str, status: int, content_type: bytes, body: bytes) -> None:
     headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-    headers.append((b"x-content-type-options", b"nosniff"))
+    headers += [
+        (b"x-request-id", request_id.encode()),
+        (b"traceparent", trace.encode()),
+        (b"x-content-type-options", b"nosniff"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

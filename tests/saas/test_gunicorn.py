@@ -125,6 +125,31 @@ def metrics(gunicorn):
     return gunicorn.get("/metrics")[2].decode()
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/v2/health/live", "/api/v1/me"])
+def test_every_answer_returns_the_request_id_and_goes_on_with_the_trace(gunicorn, path):
+    given = {"X-Request-Id": "mine-1", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+
+    _, headers, _ = gunicorn.get(path, given)
+
+    assert headers["x-request-id"] == "mine-1"
+    assert headers["traceparent"].startswith("00-4bf92f3577b34da6a3ce929d0e0e4736-")
+    assert headers["traceparent"].endswith("-01")
+    assert headers["traceparent"] != given["traceparent"]
+    for odd in ({}, {"X-Request-Id": "no id", "traceparent": "nonsense"}):
+        _, headers, _ = gunicorn.get(path, odd)
+        assert len(headers["x-request-id"]) == 32
+        assert len(headers["traceparent"]) == len(given["traceparent"])
+
+
+def test_metrics_are_not_there_for_who_comes_through_a_proxy_without_the_token(gunicorn):
+    status, headers, body = gunicorn.get("/metrics", {"X-Forwarded-For": "192.0.2.1"})
+
+    assert (status, headers["content-type"]) == (404, "application/problem+json")
+    assert json.loads(body)["code"] == "not_found"
+    assert json.loads(body)["request_id"] == headers["x-request-id"]
+    assert gunicorn.get("/metrics", {"X-Forwarded-For": "192.0.2.1", "Authorization": "Bearer scraper"})[0] == 200
+
+
 def test_a_trace_goes_on_through_django_and_into_its_log(gunicorn):
     given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
