@@ -25,12 +25,10 @@ PENDING = "SELECT tenant_id FROM quota_change WHERE projected_version < version 
 
 
 class Quota(NamedTuple):
-    """An organization's monthly numbers of calls as of `version`, of which `projected` was sent; keys by id, 32 hex digits."""
+    """An organization's limits; `projected` is the version of those that were sent last."""
 
-    version: int
     projected: int
-    organization_calls: int | None
-    key_calls: dict[str, int]
+    limits: accounts.AccountLimits
 
 
 def read_quota(connection: Connection, tenant: UUID) -> Quota:
@@ -49,17 +47,17 @@ def _read(cursor: Cursor | CursorWrapper, tenant: UUID) -> Quota:
     cursor.execute("SELECT version, projected, organization_calls, key_calls::text FROM quota_of(%s)", [str(tenant)])
     version, projected, organization_calls, key_calls = cursor.fetchone() or (0, 0, None, "{}")
     most = accounts.LIMIT_MAX  # more than that is no limit
-    return Quota(
-        version,
-        projected,
+    limits = accounts.AccountLimits(
         None if organization_calls is None else min(organization_calls, most),
         {key: min(calls, most) for key, calls in json.loads(key_calls).items()},
+        version,
     )
+    return Quota(projected, limits)
 
 
 def _send(tenant: UUID, quota: Quota) -> None:
     """Set the limits of the account of `tenant`, if it exists. Raises redis.RedisError; the outbox still has the change."""
-    accounts.set_limits(tenant.hex, quota.organization_calls, quota.key_calls, quota.version)
+    accounts.set_limits(tenant.hex, quota.limits)
 
 
 def project_now(tenant: UUID) -> None:
@@ -69,7 +67,7 @@ def project_now(tenant: UUID) -> None:
     """
     try:
         quota = _read_own(tenant)
-        if quota.projected < quota.version:
+        if quota.projected < quota.limits.version:
             _send(tenant, quota)
     except redis.RedisError as error:
         log.warning("a quota waits for its projection", extra={"tenant": tenant.hex, "error": str(error)})
@@ -104,5 +102,5 @@ def project_and_note(connection: Connection, tenant: UUID) -> None:
     with connection, connection.cursor() as cursor:
         cursor.execute(
             "UPDATE quota_change SET projected_version = %s WHERE tenant_id = %s AND projected_version < %s",
-            [quota.version, str(tenant), quota.version],
+            [quota.limits.version, str(tenant), quota.limits.version],
         )

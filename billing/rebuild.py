@@ -55,8 +55,7 @@ def rebuild(connection: Connection, tenant: UUID) -> bool:
     """
     snapshot = read_snapshot(connection, tenant)
     quota = read_quota(connection, tenant)
-    limits = accounts.AccountLimits(quota.organization_calls, quota.key_calls, quota.version)
-    if not accounts.install(tenant.hex, snapshot.sums, limits, snapshot.position):
+    if not accounts.install(tenant.hex, snapshot.sums, quota.limits, snapshot.position):
         return False
     project_and_note(connection, tenant)
     log.info("an account was rebuilt", extra={"tenant": tenant.hex, "position": snapshot.position})

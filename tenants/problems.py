@@ -80,6 +80,8 @@ def problem(error: errors.AppError, request_id: str) -> dict[str, Any]:  # Any: 
         body["errors"] = error.errors
     if error.source is not None:
         body["limit_source"] = error.source
+    if error.cap is not None:
+        body["cap"] = error.cap
     return body
 
 

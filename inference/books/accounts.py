@@ -7,6 +7,7 @@ unless they are given another.
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import redis
@@ -24,15 +25,55 @@ Sums = Mapping[tuple[str, str], tuple[int, int]]
 
 
 class AccountLimits(NamedTuple):
-    """Monthly numbers of calls as of `version`; None: no limit."""
+    """All limits of an account as of `version`. None, and a key that is not named: no limit. Money in nano.
+
+    Of a month: the quotas `…_calls`, the calls that the plan includes, the budgets `…_nano`. Ever: `credit_nano`.
+    """
 
     organization_calls: int | None
     key_calls: Mapping[str, int]
     version: int
+    included_calls: int | None = None
+    organization_nano: int | None = None
+    key_nano: Mapping[str, int] = MappingProxyType({})
+    credit_nano: int | None = None
+
+    def fields(self) -> dict[str, int]:
+        """As an account has them. ValueError for a limit that is negative or too large to be exact."""
+        single = {"calls:month:": self.organization_calls, "included:month:": self.included_calls}
+        single |= {"nano:month:": self.organization_nano, "nano:ever:": self.credit_nano}
+        fields = {f"limit:{name}": value for name, value in single.items() if value is not None}
+        fields |= {f"limit:calls:month:{key}": calls for key, calls in self.key_calls.items()}
+        fields |= {f"limit:nano:month:{key}": nano for key, nano in self.key_nano.items()}
+        for value in fields.values():
+            if not 0 <= value <= LIMIT_MAX:
+                raise ValueError(f"a limit lies between 0 and {LIMIT_MAX}, not at {value}")
+        return fields
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, int], version: int) -> "AccountLimits":
+        """The opposite of `fields`."""
+
+        def keyed(kind: str) -> dict[str, int]:
+            names = [name for name in fields if name.startswith(f"limit:{kind}:month:") and not name.endswith(":")]
+            return {name.rpartition(":")[2]: fields[name] for name in names}
+
+        return cls(
+            organization_calls=fields.get("limit:calls:month:"),
+            key_calls=keyed("calls"),
+            version=version,
+            included_calls=fields.get("limit:included:month:"),
+            organization_nano=fields.get("limit:nano:month:"),
+            key_nano=keyed("nano"),
+            credit_nano=fields.get("limit:nano:ever:"),
+        )
+
+
+NO_LIMITS = AccountLimits(None, {}, 0)
 
 
 class Account(NamedTuple):
-    """What an account holds; `limits` as its fields are named, without the leading `limit:`."""
+    """What an account holds."""
 
     sums: dict[tuple[str, str], tuple[int, int]]
     limits: AccountLimits
@@ -45,31 +86,56 @@ class MonthlyCalls(NamedTuple):
     limit: int | None
 
 
+class Cap(NamedTuple):
+    """A limit that is set and the sum that it holds for, open calls included. `verdict` as in inference.books.batch."""
+
+    verdict: str
+    limit: int
+    used: int
+
+    @property
+    def left(self) -> int:
+        return max(0, self.limit - self.used)
+
+
+# Verdict of a limit, its field without `limit:`, and the sum that it holds for.
+_CAPS = (
+    ("quota:organization", "calls:month:", "calls:{period}:"),
+    ("included:organization", "included:month:", "calls:{period}:"),
+    ("budget:organization", "nano:month:", "nano:{period}:"),
+    ("credit:organization", "nano:ever:", "nano:ever:"),
+    ("quota:key", "calls:month:{key}", "calls:{period}:{key}"),
+    ("budget:key", "nano:month:{key}", "nano:{period}:{key}"),
+)
+
+
 @lru_cache(maxsize=1)
 def shared_client() -> redis.Redis:
     """This process's own client of STATE_URL."""
     return sync_client(settings.CONFIG.state_url)
 
 
-def set_limits(
-    tenant: str,
-    organization_calls: int | None,
-    key_calls: Mapping[str, int],
-    version: int,
-    *,
-    state: redis.Redis | None = None,
-) -> bool:
+def set_limits(tenant: str, limits: AccountLimits, *, state: redis.Redis | None = None) -> bool:
     """Set all limits of an account at once; an older version never overwrites a newer one.
 
     True: they hold now. False: the account is unknown, and they wait beside it until it is rebuilt.
     ValueError for a limit that is negative or too large to be exact.
     """
-    return _run_limits("set", tenant, AccountLimits(organization_calls, key_calls, version), state)
+    return bool(_run_limits("set", tenant, limits, state) == 1)
+
+
+def lower_credit(tenant: str, limits: AccountLimits, *, state: redis.Redis | None = None) -> int | None:
+    """As `set_limits`, but `credit_nano` becomes no less than what is charged by then, which is returned, in nano.
+
+    From that moment no call opens on more. None, and nothing is set, while the account is unknown.
+    """
+    charged: bytes | None = _run_limits("lower", tenant, limits, state)
+    return None if charged is None else int(charged)
 
 
 def create(tenant: str, *, state: redis.Redis | None = None) -> None:
     """The empty account of a new organization. For one that may have calls already, `install` is right instead."""
-    _run_limits("create", tenant, AccountLimits(None, {}, 0), state)
+    _run_limits("create", tenant, NO_LIMITS, state)
 
 
 def read(tenant: str, *, state: redis.Redis | None = None) -> Account | None:
@@ -78,19 +144,17 @@ def read(tenant: str, *, state: redis.Redis | None = None) -> Account | None:
     if b"limits_version" not in fields:
         return None
     sums: dict[tuple[str, str], list[int]] = {}
-    organization_calls, key_calls = None, {}
-    for name, value in fields.items():
-        kind, *rest = name.decode().split(":")
-        if kind == "limit" and rest[:2] == ["calls", "month"]:
-            if rest[2]:
-                key_calls[rest[2]] = int(value)
-            else:
-                organization_calls = int(value)
+    limits: dict[str, int] = {}
+    for field, value in fields.items():
+        name = field.decode()
+        kind, *rest = name.split(":")
+        if kind == "limit":
+            limits[name] = int(value)
         elif kind in ("calls", "nano"):
             period, key = rest
             sums.setdefault((key or ORGANIZATION, period), [0, 0])[kind == "nano"] = int(value)
-    limits = AccountLimits(organization_calls, key_calls, int(fields[b"limits_version"]))
-    return Account({scope: (calls, nano) for scope, (calls, nano) in sums.items()}, limits)
+    set_ = AccountLimits.of_fields(limits, int(fields[b"limits_version"]))
+    return Account({scope: (calls, nano) for scope, (calls, nano) in sums.items()}, set_)
 
 
 def monthly_calls(
@@ -104,6 +168,17 @@ def monthly_calls(
         return None
     pairs = zip(found[1::2], found[2::2], strict=True)
     return [MonthlyCalls(int(used or 0), None if limit is None else int(limit)) for used, limit in pairs]
+
+
+def caps(tenant: str, period: str, key: str = "", *, state: redis.Redis | None = None) -> list[Cap] | None:
+    """The limits that a call of `key` ("": of nobody's) in `period` has to keep, in the order of books.lua; None: unknown."""
+    those = [cap for cap in _CAPS if key or "{key}" not in cap[1]]
+    names = [name.format(period=period, key=key) for _, limit, sum_ in those for name in (f"limit:{limit}", sum_)]
+    found: Any = (state or shared_client()).hmget(account_key(tenant), ["limits_version", *names])  # as in read
+    if found[0] is None:
+        return None
+    values = zip(those, found[1::2], found[2::2], strict=True)
+    return [Cap(cap[0], int(limit), int(used or 0)) for cap, limit, used in values if limit is not None]
 
 
 def kept_from(*, state: redis.Redis | None = None) -> str:
@@ -142,17 +217,16 @@ def compare(
 
     Empty: exact. None: it cannot be told from this snapshot, as with `install`.
     """
-    reply = _run_rebuild("compare", tenant, sums, AccountLimits(None, {}, 0), position, most, state)
+    reply = _run_rebuild("compare", tenant, sums, NO_LIMITS, position, most, state)
     if not isinstance(reply, list):
         return None
     fields = iter(reply)
     return {name.decode(): (int(there), int(right)) for name, there, right in zip(fields, fields, fields, strict=True)}
 
 
-def _run_limits(mode: str, tenant: str, limits: AccountLimits, state: redis.Redis | None) -> bool:
+def _run_limits(mode: str, tenant: str, limits: AccountLimits, state: redis.Redis | None) -> Any:  # Any: the script's reply
     keys = [account_key(tenant), limits_key(tenant)]
-    reply = LIMITS.run_sync(state or shared_client(), keys, [mode, limits.version, *_limit_fields(limits)])
-    return bool(reply == 1)
+    return LIMITS.run_sync(state or shared_client(), keys, [mode, limits.version, *_flat(limits)])
 
 
 def _run_rebuild(
@@ -162,16 +236,10 @@ def _run_rebuild(
     for (scope, period), (calls, nano) in sums.items():
         name = f"{period}:{'' if scope == ORGANIZATION else scope}"
         fields += (f"calls:{name}", calls, f"nano:{name}", nano)
-    arguments = [mode, tenant, position, most, limits.version, len(fields) // 2, *fields, *_limit_fields(limits)]
+    arguments = [mode, tenant, position, most, limits.version, len(fields) // 2, *fields, *_flat(limits)]
     keys = [account_key(tenant), limits_key(tenant), JOURNAL, TRIMMED]
     return REBUILD.run_sync(state or shared_client(), keys, arguments)
 
 
-def _limit_fields(limits: AccountLimits) -> list[str | int]:
-    fields: list[str | int] = []
-    whole = {} if limits.organization_calls is None else {"": limits.organization_calls}
-    for key, calls in {**whole, **limits.key_calls}.items():
-        if not 0 <= calls <= LIMIT_MAX:
-            raise ValueError(f"a limit lies between 0 and {LIMIT_MAX}, not at {calls}")
-        fields += (f"limit:calls:month:{key}", calls)
-    return fields
+def _flat(limits: AccountLimits) -> list[str | int]:
+    return [part for field in limits.fields().items() for part in field]

@@ -13,6 +13,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 OPEN_VERDICTS = {
     ord("o"): "open",
+    ord("l"): "open",
     ord("u"): "unknown",
     ord("i"): "in_progress",
     ord("r"): "reused",
@@ -21,11 +22,13 @@ OPEN_VERDICTS = {
     ord("s"): "quota:stored",
     ord("Q"): "quota:organization",
     ord("q"): "quota:key",
+    ord("P"): "included:organization",
     ord("B"): "budget:organization",
     ord("b"): "budget:key",
     ord("C"): "credit:organization",
     ord("c"): "credit:key",
 }
+NOTED = frozenset(b"plQPBCqbc")  # verdicts that a note belongs to
 CLOSE_VERDICTS = {ord("c"): "closed", ord("d"): "done", ord("g"): "gone", ord("b"): "bad"}
 
 

@@ -7,16 +7,20 @@
 --   per close with claim: the same, then claim (its whole key), stored answer ("" if kept elsewhere), seconds to keep it;
 --   per group of calls alike (one call, if it has a claim): n, tenant, key, period, maximum in nano, mode, claim or "",
 --   fingerprint of the request; then n times call, entry.
--- Returns 0, and writes nothing, if the session is not there. Else {verdicts, stored answer of each replay …}: one letter per call,
+-- Returns 0, and writes nothing, if the session is not there. Else {verdicts, notes …}: one letter per call, and for some a note,
 --   closes: c closed, d done (the claim holds this very call's outcome), g gone, b bad (undone, record in quarantine);
---   opens: o open, u account unknown or period not kept any more, i in progress, r reused, p replay, f memory full, s stored answers full,
---   Q q calls of the month, B b budget of the month, C c credit: a sum would pass its limit (capital: organization, else key).
+--   opens: o open, l open below a limit on money, u account unknown or period not kept any more, i in progress, r reused, p replay,
+--   f memory full, s stored answers full,
+--   Q q calls of the month, P calls that the plan includes, B b budget of the month, C c credit: a sum would pass its limit
+--   (capital: organization, else key).
+-- Notes, in the order of their calls: of p the stored answer; of Q P B C q b c `limit left`; of l what is left of the budgets (the
+--   least) and of the credit in nano, `-` where there is none, this call's maximum already taken off.
 
 local session, journal = KEYS[1], KEYS[2]
 if redis.call('EXISTS', session) == 0 then return 0 end
 
 local argument = 5
-local verdicts, replays = {}, {}
+local verdicts, notes = {}, {}
 local removed, records, refused, entries, wanted, later = {}, {}, {}, {}, {}, {}  -- what will be written
 
 local claims = {}  -- claim → {call, fingerprint, stored or false}, as they will be after this script
@@ -144,38 +148,51 @@ local function integer(text)
   return value
 end
 
+-- The limits in the order in which they are looked at, and which of them count calls (the others nano).
+local LETTERS = {'Q', 'P', 'B', 'C', 'q', 'b', 'c'}
+local COUNTS_CALLS = {true, true, false, false, true, false, false}
+local IS_CREDIT = {[4] = true, [7] = true}
+
 local known = {}  -- sums and limits as they were when the script began
 local function read_account(tenant, key, period)
   local name = tenant .. key .. period
   if not known[name] then
     local month, ever = period .. ':', 'ever:'
     known[name] = redis.call('HMGET', account_key(tenant), 'limits_version',
-      'limit:calls:month:', 'calls:' .. month, 'limit:nano:month:', 'nano:' .. month, 'limit:nano:ever:', 'nano:' .. ever,
+      'limit:calls:month:', 'calls:' .. month, 'limit:included:month:', 'calls:' .. month,
+      'limit:nano:month:', 'nano:' .. month, 'limit:nano:ever:', 'nano:' .. ever,
       'limit:calls:month:' .. key, 'calls:' .. month .. key, 'limit:nano:month:' .. key, 'nano:' .. month .. key,
       'limit:nano:ever:' .. key, 'nano:' .. ever .. key)
-    known[name].fields = {'calls:' .. month, 'nano:' .. month, 'nano:' .. ever,
+    known[name].fields = {'calls:' .. month, 'calls:' .. month, 'nano:' .. month, 'nano:' .. ever,
       'calls:' .. month .. key, 'nano:' .. month .. key, 'nano:' .. ever .. key}
   end
   return known[name]
 end
 
-local LETTERS = {'Q', 'B', 'C', 'q', 'b', 'c'}
+local function less(a, b) return a and math.min(a, b) or b end
+local function text_of(left) return left and string.format('%.0f', math.max(0, left)) or '-' end
 
--- How many of n calls fit below every limit, and the letter of the limit that stops the next one.
+-- How many of n calls fit below every limit; the letter and the note of the limit that stops the next one; and the note of those
+-- that fit, nil if no limit is on money.
 local function room(tenant, key, period, n, maximum)
   local account = read_account(tenant, key, period)
   if not account[1] or not is_kept(period) then return 0, 'u' end
-  local raised, letter = charges[account_key(tenant)] or {}, ''
-  for i = 1, (key == '' and 3 or 6) do
+  local raised, letter, stop, budget, credit = charges[account_key(tenant)] or {}, '', nil, nil, nil
+  for i = 1, (key == '' and 4 or 7) do
     local limit = account[2 * i]
     local sum = integer(account[2 * i + 1]) + (raised[account.fields[i]] or 0)
-    local unit = i % 3 == 1 and 1 or maximum
-    if limit and unit > 0 then
-      local fits = math.max(0, math.floor((integer(limit) - sum) / unit))
-      if fits < n then n, letter = fits, LETTERS[i] end
+    if limit then
+      local unit = COUNTS_CALLS[i] and 1 or maximum
+      local left = integer(limit) - sum
+      local fits = unit > 0 and math.max(0, math.floor(left / unit)) or n
+      if fits < n then n, letter, stop = fits, LETTERS[i], {limit, left, unit} end
+      if IS_CREDIT[i] then credit = less(credit, left) elseif not COUNTS_CALLS[i] then budget = less(budget, left) end
     end
   end
-  return n, letter
+  local refused = stop and stop[1] .. ' ' .. text_of(stop[2] - n * stop[3])
+  if not (budget or credit) then return n, letter, refused end
+  local taken = n * maximum
+  return n, letter, refused, text_of(budget and budget - taken) .. ' ' .. text_of(credit and credit - taken)
 end
 
 -- The verdict of a claim: nil if it is free, o if it is this very call's.
@@ -185,11 +202,11 @@ local function meet_claim(key, call, fingerprint)
   if owner == call then return 'o' end
   if print ~= fingerprint then return 'r' end
   if not stored then return 'i' end
-  replays[#replays + 1] = stored
+  notes[#notes + 1] = stored
   return 'p'
 end
 
--- Verdicts of the group's new calls, which all look alike: the letter of those that open is o.
+-- How many of the group's new calls, which all look alike, open; the letter and note of the others; the note of those that open.
 local function open_group(tenant, key, period, maximum, mode, claim, fingerprint, new)
   if claim ~= '' then
     local met = meet_claim(claim, new[1], fingerprint)
@@ -197,16 +214,16 @@ local function open_group(tenant, key, period, maximum, mode, claim, fingerprint
     if is_stored_full(tenant) then return 0, 's' end
   end
   if is_memory_full() then return 0, 'f' end
-  local fits, letter = #new, ''
+  local fits, letter, refused, left = #new, '', nil, nil
   if mode ~= 'test' then
-    fits, letter = room(tenant, key, period, #new, maximum)
+    fits, letter, refused, left = room(tenant, key, period, #new, maximum)
     if fits > 0 then charge(tenant, key, period, fits, fits * maximum) end
   end
   if claim ~= '' and fits > 0 then
     claims[claim] = {new[1], fingerprint, false}
     later[#later + 1] = {'HSET', claim, 'call', new[1], 'print', fingerprint}
   end
-  return fits, letter
+  return fits, letter, refused, left
 end
 
 for _ = 1, tonumber(ARGV[4]) do
@@ -216,12 +233,12 @@ for _ = 1, tonumber(ARGV[4]) do
   for i = 1, n do
     if not there[i] then new[#new + 1] = ARGV[first + 2 * (i - 1)] end
   end
-  local fits, letter = 0, 'o'
+  local fits, letter, refused, left = 0, 'o', nil, nil
   if #new > 0 then
     local is_good
-    is_good, fits, letter = pcall(open_group, tenant, ARGV[argument + 2], ARGV[argument + 3], maximum, ARGV[argument + 5],
+    is_good, fits, letter, refused, left = pcall(open_group, tenant, ARGV[argument + 2], ARGV[argument + 3], maximum, ARGV[argument + 5],
       ARGV[argument + 6], ARGV[argument + 7], new)
-    if not is_good then fits, letter = 0, 'u' end
+    if not is_good then fits, letter, refused = 0, 'u', nil end
     if letter == 'u' and is_kept(ARGV[argument + 3]) then wanted[#wanted + 1] = tenant end
   end
   local opened = 0
@@ -232,9 +249,11 @@ for _ = 1, tonumber(ARGV[4]) do
       opened = opened + 1
       entries[#entries + 1] = ARGV[first + 2 * (i - 1)]
       entries[#entries + 1] = ARGV[first + 2 * i - 1]
-      verdicts[#verdicts + 1] = 'o'
+      verdicts[#verdicts + 1] = left and 'l' or 'o'
+      notes[#notes + 1] = left
     else
       verdicts[#verdicts + 1] = letter
+      notes[#notes + 1] = refused
     end
   end
   argument = first + 2 * n
@@ -249,4 +268,4 @@ if #entries > 0 then redis.call('HSET', session, unpack(entries)) end
 write_charges()
 for _, command in ipairs(later) do redis.call(unpack(command)) end
 if #wanted > 0 then redis.call('SADD', 'accounts:wanted', unpack(wanted)) end
-return {table.concat(verdicts), unpack(replays)}
+return {table.concat(verdicts), unpack(notes)}

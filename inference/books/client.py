@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from inference.books.batch import CLOSE_VERDICTS, OPEN_VERDICTS, Batch, pack_batch
+from inference.books.batch import CLOSE_VERDICTS, NOTED, OPEN_VERDICTS, Batch, pack_batch
 from inference.books.open_call import CLOSE_SENT, CLOSING, ENDED, NEW, OPEN, QUEUED, OpenCall
 from inference.books.record import UsageRecord, pack_record
 from inference.books.scripts import BEAT, BOOKS, FULL, JOURNAL, LEAVE, SESSION, open_key
@@ -208,11 +208,11 @@ class Books:
             return
         self._flying = None
         verdicts: bytes = reply[0]
-        replays = iter(reply[1:])
+        notes = iter(reply[1:])
         for call, letter in zip(batch.closes, verdicts, strict=False):
             self._closed(call, CLOSE_VERDICTS[letter])
         for call, letter in zip(batch.opens, islice(verdicts, len(batch.closes), None), strict=True):
-            self._opened(call, OPEN_VERDICTS[letter], next(replays) if letter == 112 else None)  # p, a replay
+            self._opened(call, OPEN_VERDICTS[letter], next(notes) if letter in NOTED else None)
         if self._opens or self._is_urgent:
             self._tick()
         if self._changed is not None:
@@ -222,7 +222,7 @@ class Books:
         if batch is self._flying:
             self._send(batch)
 
-    def _opened(self, call: OpenCall, verdict: str, stored: bytes | None) -> None:
+    def _opened(self, call: OpenCall, verdict: str, note: bytes | None) -> None:
         if verdict == "open":
             call.state = OPEN
             if call.outcome is not None:
@@ -234,7 +234,7 @@ class Books:
             if call.outcome is not None:
                 self._tell(call.on_close, "closed")
                 return
-        self._tell(call.on_open, verdict, stored)
+        self._tell(call.on_open, verdict, note)
 
     def _closed(self, call: OpenCall, verdict: str) -> None:
         call.state = ENDED

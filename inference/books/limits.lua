@@ -1,7 +1,8 @@
 -- Sets the limits of an account; an older version never overwrites. While the account is unknown they wait beside it.
 -- KEYS: 1 account:{tenant}, 2 limits:{tenant}.
--- ARGV: 1 `set`, or `create` for the empty account of a new organization, 2 version, then the limits: field, value …
--- Returns 1 if the account exists and has these limits or newer ones, 0 if they wait for it.
+-- ARGV: 1 `set`, `create` for the empty account of a new organization, or `lower`; 2 version, then the limits: field, value …
+-- Returns 1 if the account exists and has these limits or newer ones, 0 if they wait for it. `lower` sets the limits of an account
+-- that exists, but the one on credit not below what is charged, and returns that; false, and nothing is set, without an account.
 
 local DAY = 86400
 
@@ -22,6 +23,15 @@ local fields = {}
 for i = 3, #ARGV do fields[i - 2] = ARGV[i] end
 
 local is_there = redis.call('EXISTS', KEYS[1]) == 1
+if ARGV[1] == 'lower' then
+  if not is_there then return false end
+  local charged = redis.call('HGET', KEYS[1], 'nano:ever:') or '0'
+  for i = 1, #fields, 2 do
+    if fields[i] == 'limit:nano:ever:' and tonumber(fields[i + 1]) < tonumber(charged) then fields[i + 1] = charged end
+  end
+  put(KEYS[1], ARGV[2], fields)
+  return charged
+end
 if ARGV[1] == 'create' and not is_there then
   if redis.call('EXISTS', KEYS[2]) == 1 then
     redis.call('RENAME', KEYS[2], KEYS[1])

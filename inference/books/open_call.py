@@ -17,8 +17,9 @@ class OpenCall:
     now: if this process dies it becomes the `reversed` one. `claim` names the Idempotency-Key, unique among all tenants (None:
     none), and `fingerprint` the request; its outcome is kept for `keep_seconds` after the close.
 
-    `on_open(verdict, stored)` gets one of OPEN_VERDICTS or "lost"; `stored` belongs to "replay". A call that is open may get a
-    second verdict, "lost": its session was taken by a reaper before it was closed, so its answer must not leave any more.
+    `on_open(verdict, note)` gets one of OPEN_VERDICTS or "lost", and the note that books.lua gave with it: the stored answer of
+    a "replay", the limit and what is left of it where one refused the call. A call that is open may get a second verdict,
+    "lost": its session was taken by a reaper before it was closed, so its answer must not leave any more.
     """
 
     __slots__ = (

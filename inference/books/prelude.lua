@@ -5,7 +5,8 @@
 -- open:{session} is a hash: its `beat`, its `line` (session.lua), and an entry under the id of each open call.
 -- An entry is two msgpack values, one after the other: {tenant, key, period, maximum in nano, mode, claim or ""}, then the packed
 -- usage record as known when the call opened. Sums and limits in an account are fields `{calls|nano}:{period|ever}:{key or ""}`
--- and `limit:{calls|nano}:{month|ever}:{key or ""}`; "" stands for the organization. All are integers below 2^53.
+-- and `limit:{calls|nano}:{month|ever}:{key or ""}`; "" stands for the organization. `limit:included:month:` is a second limit on
+-- the organization's calls of a month: those that its plan includes. All are integers below 2^53.
 
 local RECORD = {tenant = 2, key = 3, mode = 9, kind = 10, period = 11, closed_ms = 17, nano = 18}  -- places in inference.books.record
 

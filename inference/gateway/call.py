@@ -56,6 +56,7 @@ class Call:
         "is_replay",
         "items",
         "key",
+        "left",
         "limits",
         "number",
         "open_call",
@@ -121,6 +122,7 @@ class Call:
         self.is_open = self.is_admitted = self.is_closing = self.is_ended = self.is_replay = False
         self.reply: Reply | None = None
         self.limits: list[Limit] = []
+        self.left: bytes | None = None  # of budgets and of credit, as books.lua told when it opened
         self.bytes_out = 0
 
     @property

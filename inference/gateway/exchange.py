@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -126,9 +126,11 @@ class Exchange:
         """(header lines, body) of a refusal, as the dialect says it."""
         self.identify()
         if self.target.dialect == targets.V2:
-            body = {"error": error.detail, "code": error.code, "request_id": self.request_id}
+            body: dict[str, Any] = {"error": error.detail, "code": error.code, "request_id": self.request_id}  # Any: JSON
             if error.source is not None:
                 body["limit_source"] = error.source
+            if error.cap is not None:
+                body["cap"] = error.cap
             head = JSON_LINE
         else:
             body, head = problem(error, self.request_id), PROBLEM_LINE

@@ -161,6 +161,8 @@ class Front:
         head = headers.lines(tuple(outcome.headers))
         if exchange.call is not None and exchange.call.is_replay:
             head += b"idempotent-replayed: true\r\n"
+        if exchange.call is not None and exchange.call.left is not None:
+            head += headers.left_lines(exchange.call.left)
         self._send(exchange, outcome.status, head, outcome.body)
 
     def refuse(self, exchange: Exchange, error: Exception) -> None:

@@ -5,6 +5,7 @@ import re
 from functools import lru_cache
 
 from inference.gateway.call import Limit
+from saas.lib import money
 from saas.lib.errors import ApiKeyInvalid, ApiKeyMissing, AppError, InvalidRequest
 
 Headers = list[tuple[bytes, bytes]]
@@ -80,6 +81,14 @@ def limit_lines(limits: list[Limit]) -> bytes:
     policies = ", ".join([_policy(name, quota, window) for name, quota, window, _, _ in limits])
     left = ", ".join([f'"{name}";r={remaining};t={reset}' for name, _, _, remaining, reset in limits])
     return f"ratelimit-policy: {policies}\r\nratelimit: {left}\r\n".encode()
+
+
+@lru_cache(maxsize=1024)
+def left_lines(note: bytes) -> bytes:
+    """What is left of budgets and of credit, each `-` or nano, as books.lua said when the call opened: header lines."""
+    budget, credit = note.split()
+    named = (("x-maas-budget-left", budget), ("x-maas-credit-left", credit))
+    return "".join([f"{name}: {money.text_of(int(nano))}\r\n" for name, nano in named if nano != b"-"]).encode()
 
 
 @lru_cache(maxsize=4096)

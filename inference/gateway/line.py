@@ -106,11 +106,11 @@ class Gateway:
         call.open_call = usage.open_call(call, partial(self._on_open, call))
         self.books.open(call.open_call)
 
-    def _on_open(self, call: Call, verdict: str, stored: bytes | None) -> None:
+    def _on_open(self, call: Call, verdict: str, note: bytes | None) -> None:
         if call.is_ended:
             return
         if verdict == "open":
-            call.is_open = True
+            call.is_open, call.left = True, note
             if call.reply is not None:
                 self._answer(call)
             elif call.must_open_first:
@@ -120,12 +120,12 @@ class Gateway:
             call.is_open = False  # lost while its answer is being stored: `_sealed` sees it, or the books say "gone"
             return
         call.open_call = None  # refused or lost: there is nothing to undo
-        if verdict == "replay" and stored is not None:
-            self._replay(call, stored)
+        if verdict == "replay" and note is not None:
+            self._replay(call, note)
         elif verdict == "unknown" and self._loop.time() - call.began < ACCOUNT_WAIT:
             self._loop.call_later(ACCOUNT_RETRY, self._open_again, call)
         else:
-            self.running.fail(call, refusals.of_books(verdict))
+            self.running.fail(call, refusals.of_books(verdict, note))
 
     def _open_again(self, call: Call) -> None:
         if not call.is_ended and call.open_call is None:  # its admission may have opened it meanwhile

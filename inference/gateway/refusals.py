@@ -2,16 +2,27 @@
 
 import math
 from datetime import UTC, datetime
+from typing import Any
 
-from saas.lib import errors
+from saas.lib import errors, money
 from saas.lib.errors import AppError
 from tenants.principal import KeyRecord
 
 FAILURES = {error.code: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, AppError)}
 
+CAPS: dict[str, tuple[str, type[AppError], str]] = {
+    "included": ("included_calls", errors.IncludedUsedUp, "a larger plan includes more"),
+    "budget": ("budget", errors.BudgetExceeded, "raise the budget with PUT /api/v1/billing/budgets"),
+    "credit": ("credit", errors.CreditExhausted, "buy credit"),
+}
+"""By kind of verdict: the cap's name, its error, and the way out."""
 
-def of_books(verdict: str) -> AppError:
-    """`verdict` is one of inference.books.batch.OPEN_VERDICTS, or "lost"."""
+
+def of_books(verdict: str, note: bytes | None = None) -> AppError:
+    """`verdict` is one of inference.books.batch.OPEN_VERDICTS, or "lost"; `note` what books.lua said with it."""
+    kind, _, source = verdict.partition(":")
+    if kind in CAPS:
+        return _of_cap(kind, source, note or b"0 0")
     if verdict.startswith("quota:"):
         source = verdict.partition(":")[2]
         return errors.QuotaExceeded(
@@ -30,6 +41,26 @@ def of_books(verdict: str) -> AppError:
     if verdict == "full":
         return errors.CapacityExhausted("The books are full; try again later", retry_after=10, source="platform")
     return errors.Unavailable("The books did not take this call; nothing was charged", retry_after=1, source="platform")
+
+
+def _of_cap(kind: str, source: str, note: bytes) -> AppError:
+    """A limit on money or on included calls; `note` is `limit left`, in nano or calls."""
+    limit, left = (int(number) for number in note.split())
+    name, error, remedy = CAPS[kind]
+    resets_at, wait, until = None, None, ""
+    if kind != "credit":
+        wait = until_next_month()
+        resets_at = next_month(datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        until = f" until {resets_at}"
+    if kind == "included":
+        reason = f"The plan includes {limit} calls a month, and {left} are left{until}"
+        cap: dict[str, Any] = {"name": name, "limit": limit, "left": left, "resets_at": resets_at}  # Any: JSON
+    else:
+        of = f"{money.text_of(left)} is left of the {source}'s {name}"
+        reason = f"{of} of {money.text_of(limit)}{until}" if kind == "budget" else of
+        reason += "; this call can cost more"
+        cap = {"name": name, "limit": money.text_of(limit), "left": money.text_of(left), "resets_at": resets_at}
+    return error(f"{reason}: {remedy}", retry_after=wait, source=source, cap=cap)
 
 
 def of_lanes(key: KeyRecord, reason: str, wait_ms: int) -> AppError:
@@ -96,5 +127,9 @@ def limits_left(key: KeyRecord, key_tokens: int, organization_tokens: int) -> li
 def until_next_month() -> float:
     """Seconds until the quotas start anew: the first of the next month, 00:00 UTC."""
     now = datetime.now(UTC)
-    first = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
-    return math.ceil((first - now).total_seconds())
+    return math.ceil((next_month(now) - now).total_seconds())
+
+
+def next_month(now: datetime) -> datetime:
+    """Its first moment."""
+    return datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)

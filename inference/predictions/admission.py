@@ -1,6 +1,6 @@
 """What is refused when a prediction is created, so that the queue is no way around the limits of calls.
 
-The rate is taken from the same buckets. The month's calls are only looked at: they are charged when the prediction runs.
+The rate is taken from the same buckets. Quotas, budgets and credit are only looked at: the prediction is charged when it runs.
 """
 
 import time
@@ -52,14 +52,14 @@ def take_token(key: KeyRecord) -> None:
 
 
 @_needing_servers()
-def check_quota(key: KeyRecord) -> None:
-    """Raise QuotaExceeded if the month's calls are used up; Unavailable."""
+def check_caps(key: KeyRecord) -> None:
+    """Raise the refusal of the first cap of which nothing is left: QuotaExceeded, BudgetExceeded, …; Unavailable.
+
+    What this call can cost is not looked at: the books decide when it runs.
+    """
     if not key.is_capped:
         return
     period = period_of(int(time.time()) // 3600)
-    months = accounts.monthly_calls(key.organization, period, [accounts.ORGANIZATION, key.id])
-    if months is None:
-        return  # the account is being rebuilt: the books decide when it runs
-    for name, month in zip(("organization", "key"), months, strict=True):
-        if month.limit is not None and month.used >= month.limit:
-            raise refusals.of_books(f"quota:{name}")
+    for cap in accounts.caps(key.organization, period, key.id) or ():  # of an account that is being rebuilt nothing is known
+        if not cap.left:
+            raise refusals.of_books(cap.verdict, b"%d 0" % cap.limit)

@@ -20,7 +20,7 @@ from rest_framework.response import Response
 from inference import registry
 from inference.gateway import headers
 from inference.predictions.actions import cancel_prediction, create_prediction, find_keyed
-from inference.predictions.admission import check_quota, check_waiting, take_token
+from inference.predictions.admission import check_caps, check_waiting, take_token
 from inference.predictions.models import TERMINAL, Prediction, PredictionQuerySet, Status
 from inference.predictions.waiting import wait_until_finished
 from inference.routes import ModelRoute
@@ -155,7 +155,7 @@ class PredictionsView(PredictionView):
             earlier = find_keyed(self.organization, idempotency_key, self.fingerprint)
         if earlier is not None:
             return self.answer(earlier, wait, is_replay=True)
-        check_quota(key)
+        check_caps(key)
         try:
             packed = orjson.dumps(body["input"])
         except orjson.JSONEncodeError as error:  # an integer above 64 bits, half of a surrogate pair

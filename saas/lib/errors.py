@@ -12,6 +12,7 @@ class AppError(Exception):
 
     `detail` says the reason and what to do. `retry_after` is in seconds. `source` names whose limit it is
     (`key`, `organization` or `platform`) where that matters. `errors` lists single fields: `{"field", "detail"}`.
+    `cap` is the limit on money or included calls that refuses: `{"name", "limit", "left", "resets_at"}`.
     """
 
     status: ClassVar[int] = 500
@@ -25,12 +26,14 @@ class AppError(Exception):
         retry_after: float | None = None,
         source: str | None = None,
         errors: list[dict[str, Any]] | None = None,
+        cap: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(detail or self.title)
         self.detail = detail or self.title
         self.retry_after = retry_after
         self.source = source
         self.errors = errors
+        self.cap = cap
 
 
 class InvalidRequest(AppError):
@@ -47,6 +50,18 @@ class ApiKeyMissing(AppError):
 
 class ApiKeyInvalid(AppError):
     status, code, title = 401, "api_key_invalid", "The API key is unknown, expired or revoked"
+
+
+class BudgetExceeded(AppError):
+    status, code, title = 402, "budget_exceeded", "The month's budget does not pay for this call"
+
+
+class CreditExhausted(AppError):
+    status, code, title = 402, "credit_exhausted", "The credit does not pay for this call"
+
+
+class IncludedUsedUp(AppError):
+    status, code, title = 402, "included_used_up", "The calls that the plan includes are used up for this month"
 
 
 class ScopeMissing(AppError):

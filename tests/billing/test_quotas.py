@@ -92,7 +92,7 @@ def test_an_older_quota_never_overwrites(make_organization, connection, as_role)
     set_quota(organization, 20, as_role)
     quotas.project_now(organization.id)
 
-    accounts.set_limits(organization.id.hex, old.organization_calls, old.key_calls, old.version)
+    accounts.set_limits(organization.id.hex, old.limits)
 
     assert accounts.read(organization.id.hex).limits.organization_calls == 20
 
@@ -102,7 +102,7 @@ def test_versions_follow_changes_and_nothing_else(make_organization, make_key, c
     key, _ = make_key(organization, monthly_calls=5)
 
     def version():
-        return quotas.read_quota(connection, organization.id).version
+        return quotas.read_quota(connection, organization.id).limits.version
 
     first = version()
     with tenant_scope(organization.id):
@@ -166,4 +166,4 @@ def test_keys_that_are_long_revoked_are_left_out(make_organization, make_key, co
         ApiKey.objects.filter(id=before.id).update(revoked_at=timezone.now() - timedelta(hours=2))
         ApiKey.objects.filter(id=still.id).update(expires_at=timezone.now() - timedelta(hours=2))  # its owner may extend it
 
-    assert set(quotas.read_quota(connection, organization.id).key_calls) == {now.id.hex, still.id.hex}
+    assert set(quotas.read_quota(connection, organization.id).limits.key_calls) == {now.id.hex, still.id.hex}

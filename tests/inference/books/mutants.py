@@ -34,6 +34,11 @@ MUTANTS = {
     "a call that failed keeps its claim": Mutant(scripts, "BOOKS", "drop_claim(head[6], call)\n    charge_back", "charge_back"),
     "the exact charge is not made exact": Mutant(scripts, "BOOKS", "if exact ~= head[4] and", "if false and"),
     "a limit lets one call too many pass": Mutant(scripts, "BOOKS", "if fits < n then n,", "if fits + 1 < n then n,"),
+    "a plan includes any number of calls": Mutant(scripts, "BOOKS", "'limit:included:month:'", "'limit:nothing:month:'"),
+    "a limit on money is not looked at": Mutant(scripts, "BOOKS", "[i] and 1 or maximum", "[i] and 1 or 0"),
+    "the credit is counted by the month": Mutant(
+        scripts, "BOOKS", "'limit:nano:ever:', 'nano:' .. ever,", "'limit:nano:ever:', 'nano:' .. month,"
+    ),
     "the reaper does not fence": Mutant(scripts, "TAKE", "'RENAME', KEYS[1]", "'COPY', KEYS[1]"),
     "the reaper keeps the charges": Mutant(scripts, "REAP", "    charge_back(head)\n", ""),
     "a new connection does not fence the old one": Mutant(

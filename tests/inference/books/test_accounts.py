@@ -10,7 +10,7 @@ from tests.inference.books.calls import ALICE, KEY, OTHER_KEY, PERIOD, Asked, ch
 
 pytestmark = pytest.mark.no_servers
 
-NONE = AccountLimits(None, {}, 0)
+NONE = accounts.NO_LIMITS
 
 
 def sums(calls: int, nano: int) -> dict[tuple[str, str], tuple[int, int]]:
@@ -27,7 +27,7 @@ def test_a_new_organization_s_account_is_empty_and_known(valkey):
 
 def test_creating_an_account_again_changes_nothing(valkey):
     accounts.create(ALICE, state=valkey)
-    accounts.set_limits(ALICE, 5, {KEY: 2}, 3, state=valkey)
+    accounts.set_limits(ALICE, accounts.AccountLimits(5, {KEY: 2}, 3), state=valkey)
 
     accounts.create(ALICE, state=valkey)
 
@@ -37,21 +37,54 @@ def test_creating_an_account_again_changes_nothing(valkey):
 def test_limits_replace_each_other_by_version_and_an_older_one_never_overwrites(valkey):
     accounts.create(ALICE, state=valkey)
 
-    assert accounts.set_limits(ALICE, 5, {KEY: 2}, 2, state=valkey)
-    assert accounts.set_limits(ALICE, 9, {}, 1, state=valkey)
+    assert accounts.set_limits(ALICE, accounts.AccountLimits(5, {KEY: 2}, 2), state=valkey)
+    assert accounts.set_limits(ALICE, accounts.AccountLimits(9, {}, 1), state=valkey)
     assert accounts.read(ALICE, state=valkey).limits == AccountLimits(5, {KEY: 2}, 2)
-    assert accounts.set_limits(ALICE, None, {OTHER_KEY: 0}, 3, state=valkey)
+    assert accounts.set_limits(ALICE, accounts.AccountLimits(None, {OTHER_KEY: 0}, 3), state=valkey)
     assert accounts.read(ALICE, state=valkey).limits == AccountLimits(None, {OTHER_KEY: 0}, 3)
+
+
+def test_all_kinds_of_limits_are_read_as_they_were_set(valkey):
+    accounts.create(ALICE, state=valkey)
+    limits = AccountLimits(5, {KEY: 2}, 3, included_calls=4, organization_nano=7, key_nano={OTHER_KEY: 0}, credit_nano=9)
+
+    accounts.set_limits(ALICE, limits, state=valkey)
+
+    assert accounts.read(ALICE, state=valkey).limits == limits
+    verdicts = [(cap.verdict, cap.left) for cap in accounts.caps(ALICE, PERIOD, KEY, state=valkey)]
+    assert verdicts == [
+        ("quota:organization", 5), ("included:organization", 4), ("budget:organization", 7), ("credit:organization", 9),
+        ("quota:key", 2),
+    ]  # fmt: skip
+    assert accounts.install(ALICE, {}, AccountLimits(None, {}, 1), "0-0", state=valkey)
+    assert accounts.read(ALICE, state=valkey).limits == limits
+
+
+async def test_lowered_credit_is_never_less_than_what_is_charged(books, account, valkey):
+    accounts.set_limits(ALICE, AccountLimits(None, {}, 1, credit_nano=100), state=valkey)
+    await Asked(most=30).open(books)
+
+    assert accounts.lower_credit(ALICE, AccountLimits(None, {}, 2, credit_nano=10), state=valkey) == 30
+
+    assert accounts.read(ALICE, state=valkey).limits == AccountLimits(None, {}, 2, credit_nano=30)
+    assert await Asked(most=1).open(books) == "credit:organization"
+    assert accounts.lower_credit(ALICE, AccountLimits(None, {}, 3, credit_nano=40), state=valkey) == 30
+    assert await Asked(most=10).open(books) == "open"
+
+
+def test_the_credit_of_an_unknown_account_is_not_lowered(valkey):
+    assert accounts.lower_credit(ALICE, AccountLimits(None, {}, 2, credit_nano=10), state=valkey) is None
+    assert not valkey.exists(f"limits:{ALICE}")
 
 
 @pytest.mark.parametrize("calls", [-1, accounts.LIMIT_MAX + 1])
 def test_a_limit_that_would_not_be_exact_is_refused(valkey, calls):
     with pytest.raises(ValueError, match="a limit lies between"):
-        accounts.set_limits(ALICE, calls, {}, 1, state=valkey)
+        accounts.set_limits(ALICE, accounts.AccountLimits(calls, {}, 1), state=valkey)
 
 
 def test_limits_of_an_unknown_account_wait_for_it(valkey):
-    assert not accounts.set_limits(ALICE, 7, {}, 4, state=valkey)
+    assert not accounts.set_limits(ALICE, accounts.AccountLimits(7, {}, 4), state=valkey)
     assert accounts.read(ALICE, state=valkey) is None
 
     assert accounts.install(ALICE, {}, AccountLimits(1, {}, 3), "0-0", state=valkey)
@@ -60,7 +93,7 @@ def test_limits_of_an_unknown_account_wait_for_it(valkey):
 
 
 def test_limits_that_wait_are_found_by_a_new_account(valkey):
-    accounts.set_limits(ALICE, 7, {KEY: 1}, 4, state=valkey)
+    accounts.set_limits(ALICE, accounts.AccountLimits(7, {KEY: 1}, 4), state=valkey)
 
     accounts.create(ALICE, state=valkey)
 
@@ -161,10 +194,10 @@ def test_an_account_of_the_wrong_kind_is_replaced(valkey):
 def test_an_organization_may_have_more_limits_than_fit_on_luas_stack(state):
     tenant, keys = uuid4().hex, {uuid4().hex: n for n in range(9_000)}
     accounts.create(tenant, state=state)
-    accounts.set_limits(tenant, 7, keys, 1, state=state)
+    accounts.set_limits(tenant, accounts.AccountLimits(7, keys, 1), state=state)
     assert accounts.read(tenant, state=state).limits.key_calls == keys
 
     few = dict(list(keys.items())[:2])
-    accounts.set_limits(tenant, None, few, 2, state=state)
+    accounts.set_limits(tenant, accounts.AccountLimits(None, few, 2), state=state)
 
     assert accounts.read(tenant, state=state).limits == accounts.AccountLimits(None, few, 2)

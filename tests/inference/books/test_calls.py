@@ -144,7 +144,7 @@ async def test_the_entry_names_the_period_even_if_the_month_ends_in_between(book
 
 
 async def test_test_calls_are_recorded_but_raise_no_sum_and_meet_no_quota(books, account, valkey):
-    accounts.set_limits(ALICE, 0, {}, 1, state=valkey)
+    accounts.set_limits(ALICE, accounts.AccountLimits(0, {}, 1), state=valkey)
     call = Asked(most=10, mode="test")
 
     assert await call.open(books) == "open"
@@ -164,7 +164,7 @@ async def test_an_unknown_account_refuses_and_is_wanted(books, account, valkey):
 @pytest.mark.parametrize("field", ["calls:2026-11:", "limit:calls:month:"])
 async def test_an_account_that_holds_no_numbers_is_unknown_and_spoils_no_other_call(books, account, valkey, field):
     accounts.create(CHARLIE, state=valkey)
-    accounts.set_limits(CHARLIE, 10, {}, 1, state=valkey)
+    accounts.set_limits(CHARLIE, accounts.AccountLimits(10, {}, 1), state=valkey)
     valkey.hset(f"account:{CHARLIE}", field, "many")
     spoiled, sound = Asked(tenant=CHARLIE), Asked()
 
@@ -176,7 +176,7 @@ async def test_an_account_that_holds_no_numbers_is_unknown_and_spoils_no_other_c
 
 
 async def test_the_organization_s_quota_holds_to_the_call(books, account, valkey):
-    accounts.set_limits(ALICE, 3, {}, 1, state=valkey)
+    accounts.set_limits(ALICE, accounts.AccountLimits(3, {}, 1), state=valkey)
     calls = [Asked() for _ in range(5)]
 
     for call in calls:
@@ -190,7 +190,7 @@ async def test_the_organization_s_quota_holds_to_the_call(books, account, valkey
 
 
 async def test_a_key_s_quota_binds_that_key_only(books, account, valkey):
-    accounts.set_limits(ALICE, 10, {KEY: 1}, 1, state=valkey)
+    accounts.set_limits(ALICE, accounts.AccountLimits(10, {KEY: 1}, 1), state=valkey)
 
     assert await Asked().open(books) == "open"
     assert await Asked().open(books) == "quota:key"
@@ -199,7 +199,7 @@ async def test_a_key_s_quota_binds_that_key_only(books, account, valkey):
 
 
 async def test_a_failed_call_makes_room_in_the_very_script_that_closes_it(books, account, valkey):
-    accounts.set_limits(ALICE, 1, {}, 1, state=valkey)
+    accounts.set_limits(ALICE, accounts.AccountLimits(1, {}, 1), state=valkey)
     first, second = Asked(), Asked()
 
     await first.open(books)
@@ -231,8 +231,44 @@ async def test_no_open_makes_an_amount_pass_its_limit(books, account, valkey, fi
     assert await Asked(most=0).open(books) == "open"
 
 
+async def test_the_calls_that_a_plan_includes_are_a_limit_of_their_own(books, account, valkey):
+    accounts.set_limits(ALICE, accounts.AccountLimits(5, {}, 1, included_calls=2), state=valkey)
+
+    first = Asked()
+    assert [await call.open(books) for call in (first, Asked(), Asked())] == ["open", "open", "included:organization"]
+    await first.undo(books)
+    assert await Asked(key="").open(books) == "open"
+
+
+async def test_a_refusal_says_the_limit_and_what_is_left(books, account, valkey):
+    limits = accounts.AccountLimits(None, {KEY: 3}, 1, organization_nano=2500, credit_nano=9000)
+    accounts.set_limits(ALICE, limits, state=valkey)
+
+    costly, cheap = [Asked(most=1000) for _ in range(4)], [Asked() for _ in range(2)]
+    for call in (*costly, *cheap):
+        books.open(call.open_call)
+    for call in (*costly, *cheap):
+        await call.hear()
+
+    assert [call.opened[-1] for call in costly] == ["open", "open", "budget:organization", "budget:organization"]
+    assert [call.replayed for call in costly] == [b"500 7000", b"500 7000", b"2500 500", b"2500 500"]
+    assert [(call.opened[-1], call.replayed) for call in cheap] == [("open", b"500 7000"), ("quota:key", b"3 0")]
+
+
+async def test_what_is_left_is_told_below_limits_on_money_only(books, account, valkey):
+    accounts.set_limits(ALICE, accounts.AccountLimits(9, {}, 1, included_calls=9), state=valkey)
+    plain = Asked(most=10)
+    await plain.open(books)
+    accounts.set_limits(ALICE, accounts.AccountLimits(9, {}, 2, organization_nano=100, key_nano={KEY: 50}), state=valkey)
+    budgeted, test = Asked(most=10), Asked(most=10, mode="test")
+    await budgeted.open(books)
+    await test.open(books)
+
+    assert (plain.replayed, budgeted.replayed, test.replayed) == (None, b"30 -", None)
+
+
 async def test_the_quota_holds_when_64_clients_race_through_several_gateways(make_books, account, valkey):
-    accounts.set_limits(ALICE, 100, {KEY: 40}, 1, state=valkey)
+    accounts.set_limits(ALICE, accounts.AccountLimits(100, {KEY: 40}, 1), state=valkey)
     gateways = [await make_books() for _ in range(4)]
     opened = {KEY: 0, OTHER_KEY: 0}
 
@@ -359,7 +395,7 @@ async def test_a_stored_answer_is_replayed_and_charged_once(books, account, valk
 
 
 async def test_a_replay_is_given_although_quota_and_memory_are_used_up(books, account, valkey):
-    accounts.set_limits(ALICE, 1, {}, 1, state=valkey)
+    accounts.set_limits(ALICE, accounts.AccountLimits(1, {}, 1), state=valkey)
     first, again = Asked(claim=b"a"), Asked(claim=b"a")
     await first.open(books)
     await first.close(books, stored=b"answer")

@@ -16,7 +16,7 @@ from tests.waiting import until_async
 pytestmark = pytest.mark.no_servers
 
 LATER = datetime(2027, 1, 1, tzinfo=UTC)  # PERIOD is 2026-11
-NONE = AccountLimits(None, {}, 0)
+NONE = accounts.NO_LIMITS
 
 
 def prune(valkey, now=LATER):

@@ -32,7 +32,6 @@ from inference.books.scripts import BEAT, JOURNAL
 from tests.inference.books.clerks import Clerk, Ledger, Rebuilder, Row
 
 PERIODS = ("2026-11", "2026-12")
-NO_LIMITS = accounts.AccountLimits(None, {}, 0)
 FAULTS = (
     "drop",
     "drop",
@@ -346,9 +345,9 @@ class World:
         self.ledger = Ledger(connection)
         for tenant in self.tenants:
             accounts.create(tenant, state=client)
-        self.limits = {tenant: self.random.choice((self._limits(), NO_LIMITS)) for tenant in self.tenants}
+        self.limits = {tenant: self._limits() for tenant in self.tenants}
         for tenant in self.tenants:
-            accounts.set_limits(tenant, *self.limits[tenant], state=client)
+            accounts.set_limits(tenant, self.limits[tenant], state=client)
         self.gateways = [Gateway(self) for _ in range(3)]
         self.watchers = [Watcher(self) for _ in range(2)]
         self.clerks = [Clerk(self, self.ledger) for _ in range(2)]
@@ -356,7 +355,13 @@ class World:
         self.kept = PERIODS
 
     def _limits(self) -> accounts.AccountLimits:
-        return accounts.AccountLimits(12, {keys[0]: 5 for keys in self.keys.values()}, 1)
+        """Of calls, of a plan's calls, of money, of all, or none."""
+        keys = [keys[0] for keys in self.keys.values()]
+        calls = {"organization_calls": 12, "key_calls": dict.fromkeys(keys, 5)}
+        money = {"organization_nano": 3000, "key_nano": dict.fromkeys(keys, 1005), "credit_nano": 2**40 + 2500}
+        single = ({"included_calls": 10}, {"credit_nano": 2500})
+        kinds = (calls, *single, money, calls | {"included_calls": 11} | money, {}, {}, {})
+        return accounts.NO_LIMITS._replace(version=1, **self.random.choice(kinds))
 
     def at(self, moment: float, what: Callable, *arguments: Any) -> None:
         heapq.heappush(self.events, (moment, next(self.order), what, arguments))
@@ -438,7 +443,7 @@ class World:
 
     def old_limits(self) -> None:
         """They come late, and must not overwrite."""
-        accounts.set_limits(self.random.choice(self.tenants), 0, {}, -1, state=self.client)
+        accounts.set_limits(self.random.choice(self.tenants), accounts.AccountLimits(0, {}, -1), state=self.client)
 
     def month_ends(self) -> None:
         """The older period is kept no more, though calls that name it are open, in the journal, or yet to come."""
@@ -484,9 +489,15 @@ class World:
         limits = self.limits[tenant]
         assert account.limits == limits
         assert min((number for values in account.sums.values() for number in values), default=0) >= 0
-        for (scope, period), (calls, _) in account.sums.items():
-            limit = limits.organization_calls if scope == accounts.ORGANIZATION else limits.key_calls.get(scope)
-            assert period == "ever" or limit is None or calls <= limit
+        for (scope, period), (calls, nano) in account.sums.items():
+            is_whole, is_month = scope == accounts.ORGANIZATION, period != "ever"
+            most_calls = [limits.organization_calls, limits.included_calls] if is_whole else [limits.key_calls.get(scope)]
+            most_nano = limits.organization_nano if is_whole else limits.key_nano.get(scope)
+            if is_month:
+                assert all(most is None or calls <= most for most in most_calls)
+                assert most_nano is None or nano <= most_nano
+            elif is_whole:
+                assert limits.credit_nano is None or nano <= limits.credit_nano
 
     def check_open(self, call: str) -> None:
         """An answer may leave: its call is in the books, and no reaper has it."""

@@ -210,7 +210,7 @@ async def test_workers_are_told_of_a_call_that_nobody_waits_for_any_more_if_it_m
 
 
 async def test_a_quota_refuses_before_anything_runs(desk):
-    accounts.set_limits(desk.organization, 1, {}, version=1)
+    accounts.set_limits(desk.organization, accounts.AccountLimits(1, {}, 1))
     desk.key.is_capped = True
     _, first = desk.ask()
     await desk.reply(await desk.take())
