@@ -4,7 +4,6 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -19,6 +18,7 @@ from billing.models import (
     UsageMonth,
     UsageRollup,
 )
+from saas.lib import clock
 from saas.lib.errors import Unavailable
 from tenants.admin import OrganizationAdmin
 from tenants.models import Organization
@@ -99,7 +99,7 @@ class OrganizationWithLimitsAdmin(OrganizationAdmin):
 
     def limits_and_what_is_left(self, organization: Organization) -> SafeString | str:
         try:
-            limits = limits_of(organization, None, now=timezone.now())["organization"]
+            limits = limits_of(organization, None, now=clock.now())["organization"]
         except Unavailable as error:
             return error.detail
         rows = [

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import django.db
 import psycopg2
@@ -26,6 +26,7 @@ from billing.rebuild import rebuild_wanted
 from billing.refused import move_refused
 from inference.books.pruning import Pruner
 from inference.books.reaper import Reaper
+from saas.lib import clock
 from saas.lib.valkey import sync_client
 from tenants import records
 
@@ -177,7 +178,8 @@ def _housekeeping_job(state_url: str, last_used: LastUsed) -> Job:
 
     def step() -> bool:
         if is_due("days", DAYS_EVERY):
-            today = datetime.now(UTC).date()
+            clock.check_unmoved()
+            today = clock.now().date()
             ledger.ensure_days(link(), [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)])
         if is_due("touch", TOUCH_EVERY):
             last_used.flush(link())

@@ -17,6 +17,7 @@ import redis
 from billing import ledger
 from billing.records import Batch, Entry, Reader, Refused
 from inference.books.scripts import JOURNAL, TRIM
+from saas.lib import clock
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class Drain:
 
     def _now_ms(self) -> int:
         seconds, microseconds = self._command("TIME")
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return int(seconds) * 1000 + int(microseconds) // 1000 + clock.offset_ms()
 
     def _command(self, *arguments: Any) -> Any:
         return self.state.execute_command(*arguments)  # type: ignore[no-untyped-call]  # redis-py's is not annotated

@@ -12,8 +12,8 @@ from typing import Any
 
 NANO = 10**9  # billionths in a currency unit
 METER = 1000  # nano in one unit of the meter: a millionth of the currency unit
-RATE_DECIMALS = 8  # Stripe takes 12 decimals of a hundredth; a millionth is 10^-4 of it
-RATE_ONE = 10**RATE_DECIMALS
+RATE_DECIMALS = 8  # of RATE_ONE; Stripe takes 12 of a hundredth, and a millionth is 10^-4 of it
+RATE_ONE = 10**8
 MOST = 9_000_000 * NANO  # as inference.books.accounts.LIMIT_MAX: exact everywhere
 EXPONENTS = {"BHD": 3, "JOD": 3, "KWD": 3, "OMR": 3, "TND": 3} | dict.fromkeys(
     ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.negotiation import DefaultContentNegotiation
@@ -17,6 +16,7 @@ from rest_framework.response import Response
 
 from billing import calls, limits, usage
 from billing.limits_out import LimitsLeftOut
+from saas.lib import clock
 from tenants.views import TenantView
 
 
@@ -88,7 +88,7 @@ class UsageView(TenantView):
         responses={(200, "application/json"): OpenApiTypes.OBJECT, (200, "text/csv"): OpenApiTypes.STR},
     )
     def get(self, request: Request) -> Response:
-        now = timezone.now()
+        now = clock.now()
         question = usage.Question.parse(request.query_params, now=now)
         as_of = usage.complete_until(now)
         rows = usage.answer(self.organization, question)
@@ -118,7 +118,7 @@ class CallsView(TenantView):
         responses=OpenApiTypes.OBJECT,
     )
     def get(self, request: Request) -> Response:
-        filters = calls.Filters.parse(request.query_params, self.organization, today=timezone.now().date())
+        filters = calls.Filters.parse(request.query_params, self.organization, today=clock.now().date())
         rows, last = calls.page(self.organization, filters)
         return Response({"results": rows, "next": _next(request, last) if last else None})
 
@@ -132,7 +132,7 @@ class LimitsView(TenantView):
         responses=LimitsLeftOut,
     )
     def get(self, request: Request) -> Response:
-        return Response(limits.limits_of(self.organization, self.access.key, now=timezone.now()))
+        return Response(limits.limits_of(self.organization, self.access.key, now=clock.now()))
 
 
 def _next(request: Request, last: UUID) -> str:

@@ -3,6 +3,7 @@
 A wrong value stops the start with its name and reason; with DEBUG=0 a missing secret does too.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from saas.lib.crypto import KeyRing, parse_versions
+from saas.lib.signing import SigningKeys
 
 ROOT = Path(__file__).resolve().parent.parent
 INSECURE = "insecure-for-development-only"
@@ -19,6 +21,7 @@ INSECURE_SECRETS = {
     "secret_key": INSECURE * 2,
     "key_peppers": f"1:{INSECURE}",
     "kek": "1:aW5zZWN1cmUtZm9yLWRldmVsb3BtZW50LW9ubHktMzI=",
+    "signing_keys": "1:aW5zZWN1cmUtZm9yLWRldmVsb3BtZW50LW9ubHktMzI=",
 }
 MIN_SECRET_KEY, MIN_PEPPER = 32, 16  # characters
 _SOCKET_DIRECTORY = re.compile(r"(host=[^&]+)?").fullmatch
@@ -51,6 +54,12 @@ class Config(BaseSettings):
     secret_key: SecretStr = Field(SecretStr(""), description="Django's signing secret, at least 32 characters.")
     key_peppers: SecretStr = Field(SecretStr(""), description="Peppers of API keys, `1:secret,…`; the highest signs new keys.")
     kek: SecretStr = Field(SecretStr(""), description="Key-encryption keys, `1:base64 of 32 bytes,…`; the highest wraps.")
+    signing_keys: SecretStr = Field(
+        SecretStr(""), description="Ed25519 keys of receipts and seals, `1:base64 of 32 bytes,…`; the highest signs."
+    )
+    clock_movable: bool = Field(
+        False, description="Whether the local stand-in of Stripe may put the platform's clock forward; never with real keys."
+    )
     metrics_token: SecretStr = Field(SecretStr(""), description="Bearer token for /metrics; empty: loopback only.")
 
     data_dir: Path = Field(ROOT / ".local", description="Where artifacts, mail and uploads under way are kept.")
@@ -157,6 +166,13 @@ class Config(BaseSettings):
             KeyRing.parse(secret.get_secret_value())
         return secret
 
+    @field_validator("signing_keys")
+    @classmethod
+    def are_signing_keys(cls, secret: SecretStr) -> SecretStr:
+        if secret.get_secret_value():
+            SigningKeys.parse(secret.get_secret_value())
+        return secret
+
     @field_validator("metrics_token")
     @classmethod
     def fits_a_header(cls, secret: SecretStr) -> SecretStr:
@@ -175,11 +191,15 @@ class Config(BaseSettings):
     @model_validator(mode="after")
     def secrets_are_there(self) -> "Config":
         """With DEBUG=0 each secret must be given; with DEBUG=1 a fixed insecure one fills the gap."""
-        for name in ("secret_key", "key_peppers", "kek"):
+        for name in INSECURE_SECRETS:
             if not getattr(self, name).get_secret_value():
                 if not self.debug:
                     raise ValueError(f"{name.upper()} is missing and DEBUG is 0: set it, or start with `make run`")
                 setattr(self, name, SecretStr(INSECURE_SECRETS[name]))
+        if self.clock_movable and os.environ.get("STRIPE_SECRET_KEY"):
+            raise ValueError(
+                "CLOCK_MOVABLE is on and STRIPE_SECRET_KEY is set: the clock moves only with the stand-in of Stripe"
+            )
         if not self.base_url:
             self.base_url = f"http://127.0.0.1:{self.port}"
         return self

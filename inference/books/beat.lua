@@ -1,7 +1,7 @@
 -- A session's heartbeat. Without its key (a reaper has taken it) it does nothing. It also looks how full the server is, for all
 -- scripts until the next beat: to ask in each of them would cost a tenth of a lonely call.
 -- KEYS: 1 open:{session}, 2 books:full, which is there while nothing may open. ARGV: 1 percent of memory above which that is so.
--- Returns {1 if the session is alive, else 0; the server's TIME: seconds; microseconds}.
+-- Returns {1 if the session is alive, else 0; the platform's clock: seconds; microseconds}.
 
 local function is_memory_full()
   local info = redis.call('INFO', 'memory')
@@ -14,5 +14,5 @@ if is_full and not was_full then redis.call('SET', KEYS[2], '1') end
 if was_full and not is_full then redis.call('DEL', KEYS[2]) end
 local is_alive = redis.call('EXISTS', KEYS[1])
 if is_alive == 1 then redis.call('HINCRBY', KEYS[1], 'beat', 1) end
-local time = redis.call('TIME')
-return {is_alive, tonumber(time[1]), tonumber(time[2])}
+local seconds, us = time_us()
+return {is_alive, seconds, us}

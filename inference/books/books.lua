@@ -262,7 +262,7 @@ end
 -- Writing. The streams first: were one of them refused, nothing else would be written, and all of it sent again.
 
 for _, bad in ipairs(refused) do quarantine(unpack(bad)) end
-if #records > 0 then redis.call('XADD', journal, '*', unpack(records)) end
+if #records > 0 then redis.call('XADD', journal, next_id(journal), unpack(records)) end
 if #removed > 0 then redis.call('HDEL', session, unpack(removed)) end
 if #entries > 0 then redis.call('HSET', session, unpack(entries)) end
 write_charges()

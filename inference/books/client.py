@@ -77,7 +77,7 @@ class Books:
         return self._is_registered
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch by the state server's clock, as far as it is known."""
+        """Milliseconds since the epoch by the platform's clock, which is the state server's, as far as it is known."""
         return int(self._clock() * 1000 + self._offset_ms)
 
     def may_answer(self) -> bool:
@@ -432,6 +432,8 @@ class Books:
         self._answer_until = max(self._answer_until, sent + ANSWER_WITHIN)
         error = (now - sent) * 500  # half of the round trip, in ms
         drift = now - self._offset_at  # what is known becomes uncertain, by up to 1 ms a second
-        if error <= self._offset_error_ms + drift:
-            self._offset_ms = seconds * 1000 + microseconds / 1000 - (now + sent) * 500
+        offset = seconds * 1000 + microseconds / 1000 - (now + sent) * 500
+        is_stepped = abs(offset - self._offset_ms) > error + self._offset_error_ms + drift + 1  # the server's clock was set
+        if error <= self._offset_error_ms + drift or is_stepped:
+            self._offset_ms = offset
             self._offset_error_ms, self._offset_at = error, now

@@ -7,8 +7,8 @@ local pairs_of = {}
 if redis.call('EXISTS', KEYS[1]) == 1 then
   pairs_of = redis.call('HRANDFIELD', KEYS[1], ARGV[2], 'WITHVALUES')
 end
-local time = redis.call('TIME')
-local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local seconds, us = time_us()
+local now_ms = seconds * 1000 + math.floor(us / 1000)
 
 local function reversed(entry)
   local head, first = head_of(entry)
@@ -37,7 +37,7 @@ for i = 1, #pairs_of, 2 do
 end
 
 for _, bad in ipairs(refused) do quarantine(unpack(bad)) end
-if #records > 0 then redis.call('XADD', KEYS[2], '*', unpack(records)) end
+if #records > 0 then redis.call('XADD', KEYS[2], next_id(KEYS[2]), unpack(records)) end
 if #calls > 0 then redis.call('HDEL', KEYS[1], unpack(calls)) end
 write_charges()
 if #claims > 0 then redis.call('DEL', unpack(claims)) end

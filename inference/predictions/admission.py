@@ -3,7 +3,6 @@
 The rate is taken from the same buckets. Quotas, budgets and credit are only looked at: the prediction is charged when it runs.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from inference.books import accounts
 from inference.gateway import refusals
 from inference.gateway.usage import period_of
 from inference.predictions.models import Prediction, Status
+from saas.lib import clock
 from saas.lib.errors import ConcurrencyLimited, Unavailable
 from saas.lib.valkey import Script
 from tenants import records
@@ -59,7 +59,7 @@ def check_caps(key: KeyRecord) -> None:
     """
     if not key.is_capped:
         return
-    period = period_of(int(time.time()) // 3600)
+    period = period_of(clock.now_ms() // 3_600_000)
     for cap in accounts.caps(key.organization, period, key.id) or ():  # of an account that is being rebuilt nothing is known
         if not cap.left:
             raise refusals.of_books(cap.verdict, b"%d 0" % cap.limit)

@@ -41,12 +41,16 @@ def service_environment(
         "SECRET_KEY": secrets.token_urlsafe(48),
         "KEY_PEPPERS": f"1:{secrets.token_urlsafe(32)}",
         "KEK": f"1:{base64.b64encode(secrets.token_bytes(32)).decode()}",
+        "SIGNING_KEYS": f"1:{base64.b64encode(secrets.token_bytes(32)).decode()}",
     }
-    kept = json.loads(keep_private(data_dir / "secrets.json", json.dumps(made)))
+    file = data_dir / "secrets.json"
+    kept = made | json.loads(keep_private(file, json.dumps(made)))
+    write_private(file, json.dumps(kept))  # an older start did not know all of them
     own = {
         "DATA_DIR": str(data_dir),
         "PORT": str(port),
         "LOG_FORMAT": "text",
+        "CLOCK_MOVABLE": "0" if given.get("STRIPE_SECRET_KEY") else "1",
         "DJANGO_SETTINGS_MODULE": "saas.settings",
         **kept,
     }

@@ -80,9 +80,10 @@ def test_a_wrong_value_stops_the_start_with_its_name():
     assert "PORT: Input should be a valid integer" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_PEPPERS", "KEK"])
+@pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_PEPPERS", "KEK", "SIGNING_KEYS"])
 def test_without_debug_a_missing_secret_stops_the_start(name):
     secrets = {"SECRET_KEY": "s" * 40, "KEY_PEPPERS": "1:" + "p" * 40, "KEK": "1:aW5zZWN1cmUtZm9yLWRldmVsb3BtZW50LW9ubHktMzI="}
+    secrets["SIGNING_KEYS"] = secrets["KEK"]
     del secrets[name]
 
     done = start(DEBUG="0", **secrets)
@@ -141,6 +142,7 @@ SECRETS = {
     "SECRET_KEY": ["hidden"],
     "KEY_PEPPERS": ["hidden", "1:hidden", "1:" + "hidden" * 5 + ",2:hidden", "x:" + "hidden" * 5, "1:" + "hidden" * 5 + ",1:x"],
     "KEK": ["hidden", "1:hidden", "1:aGlkZGVu", "1:!!hidden"],
+    "SIGNING_KEYS": ["hidden", "1:hidden", "1:aGlkZGVu", "1:!!hidden"],
     "METRICS_TOKEN": ["hidden token", "hidden\n", "hiddén", "hidden\x7f"],
 }
 
@@ -173,6 +175,7 @@ def test_a_wrong_address_or_secret_is_refused_by_its_name_and_never_quoted(monke
         ("SECRET_KEY", "s" * 32),
         ("KEY_PEPPERS", "1:" + "p" * 16 + ", 2:" + "q" * 16),
         ("KEK", INSECURE_SECRETS["kek"]),
+        ("SIGNING_KEYS", INSECURE_SECRETS["signing_keys"]),
         ("METRICS_TOKEN", "a+B/9=._~-"),
     ],
 )

@@ -83,7 +83,8 @@ async def test_what_an_old_socket_still_holds_writes_nothing_after_the_adoption(
         for call in late:
             books.undo(call.open_call)
 
-        assert [reply for reply in await wire.deliver() if not isinstance(reply, list)] == [0] * len(wire.held)
+        replies = await wire.deliver()  # a heartbeat's is a list
+        assert [reply[0] if isinstance(reply, list) else reply for reply in replies] == [0] * len(wire.held)
 
         for call in before:
             assert await call.undo(books) == "closed"
