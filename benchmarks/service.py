@@ -33,7 +33,7 @@ DRAIN_SECONDS = 60.0
 PUBLISH_SECONDS = 300.0
 LOOK_EVERY = 0.5
 UPLOAD_SUFFIX = "-upload"
-OF_A_SERVICE = {*URL_ROLES, "STATE_URL", "LANES_URL", "DEBUG", "SECRET_KEY", "KEK", "KEY_PEPPERS"}
+OF_A_SERVICE = {*URL_ROLES, "STATE_URL", "LANES_URL", "DEBUG", "SECRET_KEY", "KEK", "KEY_PEPPERS", "SIGNING_KEYS"}
 BARE_PARTS = ("bare gateway", "worker", "lanes")  # what has a part in a bare request
 
 
