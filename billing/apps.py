@@ -7,9 +7,12 @@ class BillingConfig(AppConfig):
     name = "billing"
 
     def ready(self) -> None:
-        """Hear of new organizations and changed quotas: tenants must not import billing, so they are told by list."""
+        """Hear of organizations and quotas, and tell prices: lower apps must not import billing, so it goes by lists."""
+        from billing.prices import everybodys
         from billing.quotas import create_account, project_now
+        from inference import price_list
         from tenants import events
 
         events.organization_created.append(create_account)
         events.quota_changed.append(project_now)
+        price_list.readers.append(everybodys)

@@ -8,22 +8,11 @@ from uuid import UUID
 
 from django.db import models
 
+from billing.plan_models import Plan, PlanVersion, PriceVersion, Subscription
+
+__all__ = ["NIL", "Plan", "PlanVersion", "PriceVersion", "Subscription"]  # where Django looks for models
+
 NIL = UUID(int=0)
-
-
-class PriceVersion(models.Model):
-    """An immutable price list. Version 0 is built in: every call costs nothing."""
-
-    version = models.PositiveIntegerField(primary_key=True)
-    name = models.CharField(max_length=100)
-    currency = models.CharField(max_length=3)
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        db_table = "price_version"
-
-    def __str__(self) -> str:
-        return f"{self.version} ({self.name})"
 
 
 class UsageEvent(models.Model):

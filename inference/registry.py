@@ -11,13 +11,14 @@ from uuid import UUID
 import msgspec
 from django.db.models import Prefetch
 
-from inference import artifacts
+from inference import artifacts, price_list
 from inference.engine.manifest import parse_manifest
 from inference.engine.source import ArtifactSource
 from inference.engine.tensors import FLOATS
 from inference.models import LiveQuerySet, MLModel, ModelVersion, State, VersionQuerySet
 from inference.routes import ModelRoute, TensorSpec, VersionRoute, pack_route, preferred
 from saas.lib.errors import NotFound
+from saas.lib.prices import Price
 from tenants.models import CATALOG_ID, CATALOG_SLUG, Organization
 from tenants.records import changed
 from tenants.scope import tenant_scope
@@ -177,15 +178,17 @@ def default_output(outputs: list[TensorSpec]) -> str:
 
 
 def _routes(models: LiveQuerySet, versions: VersionQuerySet, names: Collection[str] | None) -> list[ModelRoute]:
-    """Of `models`, those of these names with these of their `versions`, by name: four statements, whatever their number."""
+    """Of `models`, those of these names with these of their `versions`, by name: five statements, whatever their number."""
     if names is not None:
         models = models.filter(name__in=names)
     shown = Prefetch("versions", queryset=versions)
     # Their organization is not joined: another tenant does not see the catalogue's row.
-    return [_route(model) for model in models.order_by("name").prefetch_related(shown, "aliases", "organization")]
+    found = list(models.order_by("name").prefetch_related(shown, "aliases", "organization"))
+    prices = price_list.of_models([model.id for model in found])
+    return [_route(model, prices.get(model.id, [])) for model in found]
 
 
-def _route(model: MLModel) -> ModelRoute:
+def _route(model: MLModel, prices: list[Price]) -> ModelRoute:
     versions = {version.id: version for version in model.versions.all()}
     return ModelRoute(
         id=model.id.hex,
@@ -198,6 +201,7 @@ def _route(model: MLModel) -> ModelRoute:
         aliases={
             alias.name: versions[alias.version_id].number for alias in model.aliases.all() if alias.version_id in versions
         },
+        prices=prices,
     )
 
 

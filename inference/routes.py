@@ -4,6 +4,8 @@ from functools import cached_property
 
 import msgspec
 
+from saas.lib.prices import Price
+
 
 class TensorSpec(msgspec.Struct, array_like=True):
     """An input or output of a version. `shape` has -1 for a free dimension; datatype as in the Open Inference Protocol."""
@@ -39,6 +41,7 @@ class ModelRoute(msgspec.Struct, dict=True):
     task: str  # tensor, tabular, image-classification, text-classification
     versions: dict[str, VersionRoute] = {}  # by number
     aliases: dict[str, str] = {}  # alias → number
+    prices: list[Price] = []  # everybody's, oldest start first: those in force or to come
 
     @cached_property
     def full_name(self) -> str:

@@ -68,7 +68,7 @@ class OrganizationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gene
     fieldsets: ClassVar[tuple[Any, ...]] = (  # Any: Django's pairs of a heading and what is under it
         (None, {"fields": ("id", "slug", "name", "is_active", "created_at")}),
         ("Limits of calls", {"fields": ("rate", "burst", "concurrency", "monthly_calls")}),
-        ("What it may have", {"fields": [field.name for field in CapColumns._meta.fields]}),
+        ("What it may have", {"fields": [*(field.name for field in CapColumns._meta.fields), "retention_hours"]}),
     )
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -30,7 +30,7 @@ from tenants import audit, caps, events, records
 from tenants.access import SYSTEM, Actor
 from tenants.models import TEST_LIMITS, ApiKey, Mode, Organization, User
 from tenants.permissions import DEFAULT_SCOPES
-from tenants.principal import KeyRecord, Limits, pack_key, unpack_key
+from tenants.principal import KeyRecord, Limits, pack_key, unpack_key, unpack_terms
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _FORM = re.compile(r"maas_(?:live|test)_([0-9A-Za-z]{12})_[0-9A-Za-z]{32}([0-9A-Za-z]{6})", re.ASCII)
@@ -153,6 +153,7 @@ def _record(row: dict[str, Any]) -> KeyRecord:  # Any: columns of the door
         is_capped=has_quota and row["mode"] == Mode.LIVE,  # test calls raise no sum
         data_key_id=row["data_key_id"].hex if row["data_key_id"] else "",
         data_key=bytes(row["data_key"] or b""),
+        terms=unpack_terms(row["terms"]),
     )
 
 

@@ -85,6 +85,15 @@ class Organization(CapColumns, LimitColumns):
     concurrency = models.PositiveIntegerField(
         default=64, validators=[MinValueValidator(1)], help_text="Requests under way at a time."
     )
+    retention_hours = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Hours that inputs and outputs of predictions are kept; empty: the platform's.",
+    )
+    terms = models.JSONField(
+        default=dict, db_default={}, editable=False, help_text="What its contract means for calls (tenants.principal.Terms)."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -95,6 +104,7 @@ class Organization(CapColumns, LimitColumns):
             ),
             models.CheckConstraint(condition=Q(monthly_calls__gte=0), name="organization_monthly_calls_positive"),
             models.CheckConstraint(condition=CAPS_IN_RANGE, name="organization_caps_in_range"),
+            models.CheckConstraint(condition=Q(retention_hours__gte=1), name="organization_retention_positive"),
         ]
 
     def __str__(self) -> str:

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from saas.lib.prices import Price
+
 
 class Limits(msgspec.Struct, array_like=True):
     """`rate` in requests per second, `burst` the bucket's size in requests, `concurrency` in requests under way."""
@@ -9,6 +11,16 @@ class Limits(msgspec.Struct, array_like=True):
     rate: float
     burst: int
     concurrency: int
+
+
+class Terms(msgspec.Struct):
+    """What an organization's contract means for its calls. Made by billing.terms, kept as a column of the organization."""
+
+    state: str = "active"  # trialing, active, past_due, grace, suspended, closed
+    currency: str = "USD"
+    plan: str = ""
+    # Prices of its own, oldest start first, by model id (32 hexadecimal digits); under "" those of all its private models.
+    overrides: dict[str, list[Price]] = {}
 
 
 class KeyRecord(msgspec.Struct):
@@ -30,6 +42,7 @@ class KeyRecord(msgspec.Struct):
     is_capped: bool  # a monthly number of calls is set for the key or its organization: open before push
     data_key_id: str  # the organization's current data key, with which stored answers are encrypted
     data_key: bytes  # the same, wrapped (saas.lib.crypto.unwrap)
+    terms: Terms = msgspec.field(default_factory=Terms)
 
     def may_call(self, full_name: str, name: str) -> bool:
         """Whether its allow-list has the model, as `owner/name` or as `name`."""
@@ -38,3 +51,5 @@ class KeyRecord(msgspec.Struct):
 
 pack_key = msgspec.msgpack.Encoder().encode
 unpack_key = msgspec.msgpack.Decoder(KeyRecord).decode
+pack_terms = msgspec.json.Encoder().encode
+unpack_terms = msgspec.json.Decoder(Terms).decode

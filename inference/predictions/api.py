@@ -173,7 +173,7 @@ class PredictionsView(PredictionView):
                 endpoint=body["endpoint"],
                 body=packed,
                 timeout=timeout,
-                retention=timedelta(hours=settings.CONFIG.prediction_retention_hours),
+                retention=timedelta(hours=self.organization.retention_hours or settings.CONFIG.prediction_retention_hours),
                 request_id=request.request_id,  # type: ignore[attr-defined]  # of tenants.middleware
                 idempotency_key=idempotency_key,
                 fingerprint=self.fingerprint,

@@ -33,8 +33,10 @@ def test_the_application_reads_its_tenants_rows_only(used, as_role, table):
     assert nobody.fetchone() == (0,)
 
 
-@pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("role", ["app", "ops"])
+@pytest.mark.parametrize(
+    ("role", "table"),
+    [(role, table) for role in ("app", "ops") for table in TABLES if (role, table) != ("ops", "price_version")],
+)
 def test_nobody_but_the_drain_writes(used, as_role, role, table):
     cursor = as_role(role, used)
     for statement in (f"INSERT INTO {table} DEFAULT VALUES", f"DELETE FROM {table}", f"TRUNCATE {table}"):

@@ -1,5 +1,7 @@
 """Decimal text and billionths."""
 
+from decimal import Decimal
+
 import pytest
 
 from saas.lib import money
@@ -29,3 +31,14 @@ NO_AMOUNTS = ["", "-1", "+1", "1.", ".5", "1e3", "NaN", "1,5", "0.0000000001", "
 def test_what_is_no_amount_is_refused(text):
     with pytest.raises(ValueError, match=r"At most|decimal"):
         money.nano_of(text)
+
+
+def test_a_number_of_a_column_is_whole_billionths():
+    assert money.nano_of_decimal(Decimal("0.000000001")) == 1
+    assert money.nano_of_decimal(Decimal(-12)) == -12 * money.NANO
+
+
+@pytest.mark.parametrize("amount", ["0.0000000001", "NaN", "Infinity"])
+def test_a_number_that_is_none_is_refused(amount):
+    with pytest.raises(ValueError, match=r"9 decimals|finite"):
+        money.nano_of_decimal(Decimal(amount))

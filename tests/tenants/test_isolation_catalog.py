@@ -24,7 +24,8 @@ WITHOUT_TENANT = {
     "journal_position": "how far the journal was drained",
     "usage_rollup": "how far the rows of a journal are in the hours",
     "journal_quarantine": "records of the journal that nobody could read; not for the application",
-    "price_version": "prices, the same for all",
+    "plan": "what is for sale, the same for all",
+    "plan_version": "what is for sale, the same for all",
 }
 """The reviewed tables without `tenant_id`."""
 

@@ -1,0 +1,100 @@
+"""Plans: which version of one is for sale, and how an organization gets onto it."""
+
+from uuid import UUID
+
+import redis
+from django.db import transaction
+from django.db.models import Sum
+from django.utils import timezone
+
+from billing import terms
+from billing.models import PlanVersion, Subscription, UsageMonth
+from billing.plan_models import LIMITS, State, current_subscription
+from inference.books import accounts
+from saas.lib.errors import NotFound, StateConflict
+from tenants import actions, caps
+from tenants.access import Actor
+from tenants.databases import as_operator
+
+
+def for_sale(slug: str, currency: str) -> PlanVersion:
+    """The version of a plan that one gets now. Raises NotFound, StateConflict if there is none in that currency."""
+    versions = PlanVersion.objects.filter(plan=slug, starts_at__lte=timezone.now()).order_by("-starts_at", "-version")
+    version = versions.filter(currency=currency).first()
+    if version is None and versions.exists():
+        raise StateConflict(f"The plan {slug} is not sold in {currency}, the currency of this organization")
+    if version is None:
+        raise NotFound(f"There is no plan {slug}")
+    return version
+
+
+def change(
+    organization_id: UUID, slug: str, *, actor: Actor, reason: str = "", version: PlanVersion | None = None
+) -> Subscription:
+    """Put an organization on what is for sale of a plan (or on a given version of it): at once, limits included.
+
+    Runs as the operator in a transaction of its own, and not inside one that has changed the organization. Of two changes at
+    once the later one counts; who is on that version already stays as they are. Raises NotFound, StateConflict.
+    """
+    with as_operator(), transaction.atomic(using="ops"):
+        organization = caps.lock(organization_id)
+        current = current_subscription(organization)
+        version = version or for_sale(slug, current.plan_version.currency)
+        if version.id == current.plan_version_id:
+            return current
+        if version.currency != current.plan_version.currency and _used_ever(organization_id):
+            raise StateConflict(f"The organization has been charged in {current.plan_version.currency}; that cannot be changed")
+        now = timezone.now()
+        current.ended_at = now
+        current.save(update_fields=["ended_at"])
+        follower = Subscription.objects.create(
+            organization=organization,
+            plan_version=version,
+            state=current.state,
+            since=now,
+            anchor=current.anchor,
+            credit_base=_credit_base(current, version),
+            stripe_customer=current.stripe_customer,
+            stripe_subscription=current.stripe_subscription,
+            actor=f"{actor.kind} {actor.id}".strip(),
+            reason=reason,
+        )
+        limits = {name: value for name in LIMITS if (value := getattr(version, name)) is not None}
+        for name, value in limits.items():
+            setattr(organization, name, value)
+        organization.save(update_fields=list(limits))
+        terms.project(organization_id)
+        actions.organization_changed(organization, actor=actor, fields=["plan", *sorted(limits)])
+    return follower
+
+
+def set_state(organization_id: UUID, state: State, *, actor: Actor, reason: str = "") -> Subscription:
+    """Let an organization's calls be served or refused as the state says (inference.gateway.standing). As `change` runs."""
+    with as_operator(), transaction.atomic(using="ops"):
+        organization = caps.lock(organization_id)
+        current = current_subscription(organization)
+        if current.state != state:
+            current.state = state
+            current.save(update_fields=["state"])
+            terms.project(organization_id)
+            actions.organization_changed(organization, actor=actor, fields=["state"])
+    return current
+
+
+def _credit_base(current: Subscription, version: PlanVersion) -> int | None:
+    """What credit is counted from: all that was used until the organization became prepaid is not paid from it."""
+    if not version.is_prepaid:
+        return None
+    return current.credit_base if current.credit_base is not None else _used_ever(current.organization_id)
+
+
+def _used_ever(organization_id: UUID) -> int:
+    """In nano: as the account says, calls under way at their maximum; the ledger's, if the account is not there."""
+    try:
+        account = accounts.read(organization_id.hex)
+    except redis.RedisError:
+        account = None
+    if account is not None:
+        return account.sums.get((accounts.ORGANIZATION, "ever"), (0, 0))[1]
+    months = UsageMonth.objects.filter(tenant_id=organization_id)
+    return int(months.aggregate(used=Sum("amount_nano"))["used"] or 0)
