@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +18,7 @@ import requests
 
 from benchmarks import processes
 from benchmarks.failures import Failed, say
+from benchmarks.looking import meanwhile
 from benchmarks.models import Model
 from benchmarks.peers import free_port
 from billing.drain import STATUS
@@ -218,20 +218,13 @@ class Service:
     def lag(self) -> Iterator[list[float]]:
         """The drain's lag in seconds, looked at until the context is left."""
         seen = [0.0]
-        ended = threading.Event()
+        with closing(redis.Redis.from_url(self.urls["LANES_URL"])) as lanes:
 
-        def look() -> None:
-            with closing(redis.Redis.from_url(self.urls["LANES_URL"])) as lanes:
-                while not ended.wait(LOOK_EVERY):
-                    seen.append(float(lanes.hget(STATUS, "drain_lag_ms") or 0) / 1000)
+            def look() -> None:
+                seen.append(float(lanes.hget(STATUS, "drain_lag_ms") or 0) / 1000)
 
-        looking = threading.Thread(target=look)
-        looking.start()
-        try:
-            yield seen
-        finally:
-            ended.set()
-            looking.join()
+            with meanwhile(look, LOOK_EVERY):
+                yield seen
 
 
 def _is_ready(port: int) -> bool:

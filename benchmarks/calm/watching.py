@@ -1,10 +1,10 @@
 """The memory and the file descriptors of every process of the service, looked at while something goes on."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks import processes
+from benchmarks.looking import meanwhile
 from benchmarks.service import Service
 
 LOOK_EVERY = 1.0
@@ -36,18 +36,11 @@ class Watch:
 
 @contextmanager
 def watching(service: Service) -> Iterator[Watch]:
-    watch, ended = Watch(), threading.Event()
+    watch = Watch()
 
     def look() -> None:
-        while True:
-            watch.look(service.pids_by_part())
-            if ended.wait(LOOK_EVERY):
-                return
+        watch.look(service.pids_by_part())
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    look()
+    with meanwhile(look, LOOK_EVERY):
         yield watch
-    finally:
-        ended.set()
-        thread.join()

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from inference.books.open_call import CLOSE_SENT, OPENING, OpenCall
+from inference.books.places import GROUPS, KEYED_CLOSES, PLAIN_CLOSES, STORED_MAX
 from saas.lib.valkey import Argument
 
 STORED_TENANT_MAX_BYTES = 64 << 20  # of all stored answers of a tenant
@@ -65,9 +66,9 @@ def pack_batch(closes: list[OpenCall], opens: list[OpenCall]) -> Batch:
             groups[alike].append(call)
         else:
             groups[alike] = [call]
-    arguments: list[Argument] = [
-        STORED_TENANT_MAX_BYTES, len(plain_closes), len(keyed_closes), len(groups), *plain, *keyed,
-    ]  # fmt: skip
+    arguments: list[Argument] = [0, 0, 0, 0, *plain, *keyed]
+    arguments[STORED_MAX], arguments[GROUPS] = STORED_TENANT_MAX_BYTES, len(groups)
+    arguments[PLAIN_CLOSES], arguments[KEYED_CLOSES] = len(plain_closes), len(keyed_closes)
     ordered: list[OpenCall] = []
     for group in groups.values():
         ordered += group

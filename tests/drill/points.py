@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from inference.books.places import GROUPS, KEYED_CLOSES, PLAIN_CLOSES
+
 BEFORE, SENT, HEARD, AFTER = "before", "sent", "heard", "after"
 SCRIPT, SCRIPT_SYNC = "saas.lib.valkey:Script.run", "saas.lib.valkey:Script.run_sync"
 SUBSCRIBE = "saas.lib.valkey:Connection.subscribe"
@@ -34,11 +36,13 @@ def _script(file: str, condition: Condition = lambda arguments, result: True) ->
     return lambda arguments, result: arguments[0].name == file and condition(arguments, result)
 
 
-# books.lua's arguments begin with: stored bytes, closes without claim, closes with claim, groups that open.
-OPENS = _script("books.lua", lambda arguments, result: arguments[4][3] > 0)
-CLOSES = _script("books.lua", lambda arguments, result: arguments[4][1] + arguments[4][2] > 0)
-PUSHES = _script("admit.lua", lambda arguments, result: arguments[4][0] > 0)
-ADOPTS = _script("session.lua", lambda arguments, result: len(arguments[3]) > 1)
+KEYS, ARGUMENTS = 3, 4  # of Script.run
+OPENS = _script("books.lua", lambda arguments, result: arguments[ARGUMENTS][GROUPS] > 0)
+CLOSES = _script(
+    "books.lua", lambda arguments, result: arguments[ARGUMENTS][PLAIN_CLOSES] + arguments[ARGUMENTS][KEYED_CLOSES] > 0
+)
+PUSHES = _script("admit.lua", lambda arguments, result: arguments[ARGUMENTS][0] > 0)
+ADOPTS = _script("session.lua", lambda arguments, result: len(arguments[KEYS]) > 1)
 REPLIES: Condition = lambda arguments, result: arguments[0].startswith(b"replies:")  # noqa: E731  # one of a list of names
 PUBLISHES: Condition = lambda arguments, result: b"PUBLISH" in b"".join(arguments[1])  # noqa: E731
 HAS_RESULT: Condition = lambda arguments, result: bool(result)  # noqa: E731

@@ -26,3 +26,11 @@ def publish(embedded):
         return model
 
     return make
+
+
+@pytest.fixture
+def caller(alice, make_key, client_of, publish):
+    """Alice's key, which is kept as `alice.key`, with her model `mine`."""
+    publish(alice.organization, "mine")
+    alice.key = make_key(alice.organization)[1]
+    return client_of(alice.key)

@@ -17,13 +17,6 @@ URL = "/api/v1/predictions"
 BODY = {"model": "mine", "input": {"inputs": [[1, 2, 3]]}}
 
 
-@pytest.fixture
-def caller(alice, make_key, client_of, publish):
-    publish(alice.organization, "mine")
-    alice.key = make_key(alice.organization)[1]
-    return client_of(alice.key)
-
-
 def create(client, body=BODY, key="first", **headers):
     given = {"Idempotency-Key": key} if key is not None else {}
     return client.post(URL, body, format="json", headers=given | headers)

@@ -20,13 +20,6 @@ BODY = {"model": "mine", "input": {"inputs": [[1, 2, 3]]}}
 
 
 @pytest.fixture
-def caller(alice, make_key, client_of, publish):
-    publish(alice.organization, "mine")
-    alice.key = make_key(alice.organization)[1]
-    return client_of(alice.key)
-
-
-@pytest.fixture
 def made(caller) -> UUID:
     return parse_id("pred", caller.post(URL, BODY, format="json").json()["id"])
 

@@ -9,7 +9,7 @@ from inference.models import MLModel, ModelVersion
 from tenants.actions import set_organization_limits
 from tenants.scope import tenant_scope
 from tests.inference.intake.onnx_models import linear
-from tests.racing import at_once, statuses
+from tests.racing import one_wins
 
 MODELS = "/api/v1/models"
 SIZE = len(linear())
@@ -93,11 +93,9 @@ def test_one_model_too_many_is_refused_until_one_is_deleted(client, cap):
 
 def test_of_many_that_want_the_last_place_for_a_model_one_gets_it(client_of, alice, cap):
     cap(max_models=1)
-    clients = [client_of(alice) for _ in range(8)]
 
-    answers = at_once(*(lambda n=n, client=client: create(client, f"m{n}") for n, client in enumerate(clients)))
+    one_wins(create, [(client_of(alice), f"m{n}") for n in range(8)])
 
-    assert statuses(answers) == [201] + [409] * 7
     with tenant_scope(alice.organization.id):
         assert MLModel.objects.of(alice.organization).count() == 1
 
@@ -133,11 +131,9 @@ def test_of_uploads_to_several_models_that_want_the_last_place_one_gets_it(clien
     for name in names:
         create(client_of(alice), name)
     cap(max_validating=1)
-    clients = [client_of(alice) for _ in names]
 
-    answers = at_once(*(lambda c=c, name=name: upload(c, name) for c, name in zip(clients, names, strict=True)))
+    one_wins(upload, [(client_of(alice), name) for name in names], won=202)
 
-    assert statuses(answers) == [202] + [409] * 5
     with tenant_scope(alice.organization.id):
         assert ModelVersion.objects.of(alice.organization).count() == 1
     assert left_behind(alice, artifacts_folder) == (0, 1)
@@ -180,11 +176,9 @@ def test_of_uploads_that_want_the_last_bytes_one_gets_them(client_of, upload, al
     for name in names:
         create(client_of(alice), name)
     cap(max_stored_bytes=2 * SIZE - 1)
-    clients = [client_of(alice) for _ in names]
 
-    answers = at_once(*(lambda c=c, name=name: upload(c, name) for c, name in zip(clients, names, strict=True)))
+    one_wins(upload, [(client_of(alice), name) for name in names], won=202)
 
-    assert statuses(answers) == [202] + [409] * 5
     assert left_behind(alice, artifacts_folder) == (0, 1)
 
 
@@ -250,11 +244,8 @@ def test_one_alias_too_many_is_refused_but_one_can_be_moved(client, iris, upload
 
 def test_of_many_that_want_the_last_place_for_an_alias_one_gets_it(client_of, iris, alice, cap):
     cap(max_aliases_per_model=2)
-    clients = [client_of(alice) for _ in range(8)]
 
-    answers = at_once(*(lambda n=n, client=client: put_alias(client, f"a{n}") for n, client in enumerate(clients)))
-
-    assert statuses(answers) == [200] + [409] * 7
+    one_wins(put_alias, [(client_of(alice), f"a{n}") for n in range(8)], won=200)
 
 
 def test_the_first_ready_version_becomes_production_whatever_the_cap(client, upload, judge, alice, cap):
