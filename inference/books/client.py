@@ -2,13 +2,12 @@
 
 `Books` keeps one session on one pipelined connection. What calls ask for in one round of the event loop travels in one
 script, and only one script is under way at a time. All methods and callbacks run on the loop; no single call has a task or a
-future here. See books.lua for what a script does, and session.lua for how a lost connection is survived.
+future here. See books.lua for what a script does; connection and heartbeat are in session.py.
 """
 
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -17,23 +16,19 @@ from typing import Any
 from inference.books.batch import CLOSE_VERDICTS, NOTED, OPEN_VERDICTS, Batch, pack_batch
 from inference.books.open_call import CLOSE_SENT, CLOSING, ENDED, NEW, OPEN, QUEUED, OpenCall
 from inference.books.record import UsageRecord, pack_record
-from inference.books.scripts import BEAT, BOOKS, FULL, JOURNAL, LEAVE, SESSION, open_key
-from inference.books.wire import Dialer, ValkeyDialer, Wire, boot_seconds
+from inference.books.scripts import BOOKS, FULL, JOURNAL, open_key
+from inference.books.session import RETRY_EVERY, Session
+from inference.books.wire import Dialer, boot_seconds
 from saas.lib.valkey import ReplyError
 
 log = logging.getLogger(__name__)
 
 CALLS_PER_SCRIPT = 256
 CLOSE_WITHIN = 0.02  # seconds that a close nobody waits for may wait for a tick to travel with
-BEAT_EVERY = 0.5
-ANSWER_WITHIN = 2.0  # seconds after the sending of the last acknowledged beat; a reaper waits 3 s
-RETRY_EVERY = 0.2  # between attempts to connect, and after LOADING, BUSY, OOM and the like
-BEATS_UNDER_WAY = 8
-MEMORY_PERCENT = 80  # of the state server; nothing opens above it
 STORED_MAX_BYTES = 1 << 20  # of one stored answer; a larger one goes to PostgreSQL before the close
 
 
-class Books:
+class Books(Session):
     """One gateway's books; one per event loop. The arguments after the URL are for simulations."""
 
     def __init__(
@@ -45,44 +40,15 @@ class Books:
         clock: Callable[[], float] = boot_seconds,
         new_session: Callable[[], str] = secrets.token_hex,
     ) -> None:
-        self._clock, self._new_session = clock, new_session
-        self._dialer = ValkeyDialer(state_url)
-        self._dial: Dialer = dial or self._dialer
-        self._loop: asyncio.AbstractEventLoop = loop  # type: ignore[assignment]  # without one, begin() sets the running one
+        super().__init__(state_url, dial=dial, loop=loop, clock=clock, new_session=new_session)
         self._opens: dict[OpenCall, None] = {}  # in order; a dict, so that a call can leave it
         self._closes: list[OpenCall] = []
         self._calls: dict[OpenCall, None] = {}  # from the sending of the open to the acknowledgement of the close
         self._flying: Batch | None = None
         self._unacknowledged: Batch | None = None  # was under way when its connection was lost
-        self._wire: Wire | None = None
-        self._session = self._line = ""  # the line is the first of the sessions that handed our calls on
-        self._candidates: list[
-            str
-        ] = []  # sessions that may hold our calls: the last one known, and newer ones not acknowledged
-        self._is_registered = self._is_tick_due = self._is_flush_due = self._is_urgent = self._is_stopped = False
-        self._beats_under_way = 0
-        self._answer_until = 0.0
-        self._offset_ms = time.time() * 1000 - clock() * 1000
-        self._offset_error_ms = float("inf")
-        self._offset_at = 0.0
-        self._last_dial = float("-inf")
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._changed: asyncio.Event | None = None  # set while somebody waits: at registration, and when closes are through
+        self._is_tick_due = self._is_flush_due = self._is_urgent = False
 
     # --- for the gateway
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether calls can be opened now."""
-        return self._is_registered
-
-    def now_ms(self) -> int:
-        """Milliseconds since the epoch by the platform's clock, which is the state server's, as far as it is known."""
-        return int(self._clock() * 1000 + self._offset_ms)
-
-    def may_answer(self) -> bool:
-        """Whether an answer to an open call may leave now: no reaper can have taken the session yet."""
-        return self._clock() < self._answer_until
 
     async def start(self, timeout: float = 5.0) -> None:
         """Connect and register; after `timeout` seconds it goes on in the background (`is_connected` tells)."""
@@ -253,85 +219,11 @@ class Books:
         except Exception as error:  # one call's caller must not take the others' verdicts with it
             self._loop.call_exception_handler({"message": "a callback of the books failed", "exception": error})
 
-    # --- connection and session
-
-    def begin(self) -> None:
-        """Connect in the background, and keep connected and beating until `stop` or `abandon`."""
-        self._loop = self._loop or asyncio.get_running_loop()
-        self._beat()
-        self._connect()
-
-    def abandon(self) -> None:
-        """Stop at once, as a kill would: no answer may leave any more; what is open is left to the reaper."""
-        self._is_stopped, self._is_registered, self._answer_until = True, False, 0.0
-        for timer in self._timers.values():
-            timer.cancel()
-        self._dialer.cancel()
-        if self._wire is not None:
-            self._wire.close()
-
-    def _connect(self) -> None:
-        if self._is_stopped:
-            return
-        self._last_dial = self._clock()
-        self._dial(self._on_connected, self._redial, self._on_lost)
-
-    def _redial(self) -> None:
-        wait = max(0.0, self._last_dial + RETRY_EVERY - self._clock())
-        self._timers["dial"] = self._loop.call_later(wait, self._connect)
-
-    def _on_connected(self, wire: Wire) -> None:
-        if self._is_stopped:
-            wire.close()
-            return
-        self._wire = wire
-        self._register()
-
-    def _on_lost(self) -> None:
-        self._wire, self._is_registered = None, False
-        self._keep_flying()
-        if not self._is_stopped:
-            log.warning("the connection to the books is lost")
-            self._redial()
+    # --- what a session begins and ends with
 
     def _keep_flying(self) -> None:
         if self._flying is not None:
             self._flying, self._unacknowledged = None, self._flying
-
-    def _register(self) -> None:
-        """Begin a new session with all that an earlier one of ours left."""
-        if self._wire is None:
-            return
-        session = self._new_session()
-        old = [*self._candidates]
-        self._candidates.append(session)
-        keys = [open_key(name) for name in (session, *old)]
-        done = partial(self._on_registered, self._wire, session, self._clock())
-        SESSION.run(self._wire, done, keys, [self._line, session, *old])
-
-    def _register_again(self, wire: Wire) -> None:
-        if wire is self._wire:
-            self._register()
-
-    def _on_registered(self, wire: Wire, session: str, sent: float, reply: Any) -> None:
-        if wire is not self._wire or isinstance(reply, ConnectionError):
-            return
-        if isinstance(reply, ReplyError):
-            log.warning("the books wait: %s", reply)
-            self._candidates.remove(session)
-            self._timers["register"] = self._loop.call_later(RETRY_EVERY, self._register_again, wire)
-            return
-        found, seconds, microseconds = reply
-        self._session, self._candidates, self._is_registered = session, [session], True
-        self._acknowledge_beat(sent, seconds, microseconds)
-        if found:
-            self._requeue()
-        else:
-            self._line = session
-            self._lose_calls()
-        self._wake()
-        if self._changed is not None:
-            self._changed.set()
 
     def _requeue(self) -> None:
         """The calls are still ours: what was not acknowledged is sent again, before all else."""
@@ -356,15 +248,6 @@ class Books:
         self._closes += waiting
         self._opens = {**opens, **self._opens}
 
-    def _lose_session(self) -> None:
-        """A reaper has it: nothing we have sent since was written, and nothing that is open may be answered."""
-        if not self._is_registered:
-            return
-        log.error("the books gave this gateway up; its open calls are reversed")
-        self._is_registered, self._answer_until, self._candidates = False, 0.0, []
-        self._keep_flying()
-        self._register()
-
     def _lose_calls(self) -> None:
         """No session of ours was found: it was reaped, or the server lost its data. Calls not sent yet are not concerned."""
         calls, self._calls, self._closes, self._unacknowledged = self._calls, {}, [], None
@@ -379,61 +262,3 @@ class Books:
                 self._tell(call.on_open, "lost", None)
             else:
                 self._tell(call.on_close, "gone")
-
-    async def _leave(self, wire: Wire) -> None:
-        left = self._loop.create_future()
-
-        def done(reply: Any) -> None:
-            if not left.done():
-                left.set_result(reply)
-
-        LEAVE.run(wire, done, [open_key(self._session)], [self._session])
-        try:
-            async with asyncio.timeout(1.0):
-                reply = await left
-        except TimeoutError:
-            reply = "no reply"
-        if reply != 0:
-            log.warning("the books were not left empty: %s", reply)
-
-    async def _wait_for(self, is_so: Callable[[], bool], timeout: float) -> None:
-        self._changed = asyncio.Event()
-        try:
-            async with asyncio.timeout(timeout):
-                while not is_so():
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            log.warning("the books did not settle within %g s", timeout)
-        finally:
-            self._changed = None
-
-    # --- heartbeat and clock
-
-    def _beat(self) -> None:
-        self._timers["beat"] = self._loop.call_later(BEAT_EVERY, self._beat)
-        if self._is_registered and self._wire is not None and self._beats_under_way < BEATS_UNDER_WAY:
-            self._beats_under_way += 1
-            done = partial(self._on_beat, self._session, self._clock())
-            BEAT.run(self._wire, done, (open_key(self._session), FULL), (MEMORY_PERCENT,))
-
-    def _on_beat(self, session: str, sent: float, reply: Any) -> None:
-        self._beats_under_way -= 1
-        if session != self._session or isinstance(reply, Exception):
-            return
-        is_alive, seconds, microseconds = reply
-        if is_alive:
-            self._acknowledge_beat(sent, seconds, microseconds)
-        else:
-            self._lose_session()
-
-    def _acknowledge_beat(self, sent: float, seconds: int, microseconds: int) -> None:
-        now = self._clock()
-        self._answer_until = max(self._answer_until, sent + ANSWER_WITHIN)
-        error = (now - sent) * 500  # half of the round trip, in ms
-        drift = now - self._offset_at  # what is known becomes uncertain, by up to 1 ms a second
-        offset = seconds * 1000 + microseconds / 1000 - (now + sent) * 500
-        is_stepped = abs(offset - self._offset_ms) > error + self._offset_error_ms + drift + 1  # the server's clock was set
-        if error <= self._offset_error_ms + drift or is_stepped:
-            self._offset_ms = offset
-            self._offset_error_ms, self._offset_at = error, now
