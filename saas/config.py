@@ -76,6 +76,11 @@ class Config(BaseSettings):
     email_url: str = Field("", description="SMTP as smtp://user:password@host:port; empty: files under DATA_DIR/mail.")
     email_from: str = Field("Model service <no-reply@localhost>", description="Sender of mails.")
 
+    stripe_secret_key: SecretStr = Field(SecretStr(""), description="Key of Stripe's API. Empty with `make run`: the stand-in.")
+    stripe_webhook_secrets: SecretStr = Field(SecretStr(""), description="Webhook secrets `whsec_…`, with commas: old and new.")
+    stripe_api_base: str = Field("", description="Address of the stand-in; empty: Stripe's own.")
+    stripe_tax: bool = Field(False, description="Let Stripe Tax reckon and add taxes.")
+
     gateway_processes: int = Field(1, ge=1, le=256, description="Gateway processes; one is fastest on two cores.")
     threads_web: int = Field(8, ge=1, le=256, description="Threads for management calls and pages in each gateway process.")
     engine_slots: int = Field(2, ge=1, le=256, description="Batches that one worker runs at the same time.")
@@ -128,7 +133,7 @@ class Config(BaseSettings):
     def is_origin(cls, url: str) -> str:
         return _with_host(url, "http", "https", without=("username", "password", "path", "query")).removesuffix("/")
 
-    @field_validator("s3_endpoint")
+    @field_validator("s3_endpoint", "stripe_api_base")
     @classmethod
     def is_http(cls, url: str) -> str:
         return _with_host(url, "http", "https", without=("username", "password", "query"))
@@ -173,7 +178,14 @@ class Config(BaseSettings):
             SigningKeys.parse(secret.get_secret_value())
         return secret
 
-    @field_validator("metrics_token")
+    @field_validator("stripe_webhook_secrets")
+    @classmethod
+    def are_webhook_secrets(cls, secret: SecretStr) -> SecretStr:
+        if not all(part.startswith("whsec_") for part in secret.get_secret_value().split(",") if secret.get_secret_value()):
+            raise ValueError("each must begin with whsec_, with commas between them")
+        return secret
+
+    @field_validator("metrics_token", "stripe_secret_key")
     @classmethod
     def fits_a_header(cls, secret: SecretStr) -> SecretStr:
         if not all("!" <= character <= "~" for character in secret.get_secret_value()):

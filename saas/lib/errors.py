@@ -64,6 +64,10 @@ class IncludedUsedUp(AppError):
     status, code, title = 402, "included_used_up", "The calls that the plan includes are used up for this month"
 
 
+class PaymentRefused(AppError):
+    status, code, title = 402, "payment_refused", "The payment was refused"
+
+
 class ScopeMissing(AppError):
     status, code, title = 403, "scope_missing", "The key or role does not allow this"
 
@@ -158,6 +162,10 @@ class ModelLoading(AppError):
 
 class ModelUnavailable(AppError):
     status, code, title = 503, "model_unavailable", "The model cannot be served now"
+
+
+class PaymentsUnavailable(AppError):
+    status, code, title = 503, "payments_unavailable", "Payments cannot be made right now"
 
 
 class Unavailable(AppError):
