@@ -16,9 +16,10 @@ from saas.local.control import ask, control_path
 from saas.local.environment import UnusableEnvironment
 from saas.local.home import HomeError, claim
 from saas.local.parts import PartFailed
+from saas.local.preconditions import CannotStart, lock_or_refuse
 from saas.local.processes import end_leftovers
 from saas.local.servers import embedded_servers
-from saas.local.supervisor import CannotStart, Supervisor, lock_or_refuse
+from saas.local.supervisor import Supervisor
 
 
 def main() -> int:

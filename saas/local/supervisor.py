@@ -6,13 +6,9 @@ servers. A kill -9 of this process is answered by its guard (saas.local.processe
 """
 
 import asyncio
-import errno
-import fcntl
 import json
 import os
-import shutil
 import signal
-import socket
 import sys
 import time
 import urllib.error
@@ -29,20 +25,16 @@ from saas.local.environment import chosen_servers, forget, save, service_environ
 from saas.local.home import claim
 from saas.local.log import Log
 from saas.local.parts import Part, PartFailed, Recipe
-from saas.local.processes import MARK, Guard, end_leftovers
+from saas.local.preconditions import CannotStart, lock_or_refuse, make_empty, refuse_taken_port
+from saas.local.processes import MARK, Guard, children, end_leftovers
 from saas.local.servers import START_SECONDS, Postgres, Server, Valkey, process_options, server_environment
 
 READY_SECONDS = 180.0
 DRAIN_SECONDS = 75.0  # a worker or gateway that is replaced may finish its calls: the longest deadline and some more
-GUARD_SECONDS = 20.0  # that the guard of a killed supervisor needs at most
 WORKERS = "workers"  # inference/lanes.py: sorted set of the workers' names, scored with the second until which they are alive
 
 _AS_ROOT = "ignore:You're running the worker with superuser privileges"  # Celery means pickled messages; ours are JSON ids
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the caller's proxy has no part in 127.0.0.1
-
-
-class CannotStart(Exception):
-    """Why there is no service; the message says what to do."""
 
 
 class Supervisor:
@@ -318,50 +310,6 @@ class Supervisor:
             raise PartFailed(f"there is no command {command!r}")
 
 
-def lock_or_refuse(data_dir: Path) -> int:
-    """The lock of this data directory, as an open file; it goes with the process. Raises CannotStart if another has it.
-
-    After a kill -9 its guard has it until everything is ended: that is waited for.
-    """
-    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + GUARD_SECONDS
-    while not _is_locked(descriptor):
-        owner = os.pread(descriptor, 20, 0).decode()
-        if time.monotonic() > deadline or (Path("/proc") / (owner or "0")).exists():
-            os.close(descriptor)
-            raise CannotStart(
-                f"the service of this checkout is already running (process {owner}): stop it first, or use `make restart`"
-            )
-        time.sleep(0.05)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor
-
-
-def _is_locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def make_empty(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
-
-
-def refuse_taken_port(port: int) -> None:
-    """Raises CannotStart if something listens on 127.0.0.1:`port`."""
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind(("127.0.0.1", port))
-        except OSError as error:
-            reason = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise CannotStart(f"port {port} {reason}: choose another one with PORT=… make run") from None
-
-
 def answers(url: str) -> bool:
     """Whether a GET gets a 200 within 3 s."""
     try:
@@ -369,20 +317,6 @@ def answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def children(pid: int) -> set[int]:
-    """Ids of the living children of a process."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # ended meanwhile
-            if int(fields[1]) == pid and fields[0] != "Z":
-                found.add(int(entry.name))
-    return found
 
 
 def ready_text(demo: Mapping[str, str], file: Path) -> str:

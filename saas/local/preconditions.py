@@ -1,0 +1,59 @@
+"""What must hold before a service starts: no other one on its data directory, nothing else on its port."""
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+GUARD_SECONDS = 20.0  # that the guard of a killed supervisor needs at most
+
+
+class CannotStart(Exception):
+    """Why there is no service; the message says what to do."""
+
+
+def lock_or_refuse(data_dir: Path) -> int:
+    """The lock of this data directory, as an open file; it goes with the process. Raises CannotStart if another has it.
+
+    After a kill -9 its guard has it until everything is ended: that is waited for.
+    """
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + GUARD_SECONDS
+    while not _is_locked(descriptor):
+        owner = os.pread(descriptor, 20, 0).decode()
+        if time.monotonic() > deadline or (Path("/proc") / (owner or "0")).exists():
+            os.close(descriptor)
+            raise CannotStart(
+                f"the service of this checkout is already running (process {owner}): stop it first, or use `make restart`"
+            )
+        time.sleep(0.05)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def make_empty(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def refuse_taken_port(port: int) -> None:
+    """Raises CannotStart if something listens on 127.0.0.1:`port`."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            reason = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise CannotStart(f"port {port} {reason}: choose another one with PORT=… make run") from None
