@@ -13,9 +13,9 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from inference.gateway.exchange import Exchange
 from inference.gateway.front import Front
 from inference.gateway.targets import API, UNKNOWN, Target, target_of
+from saas.exchanges import Ending, HotExchange
 from saas.lib import errors
 from saas.lib.errors import AppError
 from saas.repeats import MAX_MISSES, Head, raw_head
@@ -34,53 +34,6 @@ MIN_RATE = 16 << 10  # bytes per second of a body
 STALLED_SECONDS = 30.0  # that a client may read nothing of its answer
 LINGER_SECONDS = 2.0  # after an answer before the request's end: read on, so that a reset does not destroy the answer
 UNKNOWN_API = UNKNOWN._replace(dialect=API)
-
-
-class _Ignored:
-    def set(self) -> None: ...
-
-
-class HotExchange(Exchange):
-    """A hot request. For uvicorn it looks like a RequestResponseCycle."""
-
-    __slots__ = ("chunks", "counted", "disconnected", "is_received", "keep_alive", "protocol", "response_complete", "size")
-    message_event = _Ignored()
-
-    def __init__(self, protocol: "FrontProtocol", method: bytes, url: bytes, target: Target, *, keep_alive: bool) -> None:
-        super().__init__(method, url, target, protocol.headers)
-        self.protocol, self.keep_alive = protocol, keep_alive
-        self.chunks: list[bytes] = []
-        self.size = self.counted = 0  # bytes received, and those of them in state.body_bytes
-        self.response_complete = self.disconnected = self.is_received = False
-
-    def address(self) -> str:
-        client = self.protocol.client
-        return client[0] if client else ""
-
-    def send(self, status: int, head: bytes, body: bytes) -> None:
-        self.response_complete = True
-        self.protocol.answer(self, status, head, body)
-
-
-class _Ending:
-    """A transport as uvicorn's cycle uses it, which lingers if the cycle ends before its request's end."""
-
-    __slots__ = ("_cycle", "_protocol")
-
-    def __init__(self, protocol: "FrontProtocol", cycle: RequestResponseCycle) -> None:
-        self._protocol, self._cycle = protocol, cycle
-
-    def write(self, data: bytes) -> None:
-        self._protocol.transport.write(data)
-
-    def is_closing(self) -> bool:
-        return self._protocol.transport.is_closing()
-
-    def close(self) -> None:
-        if self._cycle.more_body and self._protocol.cycle is self._cycle:
-            self._protocol.linger()
-        else:
-            self._protocol.transport.close()
 
 
 def _large_head() -> AppError:
@@ -396,7 +349,7 @@ class FrontProtocol(HttpToolsProtocol):
         self.headers.extend(sent)
         super().on_headers_complete()
         assert isinstance(self.cycle, RequestResponseCycle)
-        self.cycle.transport = _Ending(self, self.cycle)  # type: ignore[assignment]  # all that a cycle uses of a transport
+        self.cycle.transport = Ending(self, self.cycle)  # type: ignore[assignment]  # all that a cycle uses of a transport
         if self.server_state.is_draining:
             self.cycle.keep_alive = False
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from inference.gateway.exchange import FORGOTTEN
-from saas.protocol import HotExchange
+from saas.exchanges import HotExchange
 from saas.repeats import MAX_BYTES, MAX_MISSES
 from tests.saas.serving import KEY, READ_ONLY_KEY, key_record, request_bytes, tensor
 from tests.waiting import until
