@@ -24,6 +24,7 @@ from billing.last_used import LastUsed
 from billing.quotas import project_pending
 from billing.rebuild import rebuild_wanted
 from billing.refused import move_refused
+from billing.sealer import Sealer
 from inference.books.pruning import Pruner
 from inference.books.reaper import Reaper
 from saas.lib import clock
@@ -36,6 +37,7 @@ DRAIN_EVERY = 0.2  # seconds between batches that are not full: few commits, lit
 HOURS_EVERY = 0.5
 REBUILD_EVERY = 0.03  # a call of an unknown account is waiting
 RELAY_EVERY = 0.5  # a revoked key is refused everywhere within 1 s
+SEAL_EVERY = 1.0
 PRUNE_EVERY = 0.02  # between single commands, of which most months need few
 TOUCH_EVERY = 60.0
 DAYS_EVERY = 600.0
@@ -70,6 +72,7 @@ class Bookkeeper:
             _prune_job(state_url),
             _housekeeping_job(state_url, self.last_used),
             _records_job(),
+            _seal_job(state_url),
         ]
 
     def run(self) -> int:
@@ -143,6 +146,11 @@ def _records_job() -> Job:
 def _hours_job() -> Job:
     rollup = RollUp()
     return Job("hours", rollup.step, HOURS_EVERY, rollup.close)
+
+
+def _seal_job(state_url: str) -> Job:
+    sealer = Sealer(sync_client(state_url))
+    return Job("seal", sealer.step, SEAL_EVERY, sealer.close)
 
 
 def _rebuild_job() -> Job:

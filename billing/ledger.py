@@ -21,17 +21,17 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
   day integer, call_id uuid, tenant_id uuid, api_key_id uuid, model_id uuid, version_id uuid, model_name text,
   version_number text, endpoint text, mode text, kind text, period text, price_version integer, currency text, rows bigint,
   bytes_in bigint, bytes_out bigint, queue_us bigint, compute_us bigint, amount_nano bigint, is_clamped boolean,
-  request_id text, opened_ms bigint, closed_ms bigint, stream_id text
+  request_id text, opened_ms bigint, closed_ms bigint, stream_id text, digests text
 ) ON COMMIT DELETE ROWS
 """
 COPY = f"COPY pg_temp.incoming ({COLUMNS}) FROM STDIN"
 EVENTS = """
 INSERT INTO usage_event (day, call_id, tenant_id, api_key_id, model_id, version_id, model_name, version_number, endpoint, mode,
   kind, period, price_version, currency, rows, bytes_in, bytes_out, queue_us, compute_us, amount_nano, is_clamped, request_id,
-  opened_at, closed_at, stream_id, batch)
+  opened_at, closed_at, stream_id, digests, batch)
 SELECT date '1970-01-01' + day, call_id, tenant_id, api_key_id, model_id, version_id, model_name, version_number, endpoint,
   mode, kind, period, price_version, currency, rows, bytes_in, bytes_out, queue_us, compute_us, amount_nano, is_clamped,
-  request_id, to_timestamp(opened_ms / 1000::float8), to_timestamp(closed_ms / 1000::float8), stream_id, %s
+  request_id, to_timestamp(opened_ms / 1000::float8), to_timestamp(closed_ms / 1000::float8), stream_id, digests, %s
 FROM pg_temp.incoming
 """
 SUMS = """

@@ -9,8 +9,18 @@ from uuid import UUID
 from django.db import models
 
 from billing.plan_models import Plan, PlanVersion, PriceVersion, Subscription
+from billing.seal_models import SealDue, SealProgress, UsageSeal
 
-__all__ = ["NIL", "Plan", "PlanVersion", "PriceVersion", "Subscription"]  # where Django looks for models
+__all__ = [
+    "NIL",
+    "Plan",
+    "PlanVersion",
+    "PriceVersion",
+    "SealDue",
+    "SealProgress",
+    "Subscription",
+    "UsageSeal",
+]  # where Django looks for models
 
 NIL = UUID(int=0)
 
@@ -48,6 +58,7 @@ class UsageEvent(models.Model):
     closed_at = models.DateTimeField()
     stream_id = models.TextField()
     batch = models.BigIntegerField(default=0)  # of the drain, in which it came; the roll-up goes by it
+    digests = models.TextField(default="")  # SHA-256 of model, request and answer, with colons, if there is a receipt
 
     class Meta:
         db_table = "usage_event"

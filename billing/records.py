@@ -14,12 +14,12 @@ import msgspec
 from inference.books.record import UsageRecord, unpack_record
 
 Entry = tuple[bytes, list[bytes]]
-"""Stream id and fields: `r`, record, `r`, record …"""
+"""Stream id and fields: `r`, record, `r`, record …; or a MARKER."""
 
 COLUMNS = (
     "day, call_id, tenant_id, api_key_id, model_id, version_id, model_name, version_number, endpoint, mode, kind, period, "
     "price_version, currency, rows, bytes_in, bytes_out, queue_us, compute_us, amount_nano, is_clamped, request_id, opened_ms, "
-    "closed_ms, stream_id"
+    "closed_ms, stream_id, digests"
 )
 """What a line holds: as the ledger's rows, but `day` is a number of days and times are milliseconds, both since the epoch."""
 
@@ -39,6 +39,9 @@ class Origin(NamedTuple):
     number: int
     raw: bytes
 
+
+MARKER = b"m"
+"""The field of an entry that only says that the hours before it are over (end_hours.lua)."""
 
 Refused = tuple[Origin, str]
 """A record that cannot become a row, and why."""
@@ -83,6 +86,8 @@ class Reader:
         for number, (name, raw) in enumerate(zip(fields[::2], fields[1::2], strict=True)):
             origin = Origin(stream_id, number, raw)
             try:
+                if name == MARKER:
+                    continue
                 if name != b"r":
                     raise ValueError(f"unknown field {name!r}")
                 line = self._line(unpack_record(raw), stream_id, batch)
@@ -97,6 +102,8 @@ class Reader:
         key, opened = usage.key or NO_KEY, usage.opened_ms
         if not (usage.call + usage.tenant + key).isalnum():
             raise ValueError("an id is not one")
+        if usage.digests and not usage.digests.replace(":", "").isalnum():
+            raise ValueError("the digests are none")
         if not 0 <= opened < TIMES_END or not 0 <= usage.closed_ms < TIMES_END:
             raise ValueError("a time is out of range")
         day = opened_day(usage.call)
@@ -117,7 +124,7 @@ class Reader:
         return (
             f"{day}\t{usage.call}\t{usage.tenant}\t{key}\t{common}\t{usage.rows}\t{usage.bytes_in}\t{usage.bytes_out}\t"
             f"{usage.queue_us}\t{usage.compute_us}\t{usage.nano}\t{usage.is_clamped}\t{request_id}\t{opened}\t{usage.closed_ms}\t"
-            f"{stream_id}\n"
+            f"{stream_id}\t{usage.digests}\n"
         )
 
     def _make_common(self, shared: tuple[str | int, ...]) -> str:

@@ -50,9 +50,11 @@ HEADERS = {
     "Prefer": "`wait=N`: wait up to N seconds for the result (RFC 7240).",
     "Idempotency-Key": "1 to 255 printable characters. A retry with the same key and body gets the first answer, for 48 hours.",
     "X-Request-Timeout": "Seconds until 504; by default 30, at most 60, unless the service is set otherwise.",
+    "X-Maas-Receipt": "`1`: the answer has a header of this name with a signed receipt.",
     "Inference-Header-Content-Length": "Bytes of the JSON before the binary tensors; without it, all of the body is JSON.",
 }
 CALL_HEADERS = ("Idempotency-Key", "X-Request-Timeout")
+RECEIPT = "X-Maas-Receipt"
 CALL_STATUSES = (400, 404, 408, 409, 413, 415, 422, 429, 431, 500, 503, 504)
 
 
@@ -78,7 +80,7 @@ def headers_of(place: str, method: str, operation: Document) -> Iterator[str]:
     if any("session" in way for way in operation["security"]):
         yield "X-Organization"
     if is_call(place):
-        yield from CALL_HEADERS
+        yield from (*CALL_HEADERS, RECEIPT)
     if place.endswith("/infer"):
         yield "Inference-Header-Content-Length"
     if place == "/api/v1/predictions" and method == "post":

@@ -34,6 +34,7 @@ class UsageRecord(msgspec.Struct, array_like=True):
     bytes_out: int = 0
     queue_us: int = 0
     compute_us: int = 0
+    digests: str = ""  # of model, request and answer, if its caller asked for a receipt (statement.py)
 
 
 pack_record = msgspec.msgpack.Encoder().encode

@@ -21,6 +21,7 @@ LIMITS = _script("limits")
 REBUILD = _script("rebuild")
 TRIM = _script("trim")
 KEEP = _script("keep")
+END_HOURS = _script("end_hours")
 
 JOURNAL = "journal"
 TRIMMED = "journal:trimmed"

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from inference.gateway import receipts
 from inference.gateway.call import Call, Rendered
 from inference.gateway.threads import Thread
 from inference.lanes import Reply
@@ -106,7 +107,10 @@ def size_of(reply: Reply) -> int:
 def rendered(call: Call, reply: Reply) -> Outcome:
     """The call's answer; a fault of ours is logged and told as one."""
     try:
-        return call.render(call, reply)
+        answer = call.render(call, reply)
+        if call.input_digest:
+            call.output_digest = receipts.digest(answer.body)
+        return answer
     except AppError as error:
         return error
     except Exception:

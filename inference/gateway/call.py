@@ -46,6 +46,7 @@ class Call:
         "has_waited",
         "id",
         "idempotency_key",
+        "input_digest",
         "inputs",
         "is_admitted",
         "is_closing",
@@ -61,6 +62,7 @@ class Call:
         "number",
         "open_call",
         "opened_ms",
+        "output_digest",
         "outputs",
         "prepare_us",
         "pushed",
@@ -96,6 +98,7 @@ class Call:
         request_id: str = "",
         idempotency_key: str | None = None,
         fingerprint: bytes = b"",
+        input_digest: str = "",
         is_low: bool = False,
         is_ranked: bool = False,
     ) -> None:
@@ -106,6 +109,7 @@ class Call:
         self.bytes_in, self.timeout, self.request_id = bytes_in, timeout, request_id
         self.idempotency_key, self.fingerprint, self.is_low = idempotency_key, fingerprint, is_low
         self.is_ranked = is_ranked  # the answer shows the best of the outputs' elements, with labels
+        self.input_digest = input_digest  # SHA-256 of the request's body, if a receipt is wanted
         # filled by the gateway
         self.id = ""
         self.number = 0
@@ -124,6 +128,7 @@ class Call:
         self.limits: list[Limit] = []
         self.left: bytes | None = None  # of budgets and of credit, as books.lua told when it opened
         self.bytes_out = 0
+        self.output_digest = ""
 
     @property
     def expected_ms(self) -> float:

@@ -158,7 +158,8 @@ class Front:
         if isinstance(outcome, AppError):
             self.refuse(exchange, outcome)
             return
-        head = headers.lines(tuple(outcome.headers))
+        has_receipt = exchange.call is not None and (exchange.call.input_digest or exchange.call.is_replay)
+        head = (headers.joined if has_receipt else headers.lines)(tuple(outcome.headers))
         if exchange.call is not None and exchange.call.is_replay:
             head += b"idempotent-replayed: true\r\n"
         if exchange.call is not None and exchange.call.left is not None:

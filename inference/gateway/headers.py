@@ -20,6 +20,7 @@ SINGLE = (
     b"inference-header-content-length",
     b"content-encoding",
     b"content-type",
+    b"x-maas-receipt",
 )
 
 
@@ -91,10 +92,13 @@ def left_lines(note: bytes) -> bytes:
     return "".join([f"{name}: {money.text_of(int(nano))}\r\n" for name, nano in named if nano != b"-"]).encode()
 
 
-@lru_cache(maxsize=4096)
-def lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """Header lines. Most answers of a version have the same, so they are kept."""
+def joined(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Header lines."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+lines = lru_cache(maxsize=4096)(joined)
+"""The same, kept: most answers of a version have no others."""
 
 
 def error_lines(error: AppError, method: bytes | None) -> bytes:

@@ -9,7 +9,7 @@ import asyncio
 from functools import partial
 
 from inference.books.client import Books
-from inference.gateway import refusals, usage
+from inference.gateway import receipts, refusals, usage
 from inference.gateway.access import Access
 from inference.gateway.answers import Answers, AnswerStore, Outcome
 from inference.gateway.call import Call, Rendered
@@ -188,9 +188,12 @@ class Gateway:
         open_call = call.open_call
         assert open_call is not None
         call.bytes_out = len(answer.body)
+        record = usage.closed(call, self.books.now_ms())
+        if call.input_digest:
+            answer = receipts.attach(call, record, answer)
         if call.idempotency_key is None:
             self.running.end(call, answer)
-            self.books.close(open_call, usage.closed(call, self.books.now_ms()), None, None)
+            self.books.close(open_call, record, None, None)
         else:
             call.is_closing = True  # from here on it gets its outcome, however long that takes
             self.answers.seal(call, answer, self._sealed)
@@ -211,7 +214,8 @@ class Gateway:
                 self._lost(call)
 
         assert call.open_call is not None
-        self.books.close(call.open_call, usage.closed(call, self.books.now_ms()), sealed, closed)
+        assert call.record is not None  # as `_close` has completed it
+        self.books.close(call.open_call, call.record, sealed, closed)
 
     def _lost(self, call: Call) -> None:
         """A reaper took its session before it was closed: it is undone there, and its answer must not leave."""

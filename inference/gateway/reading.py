@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from inference.gateway import friendly, headers, v2
+from inference.gateway import friendly, headers, receipts, v2
 from inference.gateway.call import Call, Rendered
 from inference.gateway.exchange import Exchange
 from inference.gateway.targets import Target
@@ -28,6 +28,7 @@ def read_call(
     exchange.version = version = callable_version(route, target)
     timeout = headers.timeout(found.get(b"x-request-timeout"), timeout_default, timeout_max)
     idempotency_key = headers.idempotency_key(found.get(b"idempotency-key"))
+    wants_receipt = receipts.is_asked(found.get(receipts.HEADER))
     ask: v2.Infer | friendly.Predict
     if target.kind == "infer":
         ask = v2.read_infer(exchange.body, found.get(b"inference-header-content-length"), version)
@@ -57,6 +58,7 @@ def read_call(
         request_id=exchange.request_id,
         idempotency_key=idempotency_key,
         fingerprint=fingerprint(exchange) if idempotency_key is not None else b"",
+        input_digest=receipts.digest(exchange.body) if wants_receipt else "",
     )
 
 
@@ -88,7 +90,8 @@ def is_large(exchange: Exchange, route: ModelRoute) -> bool:
         return True
     version = route.version(exchange.target.version)
     is_read = version is not None and any(spec.datatype in ("BYTES", "BOOL") for spec in version.inputs)
-    return is_read or b"idempotency-key" in exchange.headers  # its fingerprint is made of the whole body
+    hashed = b"idempotency-key" in exchange.headers or receipts.HEADER in exchange.headers  # the whole body is
+    return is_read or hashed
 
 
 def fingerprint(exchange: Exchange) -> bytes:

@@ -18,11 +18,11 @@ class Journal:
         self.state = state
         self.name = name or f"journal-{uuid7().hex}"
 
-    def add(self, *records: UsageRecord | bytes) -> str:
-        """One tick of a gateway; the entry's id."""
+    def add(self, *records: UsageRecord | bytes, at_ms: int | None = None) -> str:
+        """One tick of a gateway, now or at `at_ms`, not before the entry before; the entry's id."""
         packed = [record if isinstance(record, bytes) else pack_record(record) for record in records]
         fields = [part for raw in packed for part in (b"r", raw)]
-        return self.state.execute_command("XADD", self.name, "*", *fields).decode()
+        return self.state.execute_command("XADD", self.name, "*" if at_ms is None else f"{at_ms}-*", *fields).decode()
 
     def __len__(self) -> int:
         return self.state.xlen(self.name)

@@ -8,8 +8,8 @@ import pytest
 from saas.lib.ids import uuid7
 from tests.billing.journal import settle, usage
 
-TENANT_TABLES = ["usage_event", "usage_hour", "usage_month", "quota_change"]
-TABLES = [*TENANT_TABLES, "journal_position", "usage_rollup", "journal_quarantine", "price_version"]
+TENANT_TABLES = ["usage_event", "usage_hour", "usage_month", "quota_change", "usage_seal", "seal_due"]
+TABLES = [*TENANT_TABLES, "journal_position", "usage_rollup", "journal_quarantine", "price_version", "seal_progress"]
 EVERY = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
 REFUSED = psycopg2.errors.InsufficientPrivilege
 

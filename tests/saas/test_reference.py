@@ -48,7 +48,11 @@ def test_headers_that_decide_something_are_described(schema):
     assert headers(schema, "/api/v1/keys", "post") == {"X-Organization"}
     assert {"Prefer", "Idempotency-Key", "X-Request-Timeout"} <= headers(schema, "/api/v1/predictions", "post")
     assert "Prefer" in headers(schema, "/api/v1/predictions/{prediction}", "get")
-    assert headers(schema, "/api/v1/models/{model}/predict", "post") == {"Idempotency-Key", "X-Request-Timeout"}
+    assert headers(schema, "/api/v1/models/{model}/predict", "post") == {
+        "Idempotency-Key",
+        "X-Request-Timeout",
+        "X-Maas-Receipt",
+    }
     assert "Inference-Header-Content-Length" in headers(schema, "/v2/models/{model}/versions/{version}/infer", "post")
     assert all("X-Organization" in headers(schema, place, method) for place, method in by_people(schema))
 

@@ -22,6 +22,7 @@ WITHOUT_TENANT = {
     "tenants_recordchange": "outbox: the application may only add rows",
     "tenants_organization": "the tenant itself: its policy is on its id",
     "journal_position": "how far the journal was drained",
+    "seal_progress": "up to where a journal's rows are collected for seals, and all hours are sealed",
     "usage_rollup": "how far the rows of a journal are in the hours",
     "journal_quarantine": "records of the journal that nobody could read; not for the application",
     "plan": "what is for sale, the same for all",
