@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from saas.local.servers import URL_ROLES, Postgres, Valkey, embedded_servers, keep_private, write_private
+from saas.local.standin import standin_environment
 
 FILE = "environment.json"
 VALKEYS = ("STATE_URL", "LANES_URL")
@@ -56,6 +57,7 @@ def service_environment(
     }
     variables = {name: given.get(name) or value for name, value in own.items()}
     variables |= {name: given[name] for name in (*URL_ROLES, *VALKEYS) if given.get(name)}
+    variables |= standin_environment(data_dir, given)
     for server in servers:
         variables |= server.urls()
     return variables

@@ -28,6 +28,7 @@ from saas.local.parts import Part, PartFailed, Recipe
 from saas.local.preconditions import CannotStart, lock_or_refuse, make_empty, refuse_taken_port
 from saas.local.processes import MARK, Guard, children, end_leftovers
 from saas.local.servers import START_SECONDS, Postgres, Server, Valkey, process_options, server_environment
+from saas.local.standin import STANDIN
 
 READY_SECONDS = 180.0
 DRAIN_SECONDS = 75.0  # a worker or gateway that is replaced may finish its calls: the longest deadline and some more
@@ -207,11 +208,14 @@ class Supervisor:
     def _recipes(self) -> list[Recipe]:
         beat_file = self.data_dir / "beat-schedule"
         python = sys.executable
+        has_standin = not self.given.get("STRIPE_SECRET_KEY")
+        standin = [self._recipe(STANDIN, python, "-m", "saas.local.stripe", grace=1.5)] if has_standin else []
         return [
             self._recipe("gateway", python, "-m", "gunicorn", "-c", "saas/gunicorn.py", "saas.asgi:application", grace=6.0),
             self._recipe("bookkeeper", python, "manage.py", "bookkeeper", grace=1.5),
             self._recipe("ops", *_celery("worker", "-Q", "ops", "-P", "threads", "-c", "4", "-n", "ops@%h"), grace=5.0),
             self._recipe("beat", *_celery("beat", "-s", str(beat_file), "--pidfile="), grace=2.0),
+            *standin,
         ]
 
     def _recipe(self, name: str, *command: str, grace: float) -> Recipe:
@@ -221,6 +225,8 @@ class Supervisor:
         return await asyncio.to_thread(answers, f"{self.base_url}/readyz")
 
     def _tell_ready(self) -> None:
+        if STANDIN in self.parts:
+            self.log.say(f"payments: the stand-in for Stripe at {self.variables['STRIPE_API_BASE']}; no money moves")
         self.log.say(f"ready after {time.monotonic() - self._began_at:.1f} s: {self.base_url}")
         demo = self.data_dir / "demo.json"
         if len(self.servers) == 3 and demo.exists():

@@ -20,7 +20,7 @@ from tests.service import Service, running_service
 from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.no_servers, pytest.mark.timeout(300)]
-PARTS = {"postgres", "state", "lanes", "gateway", "worker", "ops", "beat", "bookkeeper"}
+PARTS = {"postgres", "state", "lanes", "gateway", "worker", "ops", "beat", "bookkeeper", "stripe"}
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +151,12 @@ def test_a_restart_replaces_gateway_and_worker_without_a_failed_call(running):
     assert set(statuses) == {200}
     assert "worker" not in after
     assert {"ops", "beat", "bookkeeper", "gateway"} < set(after)
+    assert after["stripe"]["pid"] == before["stripe"]["pid"]  # it stands for somebody else
     assert after["gateway"]["pid"] == before["gateway"]["pid"]  # gunicorn's master keeps the socket
     assert running.process("worker") != before["worker"]["pid"]
 
 
-@pytest.mark.parametrize("name", ["gateway", "worker", "ops", "beat", "bookkeeper", "postgres", "state", "lanes"])
+@pytest.mark.parametrize("name", ["gateway", "worker", "ops", "beat", "bookkeeper", "stripe", "postgres", "state", "lanes"])
 def test_a_killed_part_comes_back_and_it_is_said(running, name):
     before = running.process(name)
 

@@ -1,7 +1,9 @@
 """The stand-in's HTTP server: the API for who has its key, pages for who has a link."""
 
 import json
+import logging
 import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,6 +16,7 @@ from saas.local.stripe.world import World
 
 TICK_SECONDS = 0.2
 MOST_BYTES = 1 << 20
+log = logging.getLogger("standin")
 PAGE_HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action *; frame-ancestors 'none'",
@@ -54,7 +57,8 @@ class Server(ThreadingHTTPServer):
             self.world.tick()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that left is no news; anything else is told by the handler."""
+        if not isinstance(sys.exception(), ConnectionError):  # a client that left is no news
+            log.exception("a request failed")
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -21,12 +21,23 @@ class World:
     Time is the machine's plus an offset, which only grows; while due work is done it stands at the moment when that fell due.
     """
 
-    def __init__(self, store: Store, *, base_url: str, secret_key: str, webhook_url: str, webhook_secret: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        base_url: str,
+        secret_key: str,
+        webhook_url: str,
+        webhook_secret: str,
+        follow: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """`follow` puts the platform's clock so many seconds ahead of the machine's, before anything happens then."""
         self.store = store
         self.base_url, self.secret_key = base_url, secret_key
         self.webhook_url, self.webhook_secret = webhook_url, webhook_secret
         self.lock = threading.RLock()
         self.has_news = threading.Event()  # for the deliverer
+        self._follow = follow
         self._moment: float | None = None
 
     # --- time
@@ -41,7 +52,8 @@ class World:
     def advance(self, to: float) -> None:
         """Move the clock to `to`, doing what falls due until then, in order. It never goes back."""
         with self.lock:
-            self._run_due(to)
+            self._run_due(to, self._follow)
+            self._follow(to - time.time())
             self.store.set("offset", max(to - time.time(), self.store.setting("offset")))
 
     def tick(self) -> None:
@@ -49,12 +61,13 @@ class World:
         with self.lock:
             self._run_due(self.exact_now())
 
-    def _run_due(self, until: float) -> None:
+    def _run_due(self, until: float, follow: Callable[[float], None] = lambda seconds: None) -> None:
         while True:
             row = self.store.db.execute("SELECT seq, at, work, id FROM due WHERE at <= ? ORDER BY at, seq", (until,)).fetchone()
             if row is None:
                 return
             seq, at, name, id = row
+            follow(at - time.time())
             try:
                 with self.standing_at(at), self.store.transaction():
                     self.store.db.execute("DELETE FROM due WHERE seq = ?", (seq,))
