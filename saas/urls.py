@@ -3,9 +3,14 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from tenants.mail_links import ResetPasswordPage, SignUpPage, VerifyEmailPage
+
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("_allauth/", include("allauth.headless.urls")),
+    path("account/verify-email/<str:key>", VerifyEmailPage.as_view()),  # as settings.HEADLESS_FRONTEND_URLS says
+    path("account/password/reset/<str:key>", ResetPasswordPage.as_view()),
+    path("account/signup", SignUpPage.as_view()),
     path("api/v1/", include("tenants.urls")),
     path("api/v1/", include("inference.urls")),
     path("api/v1/", include("inference.predictions.urls")),

@@ -28,6 +28,9 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is
         """allauth has its routes of phone numbers whether there are any or not."""
         raise NotFound("This service keeps no phone numbers.")
 
+    def add_message(self, *_: Any, **__: Any) -> None:  # Any: as allauth calls it
+        """Nothing: the pages of links in mails say themselves what was done, and no later page should repeat it."""
+
     def save_user(self, request: HttpRequest, user: User, form: Any, commit: bool = True) -> User:  # Any: allauth's form
         """Store the user and, in the same transaction, an organization that they own."""
         user = super().save_user(request, user, form, commit=False)

@@ -59,6 +59,11 @@ PAGES = {
     "ANY /livez": OPEN,
     "ANY /readyz": OPEN,
     "ANY ^(?:api|v2)(?:/|$)": OPEN,  # 404 for whatever is not a route
+    "GET /account/signup": OPEN,
+    "GET /account/verify-email/{key}": ANONYMOUS,  # these act on what the link in a mail proves
+    "POST /account/verify-email/{key}": ANONYMOUS,
+    "GET /account/password/reset/{key}": ANONYMOUS,
+    "POST /account/password/reset/{key}": ANONYMOUS,
     "ANY /admin/…": OPERATORS,  # every one of them; test_the_admin_is_the_operators_alone walks them
 }
 

@@ -9,7 +9,18 @@ from django.urls import get_resolver
 
 from tests.isolation.world import walk
 
-PAGES = ["/docs/", "/docs/?script=", "/docs/openapi.json", "/livez", "/readyz", "/nothing", "/api/v1/nothing", "/api/v1/me"]
+PAGES = [
+    "/docs/",
+    "/docs/?script=",
+    "/docs/openapi.json",
+    "/account/signup",
+    "/account/verify-email/x",
+    "/livez",
+    "/readyz",
+    "/nothing",
+    "/api/v1/nothing",
+    "/api/v1/me",
+]
 PAGES += [
     "/static/admin/css/base.css",
     "/_allauth/app/v1/config",

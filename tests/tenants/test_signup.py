@@ -150,3 +150,31 @@ def test_the_catalogue_is_made_once():
     with tenant_scope(CATALOG_ID):
         assert Organization.objects.get().slug == "catalog"
         assert DataKey.objects.count() == 1
+
+
+def shown(answer):
+    return answer.status_code, sorted(answer.headers), answer.json()
+
+
+@pytest.mark.parametrize("route", ["login", "password/request"])
+def test_signing_in_and_a_forgotten_password_tell_nobody_who_has_an_account(email, address, route):
+    sign_up(Client(), email, address)
+    body = {"password": "not the right one"} if route == "login" else {}
+
+    known, unknown = (
+        Client().post(f"{APP}/{route}", body | {"email": each}, content_type="application/json", REMOTE_ADDR=address)
+        for each in (email, f"nobody-{secrets.token_hex(6)}@example.org")
+    )
+
+    assert shown(known) == shown(unknown)
+
+
+def test_signing_up_with_an_address_that_is_taken_is_refused_and_tried_only_so_often(email, address):
+    sign_up(Client(), email, address)
+
+    refused = sign_up(Client(), email, address, password="another battery staple")
+
+    assert refused.status_code == 400
+    assert [error["code"] for error in refused.json()["errors"]] == ["email_taken"]
+    assert "session_token" not in refused.json().get("meta", {})
+    assert {sign_up(Client(), email, address).status_code for _ in range(30)} == {400, 429}
