@@ -13,7 +13,7 @@ from inference.predictions.attempts import read_ask
 from inference.predictions.models import Prediction, Status
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib.errors import IdempotencyKeyReused, StateConflict, Unavailable
-from saas.lib.ids import uuid7
+from saas.lib.ids import shown, uuid7
 from saas.lib.inserts import insert_once
 from tenants.crypto import seal_for
 from tenants.models import Organization
@@ -85,13 +85,17 @@ def find_keyed(organization: Organization, idempotency_key: str | None, fingerpr
 
 def send(prediction: Prediction) -> None:
     """Tell a worker of its hardware about it. A broker that is away delays it until the sweeper's next round."""
+    send_ids(prediction.organization_id, prediction.pk, prediction.hardware)
+
+
+def send_ids(organization_id: UUID, pk: UUID, hardware: str) -> None:
+    """`send`, without its row."""
     from inference.predictions.tasks import run  # tasks start a gateway; only workers need that module otherwise
 
-    ids = [str(prediction.organization_id), str(prediction.id)]
     try:
-        run.apply_async(ids, queue=f"infer.{prediction.hardware}", retry=False)
+        run.apply_async([str(organization_id), str(pk)], queue=f"infer.{hardware}", retry=False)
     except OperationalError as error:
-        log.warning("prediction %s waits for the broker: %s", prediction.shown_id, error)
+        log.warning("prediction %s waits for the broker: %s", shown("pred", pk), error)
 
 
 def cancel_prediction(prediction: Prediction) -> None:

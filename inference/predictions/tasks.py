@@ -4,18 +4,21 @@ import logging
 from concurrent.futures import Future
 from datetime import timedelta
 from functools import cache
+from typing import Any
 from uuid import UUID
 
 from celery import shared_task
-from celery.signals import worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_shutting_down
 from django.conf import settings
+from django.db.models import F
 from django.utils import timezone
 
 from inference.gateway.call import Call, Rendered
-from inference.predictions.actions import send
+from inference.predictions.actions import send, send_ids
 from inference.predictions.attempts import build_call
 from inference.predictions.models import KEY_LIFE, MAX_ATTEMPTS, Prediction, Status, StoredAnswer
 from inference.predictions.runner import GatewayThread
+from inference.predictions.shares import Shares
 from saas.lib.errors import AppError, IdempotencyInProgress
 from tenants.crypto import seal_for, unseal_for
 from tenants.databases import as_operator
@@ -27,6 +30,13 @@ LOOK_EVERY = 0.5  # seconds between looks whether a running prediction is to be 
 AGAIN_AFTER = timedelta(seconds=2)
 IN_PROGRESS_AFTER = timedelta(seconds=10)  # above the reaper's 3 s: by then a dead attempt's claim is gone
 BATCH = 1000
+THREADS = 16  # as workers are started; `_count_threads` is told what it is
+SHARES = Shares(THREADS, lambda organization, pk: send_ids(organization, pk, settings.CONFIG.engine_hardware))
+
+
+@celeryd_after_setup.connect
+def _count_threads(instance: Any, **_: object) -> None:  # Any: Celery's worker
+    SHARES.threads = instance.concurrency
 
 
 @cache
@@ -44,8 +54,17 @@ def _stop_gateway(**_: object) -> None:
 
 @shared_task(name="inference.run_prediction")
 def run(organization_id: str, prediction_id: str) -> None:
-    """One attempt at a prediction. Nothing happens if it is finished or another worker holds it."""
-    taken = _take(UUID(organization_id), UUID(prediction_id))
+    """One attempt at a prediction. Nothing happens if it is finished or another worker holds it; if its organization has its
+    share of this worker's threads, it is sent again later.
+    """
+    organization, pk = UUID(organization_id), UUID(prediction_id)
+    with SHARES.take(organization, pk) as may_run:
+        if may_run:
+            _attempt(organization, pk)
+
+
+def _attempt(organization: UUID, pk: UUID) -> None:
+    taken = _take(organization, pk)
     if taken is None:
         return
     prediction, body = taken
@@ -119,7 +138,8 @@ def sweep() -> None:
     """Send again what was lost, remove the data of what has expired, forget old idempotency keys."""
     now = timezone.now()
     with as_operator():
-        unsent = list(Prediction.objects.unsent(now).only("id", "organization_id", "hardware")[:BATCH])
+        lost = Prediction.objects.unsent(now).order_by(F("sent_at").asc(nulls_first=True))  # so that none waits for ever
+        unsent = list(lost.only("id", "organization_id", "hardware")[:BATCH])
         Prediction.objects.filter(pk__in=[row.pk for row in unsent]).update(sent_at=now)
         for prediction in unsent:
             send(prediction)

@@ -183,6 +183,26 @@ def test_only_keys_of_the_organization_may(alice, charlie):
     assert limited.create().json()["code"] == "model_not_allowed"
 
 
+def test_endless_predictions_of_one_organization_hold_up_nobody_elses(alice, charlie):
+    """There are more of them than a worker has threads."""
+    endless = [alice.create_slow(10**9) for _ in range(20)]
+    until(lambda: sum(alice.get(each)["status"] == "processing" for each in endless) >= 8, what="their start")
+
+    others = charlie.ended(charlie.create().json())
+
+    statuses = [alice.get(each)["status"] for each in endless]
+    for each in endless:
+        alice.ask("POST", f"/{each['id']}/cancel")
+    assert others["status"] == "succeeded"
+    assert (statuses.count("processing"), statuses.count("starting")) == (8, 12)  # none ended before
+
+
+def test_what_found_no_thread_runs_when_others_of_its_organization_have_ended(alice):
+    made = [alice.create("identity", {"inputs": [[number, 0, 0]]}).json() for number in range(40)]
+
+    assert {alice.ended(each)["status"] for each in made} == {"succeeded"}
+
+
 def test_the_queue_is_no_way_around_the_rate_limit(alice):
     """Creating a prediction takes from the same buckets as a call."""
     slow = Caller(alice.customer, alice.customer.key(limits={"rate": 0.01, "burst": 2}))
