@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
@@ -43,6 +43,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTEC
 LOAD_SECONDS = 30.0
 DEATHS = 8  # of an organization's processes within DEATHS_SECONDS; then none is started for it until the first is so long ago
 DEATHS_SECONDS = 10.0
+MAX_WITHDRAWN = 10_000  # calls that are remembered, since they may still wait for their version to be loaded
 UNWANTED_SECONDS = 1.0  # a run that nobody waits for may take so long, since a new process costs about as much
 KILL_SECONDS = 0.1  # after a deadline: a run that does not end by itself ends with its process
 CODES = frozenset(
@@ -65,9 +66,11 @@ class Child:
         is_low: bool = False,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         on_ended: "Callable[[Child], None] | None" = None,
+        withdrawn: Container[str] = (),
     ) -> None:
         """Must be called by a thread that lives as long as the child shall: the kernel kills it when that thread ends."""
         self.owner, self.is_low, self.providers, self._on_ended = owner, is_low, list(providers), on_ended
+        self._withdrawn = withdrawn  # calls that nobody waits for any more; they may be told before they come here
         self.versions: set[str] = set()
         self.last_used = time.monotonic()
         self.is_ended = False
@@ -139,10 +142,13 @@ class Child:
 
     @contextmanager
     def _run_of(self, calls: set[str]) -> Iterator[None]:
-        """While it lasts the calls may be withdrawn. Raises DeadlineExceeded if that ended the process."""
+        """While it lasts the calls may be withdrawn. Raises DeadlineExceeded if that ended the process, or all were before."""
         run = object()
         self._runs[run] = calls
         try:
+            calls.difference_update([call for call in calls if call in self._withdrawn])
+            if not calls:
+                raise DeadlineExceeded("nobody waited for the call any more")
             yield
         except ProcessEnded:
             if not calls:
@@ -343,6 +349,7 @@ class Children:
     ) -> None:
         self.limit, self.memory_bytes, self.providers, self._on_ended = limit, memory_bytes, providers, on_ended
         self._children: dict[tuple[str, bool], Child] = {}  # by organization, and whether for low-priority work
+        self._withdrawn: dict[str, None] = {}  # the latest, in their order
         self._starter = ThreadPoolExecutor(1, "children")  # lives as long as they
         self._deaths: dict[str, deque[float]] = {}  # by organization: when its processes died lately, monotonic
         self._lock = threading.Lock()
@@ -371,6 +378,7 @@ class Children:
                 is_low=place[1],
                 providers=self.providers,
                 on_ended=self._ended,
+                withdrawn=self._withdrawn,
             ).result()
         if leaving is not None:
             self._on_ended(leaving)
@@ -404,6 +412,9 @@ class Children:
     def withdraw(self, call: str) -> None:
         """Nobody waits for `call` any more."""
         with self._lock:
+            self._withdrawn[call] = None
+            if len(self._withdrawn) > MAX_WITHDRAWN:
+                del self._withdrawn[next(iter(self._withdrawn))]
             children = list(self._children.values())
         for child in children:
             child.withdraw(call)
