@@ -27,8 +27,8 @@ from inference.engine.model import Model
 from inference.engine.residency import LocalResident, Residency, Resident, without_artifact
 from inference.engine.sessions import providers_for
 from inference.engine.source import ArtifactSource
-from inference.lanes import WITHDRAWN, WORKERS, Reply, lane_key, lanes_key, pool_key, resident_key, worker_key
-from inference.pump import BYTES_AT_ONCE, WAKE_SECONDS, Counters, Pump, Taken, messages
+from inference.lanes import WITHDRAWN, WORKERS, Reply, lane_keys, lanes_key, pool_key, resident_key, worker_key
+from inference.pump import BYTES_AT_ONCE, WAKE_SECONDS, Counters, Pump, Taken, lane_of, messages
 from inference.reports import ModelReport, Report, make_report, total
 from saas.lib.valkey import Script, sync_client
 
@@ -159,8 +159,7 @@ class Host:
 
     def waiting(self) -> dict[str, int]:
         """How many calls lie in each list that this worker pops. Raises RedisError."""
-        lanes = [resident.source.version for resident in self._residency.all()]
-        keys = [*self._pools, *(lane_key(version, low=low) for version in lanes for low in (False, True))]
+        keys = [*self._pools, *(key for resident in self._residency.all() for key in lane_keys(resident.source.version))]
         pipeline = self._client.pipeline(transaction=False)
         for key in keys:
             pipeline.llen(key)
@@ -289,8 +288,8 @@ class Host:
             waiting = self._take_pending(version)
         frames: dict[str, list[bytes]] = {}
         for taken in waiting:
-            is_low = taken.key.endswith(":low")
-            frames.setdefault(lane_key(version, low=is_low) if to_lane else self._pools[is_low], []).append(taken.frame)
+            key = lane_of(taken) if to_lane else self._pools[taken.key.endswith(":low")]
+            frames.setdefault(key, []).append(taken.frame)
         pipeline = self._client.pipeline(transaction=True)  # at once: a pump may be waiting at these lists
         for key, mine in frames.items():
             pipeline.lpush(key, *reversed(mine))

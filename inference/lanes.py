@@ -32,6 +32,7 @@ class Work(msgspec.Struct, array_like=True):
     top: int = 0  # a friendly call: how many labels to return per row, 0 for one; with `inputs` it must be 1 or more
     is_suspect: bool = False  # a process died while it ran this and others: it is run alone
     prepare_us: float = 0.0  # what the preparation of `items` is expected to take, in microseconds
+    is_slow: bool = False  # it waits in the slow lane
 
 
 class Prediction(msgspec.Struct):
@@ -58,9 +59,17 @@ def bytes_of(reply: Reply) -> int:
     return sum([len(data) for *_, data in reply.outputs or ()])
 
 
-def lane_key(version: str, *, low: bool = False) -> str:
-    """The list of a resident version; the low-priority one (asynchronous work) is taken when the other is empty."""
-    return f"lane:{version}:low" if low else f"lane:{version}"
+def lane_key(version: str, *, low: bool = False, slow: bool = False) -> str:
+    """A list of a resident version; the low-priority ones (asynchronous work) are taken when the others are empty.
+
+    Calls that are slow each on its own have lists of their own, so that no other waits behind them (inference/slow.py).
+    """
+    return f"lane:{version}{':slow' if slow else ''}{':low' if low else ''}"
+
+
+def lane_keys(version: str) -> list[str]:
+    """All lists of a version, whether it has slow lanes or not."""
+    return [lane_key(version, low=low, slow=slow) for low in (False, True) for slow in (False, True)]
 
 
 def pool_key(hardware: str, *, low: bool = False) -> str:

@@ -12,6 +12,7 @@ from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
+from inference.slow import has_slow_lanes
 from saas.lib.ids import shown
 from saas.lib.names import NAME_PATTERN
 from tenants.models import CATALOG_ID, TenantModel, TenantQuerySet
@@ -159,6 +160,10 @@ class ModelVersion(TenantModel):
     @property
     def number(self) -> str:
         return f"{self.major}.{self.minor}.{self.patch}"
+
+    @property
+    def has_slow_lanes(self) -> bool:
+        return has_slow_lanes(takes_items=self.model.task in (Task.IMAGE, Task.TEXT), ms_per_row=self.ms_per_row)
 
     @property
     def artifact_key(self) -> str:

@@ -3,7 +3,8 @@
 A pump has slots (threads), each with a connection of its own, and one token. The slot that holds the token pops. A short
 batch it runs itself, and its replies travel with the next pop in one write; before a long batch it hands the token on, so that
 another slot serves the other lanes meanwhile. Calls that are slow each on its own run in all slots but one: while these are
-taken, lanes with such a call at their head are not asked, so that a fast call always finds a slot that comes to it soon.
+taken, lanes with such a call at their head are not asked, so that a fast call always finds a slot that comes to it soon. Slow
+lanes are asked first in every other turn, but not right after one of them: so that neither kind waits long, even for one slot.
 """
 
 import logging
@@ -20,7 +21,7 @@ import msgspec
 from inference.engine.residency import Resident
 from inference.lane_connection import REPLY_SECONDS, LaneConnection, pack_command
 from inference.lanes import Reply, Work, bytes_of, lane_key, pack_replies, pack_work, replies_channel, unpack_work
-from inference.slow import SlowPlaces
+from inference.slow import SLOW_US, SlowPlaces
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ POP_SECONDS = 1  # a blocking pop ends after so long even if nothing came
 RECONNECT_SECONDS = 0.2
 LARGE_MESSAGE = 8 << 20  # bytes
 WAKE_SECONDS = 60  # a pump that is gone does not read its wake-up
-SLOW_US = 50_000  # no run is planned to take longer, unless one call alone does; such calls leave a slot to the others
 BUCKETS = 12  # of the histogram: 1, 2, 4, … 2048 rows and more
 
 
@@ -84,9 +84,10 @@ class Pump:
         self._priorities = priorities
         self._reject, self._pools, self._is_pool_open = reject, pools, is_pool_open
         self._residents: dict[str, Resident] = {}
-        self._commands: dict[tuple[int, bool, int], bytes] = {}
+        self._commands: dict[tuple[int, bool, bool, int], bytes] = {}
         self._versions: tuple[str, ...] = ()
         self._turn = 0  # whose lane is asked first
+        self._was_slow = False  # the last pop brought what lay in a slow lane
         self._largest = 0  # bytes of a call, of those that came lately
         self._token = threading.Lock()
         self._slow = SlowPlaces(slots)
@@ -185,7 +186,7 @@ class Pump:
         calls = [taken for own in batch.values() for taken in own]
         until_us = list(accumulate(self._expected_us([taken]) for taken in calls))
         count, is_slow = max(1, bisect_right(until_us, SLOW_US)), until_us[0] > SLOW_US
-        if is_slow and not self._slow.take(calls[0].work.version):
+        if is_slow and not self._slow.take(lane_of(calls[0])):
             count, is_slow, self._commands = 0, False, {}
         if count < len(calls):
             unsent += _returned(calls[count:])
@@ -217,6 +218,7 @@ class Pump:
         if popped is None or popped[0] == self.wake_key.encode():
             return b"", []
         key, frames = popped
+        self._was_slow = b":slow" in key
         self._largest = max(self._largest // 2, *map(len, frames))  # forgotten slowly: other lanes come in between
         return key, frames
 
@@ -228,19 +230,31 @@ class Pump:
     def _pop_command(self) -> bytes:
         commands = self._commands  # before what they are made of, so that none is kept that is outdated
         held, is_open, calls = self._slow.held, self._is_pool_open(), self._count()
-        versions = tuple(version for version in self._versions if version not in held) if held else self._versions
-        self._turn = turn = (self._turn + 1) % (len(versions) + 1)
-        command = commands.get((turn, is_open, calls))
+        self._turn = turn = (self._turn + 1) % (len(self._versions) + 1)
+        slow_first = turn % 2 == 1 and not self._was_slow
+        command = commands.get((turn, slow_first, is_open, calls))
         if command is None:
-            turned = versions[turn:] + versions[:turn]
-            pools = self._pools if is_open else ()
-            keys = [self.wake_key, *(map(lane_key, turned) if False in self._priorities else ())]
-            keys[len(versions) - turn + 1 : len(versions) - turn + 1] = pools[:1]  # the pool takes its turn like a lane
-            keys += [lane_key(version, low=True) for version in turned if True in self._priorities]
-            keys += pools[1:]
+            keys = [self.wake_key]
+            for low in self._priorities:
+                lanes, slow = self._lanes(turn, is_open, low=low)
+                keys += [key for key in (slow + lanes if slow_first else lanes + slow) if key not in held]
             command = pack_command(("BLMPOP", str(POP_SECONDS), str(len(keys)), *keys, "LEFT", "COUNT", str(calls)))
-            commands[turn, is_open, calls] = command
+            commands[turn, slow_first, is_open, calls] = command
         return command
+
+    def _lanes(self, turn: int, is_open: bool, *, low: bool) -> tuple[list[str], list[str]]:
+        """The lists of one priority in the order of this turn, and the slow ones."""
+        turned = self._versions[turn:] + self._versions[:turn]
+        lanes = [lane_key(version, low=low) for version in turned]
+        if is_open and self._pools:
+            place = len(lanes) if low else len(lanes) - turn  # the pool takes its turn like a lane
+            lanes.insert(place, self._pools[low])
+        slow = [lane_key(version, low=low, slow=True) for version in turned if self._has_slow_lanes(version)]
+        return lanes, slow
+
+    def _has_slow_lanes(self, version: str) -> bool:
+        resident = self._residents.get(version)
+        return resident is not None and resident.source.has_slow_lanes
 
     def _sort(self, key: str, frames: list[bytes], counters: Counters, unsent: list[bytes]) -> dict[str, list[Taken]]:
         """The popped calls by version, for those that are served here; expired and foreign ones are dealt with."""
@@ -307,11 +321,16 @@ class Pump:
         return publish(answers)
 
 
+def lane_of(taken: Taken) -> str:
+    """The list of its version where it waits."""
+    return lane_key(taken.work.version, low=taken.key.endswith(":low"), slow=taken.work.is_slow)
+
+
 def _returned(calls: list[Taken]) -> list[bytes]:
     """The commands that put the calls in front of the lanes of their versions, in their order."""
     frames: dict[str, list[bytes]] = {}
     for taken in calls:
-        frames.setdefault(lane_key(taken.work.version, low=taken.key.endswith(":low")), []).append(taken.frame)
+        frames.setdefault(lane_of(taken), []).append(taken.frame)
     return [pack_command(("LPUSH", key, *reversed(mine))) for key, mine in frames.items()]
 
 

@@ -163,6 +163,7 @@ def version_artifact(version_id: UUID | str, owner_id: UUID | str) -> ArtifactSo
         ms_per_row=version.ms_per_row,
         load_bytes=version.load_bytes,
         hardware=version.hardware,
+        has_slow_lanes=version.has_slow_lanes,
     )
 
 
@@ -223,4 +224,5 @@ def _version_route(version: ModelVersion) -> VersionRoute:
         labels=manifest.labels,
         input=manifest.input or (inputs[0].name if inputs else ""),
         output=manifest.output or default_output(outputs),
+        has_slow_lanes=version.has_slow_lanes,
     )

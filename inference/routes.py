@@ -30,6 +30,7 @@ class VersionRoute(msgspec.Struct):
     labels: list[str] = []
     input: str = ""  # the input that friendly calls feed
     output: str = ""  # the output that friendly calls read
+    has_slow_lanes: bool = False  # slow calls wait in lanes of their own
 
 
 class ModelRoute(msgspec.Struct, dict=True):

@@ -23,3 +23,4 @@ class ArtifactSource(msgspec.Struct, array_like=True):
     ms_per_row: float = 1.0  # measured at intake
     load_bytes: int = 0  # measured at intake
     hardware: str = "cpu"
+    has_slow_lanes: bool = False  # slow calls wait in lanes of their own

@@ -9,6 +9,7 @@ from inference.books.open_call import OpenCall
 from inference.books.record import UsageRecord
 from inference.lanes import Reply, Tensor
 from inference.routes import ModelRoute, VersionRoute
+from inference.slow import SLOW_US
 from saas.lib.errors import AppError
 from tenants.principal import KeyRecord
 
@@ -134,6 +135,11 @@ class Call:
     def expected_ms(self) -> float:
         """How long a worker will work on it, as far as one knows before."""
         return self.version.ms_per_row * max(self.rows, 1) + self.prepare_us / 1000
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it waits in a slow lane."""
+        return self.version.has_slow_lanes and self.expected_ms * 1000 > SLOW_US
 
     @property
     def must_open_first(self) -> bool:

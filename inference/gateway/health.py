@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import orjson
 
 from inference.gateway.metrics import Metrics, counter, gauge, render
-from inference.lanes import WORKERS, lane_key, pool_key, worker_key
+from inference.lanes import WORKERS, lane_keys, pool_key, worker_key
 from saas.lib.errors import Unavailable
 
 HARDWARE = ("cpu", "gpu")
@@ -75,7 +75,7 @@ class Health:
     async def _queues(self, workers: list[str]) -> dict[str, float]:
         names = [pool_key(hardware, low=low) for hardware in HARDWARE for low in (False, True)]
         for report in (await self._reports(workers)).values():
-            names += [lane_key(model["version"], low=low) for model in report["models"] for low in (False, True)]
+            names += [key for model in report["models"] for key in lane_keys(model["version"])]
         return {name: float(await self._lanes.ask("LLEN", name)) for name in dict.fromkeys(names)}
 
 

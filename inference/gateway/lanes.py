@@ -218,7 +218,7 @@ class Lanes:
     def withdraw(self, call: Call) -> None:
         """Take a call that nobody waits for out of its lane; if it may run long already, tell the workers, too."""
         version = call.version
-        for lane in (lane_key(version.id, low=call.is_low), pool_key(version.hardware, low=call.is_low)):
+        for lane in (lane_key(version.id, low=call.is_low, slow=call.is_slow), pool_key(version.hardware, low=call.is_low)):
             self.send(None, "LREM", lane, 1, call.frame)
         is_long = call.is_low or self._loop.time() - call.pushed >= LONG_SECONDS
         if is_long and time.time() < call.deadline:  # at its deadline it ends by itself
@@ -242,9 +242,9 @@ class Lanes:
             self._send(calls[start : start + CALLS_PER_SCRIPT])
 
     def _send(self, calls: list[Call]) -> None:
-        groups: dict[tuple[str, str, bool], list[Call]] = {}
+        groups: dict[tuple[str, str, bool, bool], list[Call]] = {}
         for call in calls:
-            groups.setdefault((call.key.id, call.version.id, call.is_low), []).append(call)
+            groups.setdefault((call.key.id, call.version.id, call.is_low, call.is_slow), []).append(call)
         keys: list[str] = []
         arguments: list[Any] = [len(groups)]
         now = self._loop.time()
@@ -263,7 +263,7 @@ class Lanes:
         turn = max(1, int(TURN_MS / longest)) if longest >= LONG_MS else 0
         keys += (
             f"bucket:{key.id}", f"bucket:{key.organization}", f"places:{key.id}", f"places:{key.organization}",
-            lane_key(version.id, low=low), resident_key(version.id), pool_key(version.hardware, low=low),
+            lane_key(version.id, low=low, slow=first.is_slow), resident_key(version.id), pool_key(version.hardware, low=low),
             f"turns:{version.id}:{key.organization}", f"sharing:{version.id}",
         )  # fmt: skip
         mine, all_ = key.limits, key.organization_limits
@@ -294,6 +294,7 @@ class Lanes:
                 items=call.items,
                 top=call.top,
                 prepare_us=call.prepare_us,
+                is_slow=call.is_slow,
             )
         )
 

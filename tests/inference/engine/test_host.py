@@ -361,6 +361,51 @@ def test_slow_calls_leave_a_slot_to_fast_ones(gateway, store, start, ms_per_row,
     assert first in gateway.replies
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("low", [False, True])
+def test_a_short_call_waits_for_no_more_than_one_slow_call_of_its_version(gateway, store, start, slots, low):
+    made = store.add(models.counted(ms_per_row=0.001, has_slow_lanes=True))
+    start(slots=slots)
+    gateway.answer(gateway.push(made, np.array(1)))
+
+    slow_lane, lane = lane_key(made.version, low=low, slow=True), lane_key(made.version, low=low)
+    trips = np.array(300_000)
+    slow = gateway.push_all(made, [trips] * 5, key=slow_lane, prepare_us=5e6, is_slow=True)
+    until(lambda: gateway.client.llen(slow_lane) < 5)
+    short = gateway.push(made, np.array(1), key=lane)
+    gateway.answer(short)
+
+    assert len(set(slow) & set(gateway.replies)) <= 1
+    for number in slow:
+        gateway.answer(number)
+
+
+def test_slow_calls_are_not_held_up_for_ever_by_others(gateway, store, start):
+    """One slot, and always another call."""
+    made = store.add(models.counted(ms_per_row=0.001, has_slow_lanes=True))
+    start(slots=1)
+    gateway.answer(gateway.push(made, np.array(1)))
+    lane = lane_key(made.version)
+    gateway.push_all(made, [np.array(1)] * 2000, key=lane)
+
+    slow = gateway.push(made, np.array(1), key=lane_key(made.version, slow=True), prepare_us=5e6, is_slow=True)
+    late = gateway.push_all(made, [np.array(1)] * 2000, key=lane)
+    gateway.answer(slow)
+
+    assert late[-1] not in gateway.replies
+
+
+def test_a_slow_call_of_a_version_that_is_not_loaded_goes_to_its_slow_lane(gateway, store, start):
+    made = store.add(models.counted(ms_per_row=0.001, has_slow_lanes=True))
+    start(slots=1)
+
+    slow = gateway.push_all(made, [np.array(1)] * 3, prepare_us=5e6, is_slow=True)
+
+    for number in slow:
+        gateway.answer(number)
+    assert [gateway.replies[number].batch_rows for number in slow] == [1, 1, 1]
+
+
 @pytest.mark.parametrize(("ms_per_row", "prepare_us"), [(5000.0, 0.0), (0.001, 5e6)])
 def test_a_batch_is_bounded_by_the_time_that_it_is_expected_to_take(gateway, store, start, ms_per_row, prepare_us):
     made = store.add(models.linear(ms_per_row=ms_per_row))
@@ -422,12 +467,17 @@ def test_a_sweep_leaves_served_lanes_alone_and_keeps_the_order(gateway, store, s
     client.set(resident_key("alive"), "x")
     client.rpush(lane_key("dead"), "1", "2", "3")
     client.rpush(lane_key("alive"), "a")
+    client.rpush(lane_key("dead", slow=True), "s")
+    client.rpush(lane_key("dead", slow=True, low=True), "l")
     client.rpush(pool_key("cpu"), "4")
 
     moved = SWEEP.run_sync(client, [lanes_key("cpu"), pool_key("cpu"), pool_key("cpu", low=True)], [])
 
-    assert moved == 3
-    assert client.lrange(pool_key("cpu"), 0, -1) == [b"1", b"2", b"3", b"4"]
+    assert moved == 5
+    lists = client.lrange(pool_key("cpu"), 0, -1)
+    assert [frame for frame in lists if frame != b"s"] == [b"1", b"2", b"3", b"4"]
+    assert b"s" in lists
+    assert client.lrange(pool_key("cpu", low=True), 0, -1) == [b"l"]
     assert client.lrange(lane_key("alive"), 0, -1) == [b"a"]
     assert client.smembers(lanes_key("cpu")) == {b"alive"}
 
@@ -610,6 +660,22 @@ def test_a_run_is_ended_when_nobody_waits_for_any_of_its_calls(gateway, store, s
     assert [gateway.reply(each.number).code for each in works] == ["deadline_exceeded"] * 2
     assert running.is_ended
     gateway.answer(gateway.push(mine, np.array(1), key=pool_key("cpu", low=low)))
+
+
+def test_a_call_that_nobody_waits_for_any_more_when_its_version_is_loaded_does_not_run(gateway, store, start):
+    mine = store.add(models.counted(is_private=True))
+    store.gate.clear()
+    host = start()
+    fields = {"call": uuid7().hex, "deadline": time.time() + 10 * PATIENCE}
+    endless = gateway.push(mine, ENDLESS, key=pool_key("cpu", low=True), **fields)
+    until(lambda: store.loads)
+
+    gateway.client.publish(WITHDRAWN, fields["call"])
+    until(lambda: fields["call"] in host._children._withdrawn)
+    store.gate.set()
+
+    assert gateway.reply(endless).code == "deadline_exceeded"
+    gateway.answer(gateway.push(mine, np.array(1), key=pool_key("cpu", low=True)))
 
 
 def run_with(host, calls):

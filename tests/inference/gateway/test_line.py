@@ -16,7 +16,18 @@ from inference.books.record import unpack_record
 from inference.gateway.call import Call, Rendered
 from inference.gateway.lanes import LONG_SECONDS
 from inference.gateway.line import Gateway
-from inference.lanes import WITHDRAWN, WORKERS, Prediction, Reply, pack_replies, pool_key, replies_channel, unpack_work
+from inference.lanes import (
+    WITHDRAWN,
+    WORKERS,
+    Prediction,
+    Reply,
+    lane_key,
+    pack_replies,
+    pool_key,
+    replies_channel,
+    resident_key,
+    unpack_work,
+)
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib.errors import AppError
 from saas.lib.valkey import sync_client
@@ -477,6 +488,12 @@ async def test_a_lane_holds_less_of_calls_that_are_long_to_prepare(desk):
     await desk.until(lambda: desk.calls_this_month() == 1)
 
 
+async def until_lengths(desk, wanted):
+    async with asyncio.timeout(PATIENCE):
+        while {lane: await desk.lanes.llen(lane) for lane in wanted} != wanted:
+            await asyncio.sleep(0.005)
+
+
 @pytest.mark.parametrize(("ms_per_row", "prepare_us"), [(40.0, 0.0), (0.01, 40_000.0)])
 async def test_organizations_whose_calls_take_long_at_the_same_model_take_turns(desk, ms_per_row, prepare_us):
     desk.version.ms_per_row = ms_per_row  # one in a turn
@@ -490,6 +507,28 @@ async def test_organizations_whose_calls_take_long_at_the_same_model_take_turns(
         await desk.reply(work)
         assert (await outcome).body == b"answer"
     await desk.until(lambda: desk.calls_this_month() == 3)
+
+
+async def test_a_slow_call_waits_in_a_lane_of_its_own_and_leaves_it_with_its_caller(desk):
+    desk.version.has_slow_lanes = True
+    await desk.lanes.set(resident_key(desk.version.id), "w", ex=60)
+    lane, slow_lane = lane_key(desk.version.id), lane_key(desk.version.id, slow=True)
+
+    slow, _ = desk.ask(prepare_us=51_000)
+    desk.ask(prepare_us=40_000)
+    await until_lengths(desk, {lane: 1, slow_lane: 1})
+
+    assert unpack_work((await desk.lanes.lrange(slow_lane, 0, -1))[0]).is_slow
+    desk.gateway.abandon(slow)
+    await until_lengths(desk, {lane: 1, slow_lane: 0})
+
+
+async def test_a_version_without_slow_lanes_has_all_its_calls_in_one(desk):
+    await desk.lanes.set(resident_key(desk.version.id), "w", ex=60)
+    for prepare_us in (51_000, 0):
+        desk.ask(prepare_us=prepare_us)
+
+    await until_lengths(desk, {lane_key(desk.version.id): 2})
 
 
 async def test_who_waits_for_its_turn_goes_on_when_the_others_stop_calling(desk):

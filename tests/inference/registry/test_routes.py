@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from inference.routes import unpack_route
 from tests.inference.intake.onnx_models import linear
 from tests.waiting import PATIENCE
@@ -100,3 +102,19 @@ def test_a_version_that_is_not_ready_is_not_given_to_the_engine(client_of, alice
         version = ModelVersion.objects.of(alice.organization).get()
 
     assert version_artifact(version.id, alice.organization.id) is None
+
+
+@pytest.mark.parametrize(("task", "expected"), [("tabular", False), ("text-classification", True)])
+def test_gateways_and_workers_agree_on_whether_a_version_has_slow_lanes(iris, alice, task, expected):
+    from inference.models import MLModel, ModelVersion
+    from inference.registry import load_own_route, version_artifact
+    from tenants.scope import tenant_scope
+
+    with tenant_scope(alice.organization.id):
+        MLModel.objects.of(alice.organization).filter(name=iris).update(task=task)
+        ModelVersion.objects.of(alice.organization).update(ms_per_row=0.001)
+
+    version = load_own_route(alice.organization.id, iris).versions["1.0.0"]
+    source = version_artifact(version.id, alice.organization.id)
+
+    assert (version.has_slow_lanes, source.has_slow_lanes) == (expected, expected)
