@@ -7,12 +7,10 @@ they hold up no call that somebody waits for.
 """
 
 import logging
-import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -20,15 +18,14 @@ from redis import Redis
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
-from inference.engine.aside import Aside
-from inference.engine.children import Child, Children, ChildResident
-from inference.engine.errors import EngineError, ModelUnavailable, ProcessEnded
-from inference.engine.model import Model
-from inference.engine.residency import LocalResident, Residency, Resident, without_artifact
+from inference.cold import Cold
+from inference.engine.children import Children, ChildResident
+from inference.engine.process import Child
+from inference.engine.residency import Residency, Resident
 from inference.engine.sessions import providers_for
-from inference.engine.source import ArtifactSource
-from inference.lanes import WITHDRAWN, WORKERS, Reply, lane_keys, lanes_key, pool_key, resident_key, worker_key
-from inference.pump import BYTES_AT_ONCE, WAKE_SECONDS, Counters, Pump, Taken, lane_of, messages
+from inference.lanes import WITHDRAWN, WORKERS, lane_keys, lanes_key, pool_key, resident_key, worker_key
+from inference.opening import LoadSource, Opening
+from inference.pump import WAKE_SECONDS, Counters, Pump
 from inference.reports import ModelReport, Report, make_report, total
 from saas.lib.valkey import Script, sync_client
 
@@ -39,16 +36,9 @@ TICK_SECONDS = 1.0
 BELIEVED_SECONDS = 3  # a worker, and a version it has loaded, without a sign of life
 REPORT_SECONDS = 5
 FORGOTTEN_SECONDS = 60  # a dead worker's name stays so long, so that every gateway sees that it died
-FAILURE_SECONDS = 5.0  # a version that could not be loaded is refused at once for so long
-LOADERS = 2
-MAX_LOADING = 4  # versions; while so many wait for a loader, or BYTES_AT_ONCE of calls, the pool is left to other workers
 MAX_CHILDREN = 8
-CHILD_STARTS = 3
 CHILD_IDLE_SECONDS = 300.0
 CHILD_MEMORY_BYTES = 4 << 30
-
-LoadSource = Callable[[str, str], ArtifactSource | None]
-"""(version id, owner's organization id) → what is needed to load it; None if there is no such ready version."""
 
 
 class Host:
@@ -72,7 +62,7 @@ class Host:
         self.name = f"{name}#{secrets.token_hex(4)}"
         self.lanes_url, self.hardware, self.slots, self.max_batch_rows = lanes_url, hardware, slots, max_batch_rows
         self.providers = providers_for(hardware, memory_bytes)
-        self._load_source, self._child_idle_seconds = load_source, child_idle_seconds
+        self._child_idle_seconds = child_idle_seconds
         self._client: Redis = sync_client(lanes_url)
         self._pools = (pool_key(hardware), pool_key(hardware, low=True))
         self._residency = Residency(memory_bytes, self._on_evict)
@@ -83,33 +73,30 @@ class Host:
             on_ended=self._on_child_ended,
             providers=[provider if isinstance(provider, str) else provider[0] for provider in self.providers],
         )
+        self._opening = Opening(load_source, self._children, providers=self.providers, max_rows=max_batch_rows)
+        self._cold = Cold(self.name, self._client, self._pools, self._load)
         self._main = Pump(
             f"{self.name}/main",
             lanes_url,
-            reject=self._take_cold,
+            reject=self._cold.take,
             slots=slots,
             max_calls=max_batch_rows,
             pools=self._pools,
-            is_pool_open=lambda: len(self._pending) < MAX_LOADING and self._pending_bytes < BYTES_AT_ONCE,
+            is_pool_open=lambda: self._cold.has_room,
         )
         self._pumps: dict[str, tuple[Pump, Pump]] = {}  # by organization: for its normal lanes, for its low-priority ones
         self._ended_counters = Counters()  # of pumps that are gone
-        self._pending: dict[str, list[Taken]] = {}  # work that waits for its version to be loaded
-        self._pending_bytes = 0
-        self._failures: dict[str, tuple[float, str]] = {}  # version → until when (monotonic), why
-        self._to_load: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # of the five above
+        self._lock = threading.Lock()  # of the two above
         self._marks = threading.Lock()  # resident marks are set and deleted under it, so that a deleted one is not renewed
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._tick_on, name=f"{self.name}/tick", daemon=True),
             threading.Thread(target=self._hear_on, name=f"{self.name}/withdrawn", daemon=True),
-        ] + [
-            threading.Thread(target=self._load_on, name=f"{self.name}/load-{number}", daemon=True) for number in range(LOADERS)
         ]
 
     def start(self) -> None:
         self._main.start()
+        self._cold.start()
         for thread in self._threads:
             thread.start()
 
@@ -130,8 +117,7 @@ class Host:
         self._children.close()  # what is under way there fails now, as model_unavailable
         for pump in pumps:
             pump.join(1.0)
-        for _ in range(LOADERS):
-            self._to_load.put(None)
+        self._cold.stop()
         try:
             self._give_back()
         except RedisError as error:
@@ -146,7 +132,6 @@ class Host:
         ]
         with self._lock:
             counters = total([self._ended_counters, *(each for pump in self._served() for each in pump.counters)])
-            loading = len(self._pending)
         return make_report(
             counters,
             name=self.name,
@@ -154,7 +139,7 @@ class Host:
             slots=self.slots,
             children=self._children.count(),
             models=models,
-            loading=loading,
+            loading=self._cold.count,
         )
 
     def waiting(self) -> dict[str, int]:
@@ -167,50 +152,14 @@ class Host:
 
     # --- cold work
 
-    def _take_cold(self, batch: list[Taken]) -> list[tuple[Taken, Reply]]:
-        """Work for versions that the pump which popped it does not serve: load them, or hand it to the pump that does."""
-        refused: list[tuple[Taken, Reply]] = []
-        now = time.monotonic()
-        for taken in batch:
-            version = taken.work.version
-            with self._lock:
-                failure = self._failures.get(version)
-                if failure and failure[0] > now:
-                    refused.append((taken, Reply(taken.work.number, "model_unavailable", failure[1])))
-                    continue
-                is_new = version not in self._pending
-                self._pending.setdefault(version, []).append(taken)
-                self._pending_bytes += len(taken.frame)
-            if is_new:
-                self._to_load.put(version)  # a loaded one is only looked up, and its work goes to its lane
-        return refused
-
-    def _load_on(self) -> None:
-        while (version := self._to_load.get()) is not None:
-            try:
-                self._load(version)
-            except RedisError as error:
-                log.warning("the lanes server was lost while %s was loaded: %s", version, error)
-                with self._lock:
-                    self._take_pending(version)  # its work went with the server, which keeps nothing
-            except Exception:  # one version must not take the loader with it
-                log.exception("loading %s failed", version)
-                with suppress(RedisError):  # then nobody hears it, and the loader must live on
-                    self._refuse(version, "The model cannot be loaded now")
-
-    def _load(self, version: str) -> None:
-        owner = self._pending[version][0].work.owner
-        try:
-            resident = self._residency.load(version, lambda: self._fetch(version, owner), self._open)
-        except ModelUnavailable as error:
-            log.warning("model %s is not loaded: %s", version, error)
-            self._refuse(version, str(error))
-            return
+    def _load(self, version: str, owner: str) -> None:
+        """For `cold`: load a version, advertise it, and let its pumps have what waits for it. Raises ModelUnavailable."""
+        resident = self._residency.load(version, lambda: self._opening.fetch(version, owner), self._opening.open)
         if resident.is_ended:  # before it was among the residents, where `_on_child_ended` would have found it
             self._residency.evict(version)
         with self._marks:
             if self._residency.get(version) is not resident:  # evicted in between
-                self._push(version, to_lane=False)
+                self._cold.push(version, to_lane=False)
                 return
             pumps = self._pumps_of(resident)
             pumps[0].add(resident)
@@ -220,80 +169,8 @@ class Host:
             pipeline.sadd(lanes_key(self.hardware), version)
             pipeline.set(resident_key(version), self.name, ex=BELIEVED_SECONDS)
             pipeline.execute()
-        self._push(version, to_lane=True)
+        self._cold.push(version, to_lane=True)
         self._wake(*pumps)
-
-    def _fetch(self, version: str, owner: str) -> ArtifactSource:
-        source = self._load_source(version, owner)
-        if source is None:
-            raise ModelUnavailable("The version is not there, or not ready")
-        return source
-
-    def _open(self, source: ArtifactSource) -> Resident:
-        if source.is_private:
-            version, owner = source.version, source.owner
-            child = self._load_into_child(source)
-            aside = Aside(without_artifact(source), lambda: self._open_aside(version, owner))
-            return ChildResident(source, child, self.max_batch_rows, aside)
-        try:
-            model = Model.open(source, providers=self.providers, max_rows=self.max_batch_rows)
-        except Exception as error:  # onnxruntime raises its own types
-            raise ModelUnavailable(f"The model could not be loaded: {str(error).partition(chr(10))[0][:300]}") from error
-        model.warm()
-        return LocalResident(source, model, self.max_batch_rows)
-
-    def _open_aside(self, version: str, owner: str) -> ChildResident:
-        """In the process for low-priority work; called by the pump that serves it, which waits."""
-        try:
-            source = self._fetch(version, owner)
-        except EngineError:
-            raise
-        except Exception as error:  # the database's, the store's: not now
-            log.exception("loading %s for predictions failed", version)
-            raise ModelUnavailable("The model cannot be loaded now") from error
-        return ChildResident(source, self._load_into_child(source, is_low=True), self.max_batch_rows)
-
-    def _load_into_child(self, source: ArtifactSource, *, is_low: bool = False) -> Child:
-        """The owner's process, with the version loaded. One that is ended for another's sake meanwhile is started anew."""
-        for _ in range(CHILD_STARTS):
-            child = self._children.of(source.owner, is_low=is_low)
-            with suppress(ProcessEnded):
-                if not (is_low and source.version in child.versions):  # still there from before its version was evicted
-                    child.load(source, self.max_batch_rows)
-                return child
-        raise ModelUnavailable("The model's process was ended while it loaded")
-
-    def _take_pending(self, version: str) -> list[Taken]:
-        """What waits for it, which now waits no more. Under the lock."""
-        waiting = self._pending.pop(version, [])
-        self._pending_bytes -= sum([len(taken.frame) for taken in waiting])
-        return waiting
-
-    def _refuse(self, version: str, reason: str) -> None:
-        """Answer all that waits for a version which cannot be loaded, and remember that for a moment."""
-        with self._lock:
-            self._failures[version] = (time.monotonic() + FAILURE_SECONDS, reason)
-            waiting = self._take_pending(version)
-        self._send([(taken, Reply(taken.work.number, "model_unavailable", reason)) for taken in waiting])
-
-    def _send(self, refused: list[tuple[Taken, Reply]]) -> None:
-        pipeline = self._client.pipeline(transaction=False)
-        for channel, message in messages([(taken.work.gateway, reply) for taken, reply in refused]):
-            pipeline.publish(channel, message)
-        pipeline.execute()
-
-    def _push(self, version: str, *, to_lane: bool) -> None:
-        """Put what waits for a version in front of its lane, or back into the pool, in the order in which it came."""
-        with self._lock:
-            waiting = self._take_pending(version)
-        frames: dict[str, list[bytes]] = {}
-        for taken in waiting:
-            key = lane_of(taken) if to_lane else self._pools[taken.key.endswith(":low")]
-            frames.setdefault(key, []).append(taken.frame)
-        pipeline = self._client.pipeline(transaction=True)  # at once: a pump may be waiting at these lists
-        for key, mine in frames.items():
-            pipeline.lpush(key, *reversed(mine))
-        pipeline.execute()
 
     # --- pumps
 
@@ -313,7 +190,7 @@ class Host:
         return Pump(
             f"{self.name}/{owner}-{secrets.token_hex(2)}{'-low' if is_low else ''}",
             self.lanes_url,
-            reject=self._take_cold,
+            reject=self._cold.take,
             max_calls=self.max_batch_rows,
             priorities=(is_low,),
         )
@@ -427,9 +304,7 @@ class Host:
                 pipeline.execute()
         self._sweep([])
         self._children.end_idle(self._child_idle_seconds)
-        with self._lock:
-            monotonic = time.monotonic()
-            self._failures = {version: failure for version, failure in self._failures.items() if failure[0] > monotonic}
+        self._cold.forget_failures()
 
     # --- the end
 
@@ -448,8 +323,7 @@ class Host:
         self._sweep([])
 
     def _give_back(self) -> None:
-        for version in list(self._pending):
-            self._push(version, to_lane=False)
+        self._cold.give_back()
         self._client.delete(*(pump.wake_key for pump in self._all_pumps()))
         self._sweep([])
 

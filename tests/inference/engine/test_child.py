@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from inference.engine import children, pipe
+from inference.engine import children, pipe, process
 from inference.engine.batch import MAX_OUTPUT
-from inference.engine.children import Child, Children, ChildResident
+from inference.engine.children import Children, ChildResident
 from inference.engine.errors import ModelUnavailable, ProcessDied
 from inference.engine.pipe import Answer, frame, pack, receive, unpack_ask
+from inference.engine.process import Child
 from inference.engine.tensors import decode
 from inference.lanes import Reply
 from saas.lib.ids import uuid7
@@ -90,7 +91,7 @@ def test_a_child_has_no_secret_no_handle_and_an_empty_folder(child, empty, monke
         finally:
             other.close()
 
-    assert names <= {name.encode() for name in children.ENVIRONMENT}
+    assert names <= {name.encode() for name in process.ENVIRONMENT}
     assert sorted(handle.partition(":")[0] for handle in handles) == ["/dev/null", "/dev/null", "socket"]
     assert folder == str(empty)
     assert os.listdir(empty) == []
@@ -361,7 +362,7 @@ def test_the_child_ends_when_its_worker_does(child):
 def test_onnxruntime_reports_nothing_to_its_maker():
     """Its wheels open a database under the home directory and start a thread when they are loaded."""
     look = "import inference.engine.model, os; print([os.readlink(e.path) for e in os.scandir('/proc/self/fd')])"
-    done = subprocess.run([sys.executable, "-c", look], cwd=children.ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", look], cwd=process.ROOT, capture_output=True, text=True, check=True)
 
     assert "onnxruntime" not in done.stdout
 

@@ -204,7 +204,7 @@ def test_what_has_accumulated_is_one_batch_and_one_message(gateway, store, start
     numbers = gateway.push_all(made, inputs[:1])
     until(lambda: store.loads)
     numbers += gateway.push_all(made, inputs[1:])
-    until(lambda: len(host._pending.get(made.version, [])) == 40)  # popped, and in the worker's hands
+    until(lambda: len(host._cold._pending.get(made.version, [])) == 40)  # popped, and in the worker's hands
     store.gate.set()
 
     for number, x in zip(numbers, inputs, strict=True):
@@ -410,7 +410,7 @@ def test_a_slow_call_of_a_version_that_is_not_loaded_goes_to_its_slow_lane(gatew
 def test_a_batch_is_bounded_by_the_time_that_it_is_expected_to_take(gateway, store, start, ms_per_row, prepare_us):
     made = store.add(models.linear(ms_per_row=ms_per_row))
     store.gate.clear()
-    start()
+    start(slots=1)
     numbers = gateway.push_all(made, [row(i, 0, 0, 1) for i in range(5)], prepare_us=prepare_us)
     until(lambda: store.loads)
     store.gate.set()
@@ -589,13 +589,14 @@ def test_a_crash_fails_only_the_calls_in_it_and_the_next_call_gets_a_fresh_child
     os.kill(crashed, signal.SIGSTOP)
     number = gateway.push(mine, row(1, 2, 3, 4), key=lane_key(mine.version))
     until(lambda: child_of(host, mine).is_busy)
+    waiting = gateway.push(mine, row(1, 2, 3, 4), key=lane_key(mine.version))
 
     os.kill(crashed, signal.SIGKILL)
 
-    assert gateway.reply(number).code == "model_failed"
+    reply = gateway.reply(number)
+    assert (reply.code, reply.message) == ("model_failed", "the model's process ended: SIGKILL")
+    gateway.answer(waiting)  # by the next process
     gateway.answer(gateway.push(other, row(1, 2, 3, 4), key=lane_key(other.version)))
-    until(lambda: not gateway.client.exists(resident_key(mine.version)))
-    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
     assert child_of(host, mine).process.pid != crashed
 
 
@@ -762,9 +763,8 @@ class Unlucky(Host):
         super().__init__(*arguments, **options)
         self.at, of = at, self._children.of
         self._children.of = lambda owner, **options: self._end(of(owner, **options), "started")
-
-    def _load_into_child(self, source, **options):
-        return self._end(super()._load_into_child(source, **options), "loaded")
+        load = self._opening._load_into_child
+        self._opening._load_into_child = lambda source, **options: self._end(load(source, **options), "loaded")
 
     def _end(self, child, at):
         if self.at == at:

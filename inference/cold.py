@@ -1,0 +1,139 @@
+"""Work for versions that a worker has not loaded: it waits here while they are loaded, and is refused if they cannot be."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from inference.engine.errors import ModelUnavailable
+from inference.lanes import Reply
+from inference.pump import BYTES_AT_ONCE, Taken, lane_of, messages
+
+log = logging.getLogger(__name__)
+
+LOADERS = 2
+MAX_LOADING = 4  # versions; while so many wait for a loader, or BYTES_AT_ONCE of calls, the pool is left to other workers
+FAILURE_SECONDS = 5.0  # a version that could not be loaded is refused at once for so long
+
+
+class Cold:
+    """`load(version, owner)` is called by a loader; it loads the version and calls `push`, or raises ModelUnavailable.
+
+    `pools`: the normal and the low-priority one, where work goes that is given back.
+    """
+
+    def __init__(self, name: str, client: Redis, pools: tuple[str, str], load: Callable[[str, str], None]) -> None:
+        self._client, self._pools, self._load = client, pools, load
+        self._pending: dict[str, list[Taken]] = {}  # by version
+        self._pending_bytes = 0
+        self._failures: dict[str, tuple[float, str]] = {}  # version → until when (monotonic), why
+        self._lock = threading.Lock()  # of the three above
+        self._to_load: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._load_on, name=f"{name}/load-{number}", daemon=True) for number in range(LOADERS)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Load no more; does not wait for what is being loaded."""
+        for _ in self._threads:
+            self._to_load.put(None)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._pending) < MAX_LOADING and self._pending_bytes < BYTES_AT_ONCE
+
+    @property
+    def count(self) -> int:
+        """How many versions are being loaded or wait for it."""
+        return len(self._pending)
+
+    def take(self, batch: list[Taken]) -> list[tuple[Taken, Reply]]:
+        """Work for versions that the pump which popped it does not serve: load them, or hand it to the pump that does."""
+        refused: list[tuple[Taken, Reply]] = []
+        now = time.monotonic()
+        for taken in batch:
+            version = taken.work.version
+            with self._lock:
+                failure = self._failures.get(version)
+                if failure and failure[0] > now:
+                    refused.append((taken, Reply(taken.work.number, "model_unavailable", failure[1])))
+                    continue
+                is_new = version not in self._pending
+                self._pending.setdefault(version, []).append(taken)
+                self._pending_bytes += len(taken.frame)
+            if is_new:
+                self._to_load.put(version)  # a loaded one is only looked up, and its work goes to its lane
+        return refused
+
+    def push(self, version: str, *, to_lane: bool) -> None:
+        """Put what waits for a version in front of its lanes, or back into the pool, in the order in which it came."""
+        frames: dict[str, list[bytes]] = {}
+        for taken in self._take_pending(version):
+            key = lane_of(taken) if to_lane else self._pools[taken.key.endswith(":low")]
+            frames.setdefault(key, []).append(taken.frame)
+        pipeline = self._client.pipeline(transaction=True)  # at once: a pump may be waiting at these lists
+        for key, mine in frames.items():
+            pipeline.lpush(key, *reversed(mine))
+        pipeline.execute()
+
+    def give_back(self) -> None:
+        """All that waits, into the pools. Raises RedisError."""
+        for version in list(self._pending):
+            self.push(version, to_lane=False)
+
+    def forget_failures(self) -> None:
+        """Those that are over."""
+        with self._lock:
+            now = time.monotonic()
+            self._failures = {version: failure for version, failure in self._failures.items() if failure[0] > now}
+
+    def _load_on(self) -> None:
+        while (version := self._to_load.get()) is not None:
+            try:
+                self._load_one(version)
+            except RedisError as error:
+                log.warning("the lanes server was lost while %s was loaded: %s", version, error)
+                self._take_pending(version)  # its work went with the server, which keeps nothing
+            except Exception:  # one version must not take the loader with it
+                log.exception("loading %s failed", version)
+                with suppress(RedisError):  # then nobody hears it, and the loader must live on
+                    self._refuse(version, "The model cannot be loaded now")
+
+    def _load_one(self, version: str) -> None:
+        try:
+            self._load(version, self._pending[version][0].work.owner)
+        except ModelUnavailable as error:
+            log.warning("model %s is not loaded: %s", version, error)
+            self._refuse(version, str(error))
+
+    def _take_pending(self, version: str) -> list[Taken]:
+        """What waits for it, which now waits no more."""
+        with self._lock:
+            return self._pop_pending(version)
+
+    def _pop_pending(self, version: str) -> list[Taken]:
+        """Under the lock."""
+        waiting = self._pending.pop(version, [])
+        self._pending_bytes -= sum([len(taken.frame) for taken in waiting])
+        return waiting
+
+    def _refuse(self, version: str, reason: str) -> None:
+        """Answer all that waits for a version which cannot be loaded, and remember that for a moment."""
+        with self._lock:
+            self._failures[version] = (time.monotonic() + FAILURE_SECONDS, reason)
+            waiting = self._pop_pending(version)
+        pipeline = self._client.pipeline(transaction=False)
+        for channel, message in messages(
+            [(taken.work.gateway, Reply(taken.work.number, "model_unavailable", reason)) for taken in waiting]
+        ):
+            pipeline.publish(channel, message)
+        pipeline.execute()

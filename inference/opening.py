@@ -1,0 +1,75 @@
+"""How a version gets into memory: a catalogue version in this process, a customer's in its organization's child process."""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from inference.engine.aside import Aside
+from inference.engine.children import Children, ChildResident
+from inference.engine.errors import EngineError, ModelUnavailable, ProcessEnded
+from inference.engine.model import Model
+from inference.engine.process import Child
+from inference.engine.residency import LocalResident, Resident, without_artifact
+from inference.engine.sessions import Providers
+from inference.engine.source import ArtifactSource
+
+log = logging.getLogger(__name__)
+
+CHILD_STARTS = 3
+
+LoadSource = Callable[[str, str], ArtifactSource | None]
+"""(version id, owner's organization id) → what is needed to load it; None if there is no such ready version."""
+
+
+class Opening:
+    """All methods raise ModelUnavailable with the reason."""
+
+    def __init__(
+        self,
+        load_source: LoadSource,
+        children: Children,
+        *,
+        providers: Providers,
+        max_rows: int,
+    ) -> None:
+        self._load_source, self._children, self._providers, self._max_rows = load_source, children, providers, max_rows
+
+    def fetch(self, version: str, owner: str) -> ArtifactSource:
+        source = self._load_source(version, owner)
+        if source is None:
+            raise ModelUnavailable("The version is not there, or not ready")
+        return source
+
+    def open(self, source: ArtifactSource) -> Resident:
+        if source.is_private:
+            version, owner = source.version, source.owner
+            child = self._load_into_child(source)
+            aside = Aside(without_artifact(source), lambda: self._open_aside(version, owner))
+            return ChildResident(source, child, self._max_rows, aside)
+        try:
+            model = Model.open(source, providers=self._providers, max_rows=self._max_rows)
+        except Exception as error:  # onnxruntime raises its own types
+            raise ModelUnavailable(f"The model could not be loaded: {str(error).partition(chr(10))[0][:300]}") from error
+        model.warm()
+        return LocalResident(source, model, self._max_rows)
+
+    def _open_aside(self, version: str, owner: str) -> ChildResident:
+        """In the process for low-priority work; called by the pump that serves it, which waits."""
+        try:
+            source = self.fetch(version, owner)
+        except EngineError:
+            raise
+        except Exception as error:  # the database's, the store's: not now
+            log.exception("loading %s for predictions failed", version)
+            raise ModelUnavailable("The model cannot be loaded now") from error
+        return ChildResident(source, self._load_into_child(source, is_low=True), self._max_rows)
+
+    def _load_into_child(self, source: ArtifactSource, *, is_low: bool = False) -> Child:
+        """The owner's process, with the version loaded. One that is ended for another's sake meanwhile is started anew."""
+        for _ in range(CHILD_STARTS):
+            child = self._children.of(source.owner, is_low=is_low)
+            with suppress(ProcessEnded):
+                if not (is_low and source.version in child.versions):  # still there from before its version was evicted
+                    child.load(source, self._max_rows)
+                return child
+        raise ModelUnavailable("The model's process was ended while it loaded")
