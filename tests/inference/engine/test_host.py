@@ -671,7 +671,7 @@ def test_a_call_that_nobody_waits_for_any_more_when_its_version_is_loaded_does_n
     endless = gateway.push(mine, ENDLESS, key=pool_key("cpu", low=True), **fields)
     until(lambda: store.loads)
 
-    gateway.client.publish(WITHDRAWN, fields["call"])
+    until(lambda: gateway.client.publish(WITHDRAWN, fields["call"]))  # somebody heard it
     until(lambda: fields["call"] in host._children._withdrawn)
     store.gate.set()
 
