@@ -17,8 +17,8 @@ import psycopg2
 import redis
 from django.db import connections
 
-from billing import ledger
-from billing.drain import BATCH_RECORDS, Drain
+from billing import alerts, credit, ledger
+from billing.drain import BATCH_RECORDS, STATUS, Drain
 from billing.hours import RollUp
 from billing.last_used import LastUsed
 from billing.quotas import project_pending
@@ -40,6 +40,7 @@ RELAY_EVERY = 0.5  # a revoked key is refused everywhere within 1 s
 SEAL_EVERY = 1.0
 PRUNE_EVERY = 0.02  # between single commands, of which most months need few
 TOUCH_EVERY = 60.0
+CREDIT_EVERY = 2.0
 DAYS_EVERY = 600.0
 DAYS_AHEAD = 3
 LONGEST_WAIT = 2.0  # seconds between attempts while a server is away
@@ -71,6 +72,7 @@ class Bookkeeper:
             _rebuild_job(),
             _prune_job(state_url),
             _housekeeping_job(state_url, self.last_used),
+            _credit_job(),
             _records_job(),
             _seal_job(state_url),
         ]
@@ -161,6 +163,20 @@ def _rebuild_job() -> Job:
         return False
 
     return Job("rebuild", step, REBUILD_EVERY, link.close)
+
+
+def _credit_job() -> Job:
+    link = ledger.Link()
+
+    def step() -> bool:
+        if overrun := credit.settle_all(link()):
+            records.client().hincrby(STATUS, "credit_overrun_nano", overrun)
+        now = clock.now()
+        credit.expire_due(link(), now)
+        alerts.fire(link(), now)
+        return False
+
+    return Job("credit", step, CREDIT_EVERY, link.close)
 
 
 def _prune_job(state_url: str) -> Job:

@@ -8,11 +8,16 @@ from uuid import UUID
 
 from django.db import models
 
+from billing.cap_models import AlertFired, Budget, CreditGrant, CreditMonth
 from billing.plan_models import Plan, PlanVersion, PriceVersion, Subscription
 from billing.seal_models import SealDue, SealProgress, UsageSeal
 
-__all__ = [
+__all__ = [  # where Django looks for models
     "NIL",
+    "AlertFired",
+    "Budget",
+    "CreditGrant",
+    "CreditMonth",
     "Plan",
     "PlanVersion",
     "PriceVersion",
@@ -20,7 +25,7 @@ __all__ = [
     "SealProgress",
     "Subscription",
     "UsageSeal",
-]  # where Django looks for models
+]
 
 NIL = UUID(int=0)
 
@@ -180,7 +185,7 @@ class JournalQuarantine(models.Model):
 
 
 class QuotaChange(models.Model):
-    """Outbox of the monthly numbers of calls: `version` rises with every change, in the changing transaction (by trigger).
+    """Outbox of limits of the books: `version` rises with every change, in the changing transaction (by trigger).
 
     While `projected_version` is behind, the bookkeeper sends the organization's limits to its account again.
     """

@@ -1,7 +1,7 @@
-"""Monthly numbers of calls, projected from PostgreSQL to the accounts that gateways meet (books.md, account).
+"""Limits of the books (quotas, budgets, included calls, credit), projected from PostgreSQL to the accounts that gateways meet.
 
 What is projected is absolute and carries the version that PostgreSQL gave it: an older one never overwrites. A request that
-changes a quota projects it before it is answered; whatever fails is repeated by the bookkeeper until it is done.
+changes a limit projects it before it is answered; whatever fails is repeated by the bookkeeper until it is done.
 """
 
 import json
@@ -44,15 +44,16 @@ def _read_own(tenant: UUID) -> Quota:
 
 
 def _read(cursor: Cursor | CursorWrapper, tenant: UUID) -> Quota:
-    cursor.execute("SELECT version, projected, organization_calls, key_calls::text FROM quota_of(%s)", [str(tenant)])
-    version, projected, organization_calls, key_calls = cursor.fetchone() or (0, 0, None, "{}")
+    cursor.execute("SELECT version, projected, limits::text FROM limits_of(%s)", [str(tenant)])
+    version, projected, limits = cursor.fetchone() or (0, 0, "{}")
     most = accounts.LIMIT_MAX  # more than that is no limit
-    limits = accounts.AccountLimits(
-        None if organization_calls is None else min(organization_calls, most),
-        {key: min(calls, most) for key, calls in json.loads(key_calls).items()},
-        version,
-    )
-    return Quota(projected, limits)
+    fields = {field: min(limit, most) for field, limit in json.loads(limits).items()}
+    return Quota(projected, accounts.AccountLimits.of_fields(fields, version))
+
+
+def read_limits(cursor: Cursor | CursorWrapper, tenant: UUID) -> accounts.AccountLimits:
+    """The limits as the open transaction sees them."""
+    return _read(cursor, tenant).limits
 
 
 def _send(tenant: UUID, quota: Quota) -> None:
@@ -61,7 +62,7 @@ def _send(tenant: UUID, quota: Quota) -> None:
 
 
 def project_now(tenant: UUID) -> None:
-    """Called when a quota may have changed, before the answer: the limit holds when the caller reads 200, else it reads 503.
+    """Called when a limit may have changed, before the answer: the limit holds when the caller reads 200, else it reads 503.
 
     What did not change is not sent: a key is made and revoked while the state server is down.
     """

@@ -4,9 +4,16 @@ import logging
 
 from celery import shared_task
 
+from billing import alerts
 from billing.verify import differences
 
 log = logging.getLogger(__name__)
+
+
+@shared_task(time_limit=300)
+def mail_alerts() -> int:
+    """Mail the alerts that were not mailed yet; how many."""
+    return alerts.mail_due()
 
 
 @shared_task(time_limit=3600)

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from django.utils import timezone
 
-from billing.models import PriceVersion
+from billing.models import Budget, PriceVersion
 from billing.plan_models import current_subscription
 from saas.lib.money import nano_of_decimal
 from saas.lib.prices import Price
@@ -43,6 +43,9 @@ def of(organization_id: UUID) -> Terms:
         state=subscription.state,
         currency=version.currency,
         plan=version.plan_id,
+        is_capped=version.is_prepaid
+        or version.included_calls is not None
+        or Budget.objects.filter(organization_id=organization_id).exists(),
         overrides={model: in_force_or_to_come(rows) for model, rows in overrides.items()},
     )
 

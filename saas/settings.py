@@ -208,6 +208,7 @@ CELERY_BEAT_SCHEDULE: dict[str, Any] = {
     "sweep-predictions": {"task": "inference.sweep_predictions", "schedule": 5.0, "options": {"expires": 5}},
     "sweep-intake": {"task": "inference.intake.sweep", "schedule": 10.0, "options": {"expires": 10}},
     "rotate-data-keys": {"task": "tenants.tasks.rotate_data_keys", "schedule": 3600.0, "options": {"expires": 3600}},
+    "mail-alerts": {"task": "billing.tasks.mail_alerts", "schedule": 10.0, "options": {"expires": 10}},
     "verify-books": {"task": "billing.tasks.verify_books", "schedule": crontab(hour=3, minute=17), "options": {"expires": 600}},
 }
 

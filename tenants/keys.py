@@ -136,6 +136,7 @@ def _record(row: dict[str, Any]) -> KeyRecord:  # Any: columns of the door
             min(limits.concurrency, TEST_LIMITS.concurrency),
         )
     has_quota = row["monthly_calls"] is not None or row["organization_monthly_calls"] is not None
+    terms = unpack_terms(row["terms"])
     return KeyRecord(
         public_id=row["public_id"],
         id=row["id"].hex,
@@ -150,10 +151,10 @@ def _record(row: dict[str, Any]) -> KeyRecord:  # Any: columns of the door
         is_active=row["is_active"],
         limits=limits,
         organization_limits=organization_limits,
-        is_capped=has_quota and row["mode"] == Mode.LIVE,  # test calls raise no sum
+        is_capped=(has_quota or terms.is_capped) and row["mode"] == Mode.LIVE,  # test calls raise no sum
         data_key_id=row["data_key_id"].hex if row["data_key_id"] else "",
         data_key=bytes(row["data_key"] or b""),
-        terms=unpack_terms(row["terms"]),
+        terms=terms,
     )
 
 

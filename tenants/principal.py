@@ -19,6 +19,7 @@ class Terms(msgspec.Struct):
     state: str = "active"  # trialing, active, past_due, grace, suspended, closed
     currency: str = "USD"
     plan: str = ""
+    is_capped: bool = False  # by included calls, prepaid credit, or any budget: its own or a key's
     # Prices of its own, oldest start first, by model id (32 hexadecimal digits); under "" those of all its private models.
     overrides: dict[str, list[Price]] = {}
 
@@ -39,7 +40,7 @@ class KeyRecord(msgspec.Struct):
     is_active: bool  # false: revoked, or its organization is closed
     limits: Limits
     organization_limits: Limits
-    is_capped: bool  # a monthly number of calls is set for the key or its organization: open before push
+    is_capped: bool  # there is a limit of the books for the key or its organization: open before push
     data_key_id: str  # the organization's current data key, with which stored answers are encrypted
     data_key: bytes  # the same, wrapped (saas.lib.crypto.unwrap)
     terms: Terms = msgspec.field(default_factory=Terms)

@@ -124,13 +124,17 @@ def set_limits(tenant: str, limits: AccountLimits, *, state: redis.Redis | None 
     return bool(_run_limits("set", tenant, limits, state) == 1)
 
 
-def lower_credit(tenant: str, limits: AccountLimits, *, state: redis.Redis | None = None) -> int | None:
-    """As `set_limits`, but `credit_nano` becomes no less than what is charged by then, which is returned, in nano.
+def lower_credit(
+    tenant: str, limits: AccountLimits, *, settled: int, ending: int, state: redis.Redis | None = None
+) -> int | None:
+    """As `set_limits`, when credit of `ending` nano ends: what is charged beyond `settled` by then, at most that, it pays.
 
-    From that moment no call opens on more. None, and nothing is set, while the account is unknown.
+    So much is added to `credit_nano`, and from that moment no call opens on more. Returns what is charged, ever, in nano; None,
+    and nothing is set, while the account is unknown.
     """
-    charged: bytes | None = _run_limits("lower", tenant, limits, state)
-    return None if charged is None else int(charged)
+    arguments = ["lower", limits.version, settled, ending, *_flat(limits)]
+    reply: Any = LIMITS.run_sync(state or shared_client(), [account_key(tenant), limits_key(tenant)], arguments)  # as in read
+    return None if reply is None else int(reply)
 
 
 def create(tenant: str, *, state: redis.Redis | None = None) -> None:
@@ -179,6 +183,13 @@ def caps(tenant: str, period: str, key: str = "", *, state: redis.Redis | None =
         return None
     values = zip(those, found[1::2], found[2::2], strict=True)
     return [Cap(cap[0], int(limit), int(used or 0)) for cap, limit, used in values if limit is not None]
+
+
+def charged(tenant: str, period: str, scopes: Sequence[str], *, state: redis.Redis | None = None) -> list[int] | None:
+    """Nano that each scope (ORGANIZATION or a key) is charged in `period` (or `ever`), open calls included; None: unknown."""
+    fields = [f"nano:{period}:{'' if scope == ORGANIZATION else scope}" for scope in scopes]
+    found: Any = (state or shared_client()).hmget(account_key(tenant), ["limits_version", *fields])  # as in read
+    return None if found[0] is None else [int(nano or 0) for nano in found[1:]]
 
 
 def kept_from(*, state: redis.Redis | None = None) -> str:

@@ -1,8 +1,10 @@
 -- Sets the limits of an account; an older version never overwrites. While the account is unknown they wait beside it.
 -- KEYS: 1 account:{tenant}, 2 limits:{tenant}.
 -- ARGV: 1 `set`, `create` for the empty account of a new organization, or `lower`; 2 version, then the limits: field, value …
--- Returns 1 if the account exists and has these limits or newer ones, 0 if they wait for it. `lower` sets the limits of an account
--- that exists, but the one on credit not below what is charged, and returns that; false, and nothing is set, without an account.
+--   After the version of `lower`: nano settled, nano of the credit that ends.
+-- Returns 1 if the account exists and has these limits or newer ones, 0 if they wait for it. `lower` raises the limit on credit by
+-- what is charged beyond `settled`, at most by what ends, and returns all that is charged; false, and nothing is set, without an
+-- account.
 
 local DAY = 86400
 
@@ -19,15 +21,16 @@ local function put(key, version, fields)
   redis.call('HSET', key, 'limits_version', version)
 end
 
-local fields = {}
-for i = 3, #ARGV do fields[i - 2] = ARGV[i] end
+local fields, first = {}, ARGV[1] == 'lower' and 5 or 3
+for i = first, #ARGV do fields[i - first + 1] = ARGV[i] end
 
 local is_there = redis.call('EXISTS', KEYS[1]) == 1
 if ARGV[1] == 'lower' then
   if not is_there then return false end
   local charged = redis.call('HGET', KEYS[1], 'nano:ever:') or '0'
+  local pending = math.max(0, math.min(tonumber(charged) - tonumber(ARGV[3]), tonumber(ARGV[4])))
   for i = 1, #fields, 2 do
-    if fields[i] == 'limit:nano:ever:' and tonumber(fields[i + 1]) < tonumber(charged) then fields[i + 1] = charged end
+    if fields[i] == 'limit:nano:ever:' then fields[i + 1] = string.format('%.0f', tonumber(fields[i + 1]) + pending) end
   end
   put(KEYS[1], ARGV[2], fields)
   return charged

@@ -10,6 +10,7 @@ from tests.billing.journal import settle, usage
 
 TENANT_TABLES = ["usage_event", "usage_hour", "usage_month", "quota_change", "usage_seal", "seal_due"]
 TABLES = [*TENANT_TABLES, "journal_position", "usage_rollup", "journal_quarantine", "price_version", "seal_progress"]
+OF_CREDIT = ["budget", "credit_grant", "credit_month", "alert_fired", "subscription", "plan_version"]
 EVERY = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
 REFUSED = psycopg2.errors.InsufficientPrivilege
 
@@ -61,7 +62,7 @@ def test_the_drain_can_see_nothing_but_the_ledger(embedded, as_role):
         "SELECT relname FROM pg_class "
         "WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition"
     )
-    tables = {name for (name,) in owner.fetchall()} - set(TABLES)
+    tables = {name for (name,) in owner.fetchall()} - {*TABLES, *OF_CREDIT}
     assert "tenants_apikey" in tables
 
     for table in tables:
@@ -70,6 +71,29 @@ def test_the_drain_can_see_nothing_but_the_ledger(embedded, as_role):
             [table],
         )
         assert owner.fetchone() == (False,), table
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        ("app", "INSERT INTO credit_grant DEFAULT VALUES"),
+        ("app", "UPDATE credit_grant SET remaining_nano = 0"),
+        ("app", "UPDATE credit_month SET spent_nano = 0"),
+        ("app", "DELETE FROM alert_fired"),
+        ("metering", "INSERT INTO credit_grant DEFAULT VALUES"),
+        ("metering", "UPDATE credit_grant SET amount_nano = 1"),
+        ("metering", "UPDATE budget SET amount_nano = 1"),
+        ("metering", "UPDATE alert_fired SET percent = 1"),
+        ("metering", "UPDATE subscription SET state = 'closed'"),
+        ("ops", "UPDATE credit_grant SET amount_nano = 1"),
+        ("ops", "DELETE FROM credit_grant"),
+        ("ops", "DELETE FROM credit_month"),
+        ("ops", "DELETE FROM alert_fired"),
+    ],
+)
+def test_credit_is_written_by_whoever_must_and_in_the_columns_they_must(as_role, tenant, role, statement):
+    with pytest.raises(REFUSED):
+        as_role(role, tenant).execute(statement)
 
 
 def test_nobody_has_a_privilege_on_a_partition(used, as_role):
@@ -115,6 +139,7 @@ def test_the_doors_are_closed_to_others(as_role):
         ("ops", "ensure_usage_partition(current_date)"),
         ("app", "touch_api_keys('{}', '{}')"),
         ("ops", "quota_of(gen_random_uuid())"),
+        ("ops", "limits_of(gen_random_uuid())"),
     ]:
         with pytest.raises(REFUSED):
             as_role(role).execute(f"SELECT {call}")

@@ -60,20 +60,21 @@ def test_all_kinds_of_limits_are_read_as_they_were_set(valkey):
     assert accounts.read(ALICE, state=valkey).limits == limits
 
 
-async def test_lowered_credit_is_never_less_than_what_is_charged(books, account, valkey):
+@pytest.mark.parametrize(("ending", "limit"), [(90, 10 + 20), (15, 10 + 15), (0, 10)])
+async def test_credit_that_ends_still_pays_what_is_charged(books, account, valkey, ending, limit):
     accounts.set_limits(ALICE, AccountLimits(None, {}, 1, credit_nano=100), state=valkey)
     await Asked(most=30).open(books)
 
-    assert accounts.lower_credit(ALICE, AccountLimits(None, {}, 2, credit_nano=10), state=valkey) == 30
+    lower = AccountLimits(None, {}, 2, credit_nano=10)
+    assert accounts.lower_credit(ALICE, lower, settled=10, ending=ending, state=valkey) == 30
 
-    assert accounts.read(ALICE, state=valkey).limits == AccountLimits(None, {}, 2, credit_nano=30)
+    assert accounts.read(ALICE, state=valkey).limits == AccountLimits(None, {}, 2, credit_nano=limit)
     assert await Asked(most=1).open(books) == "credit:organization"
-    assert accounts.lower_credit(ALICE, AccountLimits(None, {}, 3, credit_nano=40), state=valkey) == 30
-    assert await Asked(most=10).open(books) == "open"
 
 
 def test_the_credit_of_an_unknown_account_is_not_lowered(valkey):
-    assert accounts.lower_credit(ALICE, AccountLimits(None, {}, 2, credit_nano=10), state=valkey) is None
+    lower = AccountLimits(None, {}, 2, credit_nano=10)
+    assert accounts.lower_credit(ALICE, lower, settled=0, ending=5, state=valkey) is None
     assert not valkey.exists(f"limits:{ALICE}")
 
 
