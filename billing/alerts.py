@@ -11,6 +11,7 @@ from django.utils import timezone
 from psycopg2.extensions import connection as Connection
 
 from billing.cap_models import AlertFired
+from saas.lib.ids import uuid7
 from saas.lib.money import text_of
 from tenants.databases import as_operator
 from tenants.models import ApiKey, Membership, Organization, Role
@@ -21,9 +22,8 @@ PERCENTS = (50, 80, 100)
 MAILED_AT_ONCE = 100
 
 # A call that was opened in a month may be charged in the next, so the month before is looked at too.
-FIRE = """
-INSERT INTO alert_fired (id, tenant_id, created_at, budget_id, api_key_id, period, percent, amount_nano, spent_nano)
-SELECT gen_random_uuid(), b.tenant_id, now(), b.id, b.api_key_id, m.period, p.percent, b.amount_nano, s.spent
+DUE = """
+SELECT b.tenant_id::text, b.id::text, b.api_key_id::text, m.period, p.percent, b.amount_nano, s.spent
 FROM budget b CROSS JOIN unnest(%s) AS m (period) CROSS JOIN unnest(%s) AS p (percent)
 CROSS JOIN LATERAL (
   SELECT coalesce(sum(u.amount_nano), 0)::bigint AS spent FROM usage_month u
@@ -32,7 +32,10 @@ CROSS JOIN LATERAL (
 WHERE b.amount_nano > 0 AND s.spent >= ceil(b.amount_nano * p.percent / 100.0)
   AND NOT EXISTS (SELECT FROM alert_fired a WHERE (a.budget_id, a.period, a.percent) = (b.id, m.period, p.percent))
 ORDER BY b.id, m.period, p.percent
-ON CONFLICT (budget_id, period, percent) DO NOTHING
+"""
+FIRE = """
+INSERT INTO alert_fired (id, tenant_id, created_at, budget_id, api_key_id, period, percent, amount_nano, spent_nano)
+VALUES (%s, %s, now(), %s, %s, %s, %s, %s, %s) ON CONFLICT (budget_id, period, percent) DO NOTHING
 """
 
 
@@ -41,8 +44,12 @@ def fire(connection: Connection, now: datetime) -> int:
     this_month = now.replace(day=1)
     periods = [f"{this_month - timedelta(days=1):%Y-%m}", f"{this_month:%Y-%m}"]
     with connection, connection.cursor() as cursor:
-        cursor.execute(FIRE, [periods, list(PERCENTS)])
-        return int(cursor.rowcount)
+        cursor.execute(DUE, [periods, list(PERCENTS)])
+        fired = 0
+        for alert in cursor.fetchall():
+            cursor.execute(FIRE, [str(uuid7()), *alert])
+            fired += cursor.rowcount
+        return fired
 
 
 def mail_due() -> int:

@@ -74,8 +74,8 @@ def _target(organization: Organization, key: ApiKey | None) -> str:
 
 
 def _changed(organization_id: UUID) -> None:
-    events.fire(events.quota_changed, organization_id)
     transaction.on_commit(partial(_tell_gateways, organization_id))
+    events.fire(events.quota_changed, organization_id)
 
 
 def _tell_gateways(organization_id: UUID) -> None:

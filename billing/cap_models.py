@@ -52,7 +52,7 @@ class CreditGrant(TenantModel):
     actor = models.CharField(max_length=60, editable=False)
     reason = models.CharField(max_length=500)
     remaining_nano = models.BigIntegerField(editable=False)
-    expired_nano = models.BigIntegerField(default=0, editable=False)
+    expired_nano = models.BigIntegerField(default=0, db_default=0, editable=False)
 
     class Meta:
         db_table = "credit_grant"
@@ -84,9 +84,9 @@ class CreditMonth(TenantModel):
     """
 
     period = models.CharField(max_length=7)
-    spent_nano = models.BigIntegerField(default=0)
-    burnt_nano = models.BigIntegerField(default=0)
-    overrun_nano = models.BigIntegerField(default=0)
+    spent_nano = models.BigIntegerField(default=0, db_default=0)
+    burnt_nano = models.BigIntegerField(default=0, db_default=0)
+    overrun_nano = models.BigIntegerField(default=0, db_default=0)
 
     class Meta:
         db_table = "credit_month"

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from billing.seal_views import SigningKeysView
+from billing.cap_views import AlertsView, BudgetsView, BudgetView, CreditView, KeyBudgetView, SpendView
 from billing.views import CallsView, LimitsView, UsageView
 
 urlpatterns = [
@@ -10,4 +11,10 @@ urlpatterns = [
     path("usage/calls", CallsView.as_view(), name="usage-calls"),
     path("limits", LimitsView.as_view(), name="limits"),
     path("billing/signing-keys", SigningKeysView.as_view(), name="signing-keys"),
+    path("billing/alerts", AlertsView.as_view(), name="billing-alerts"),
+    path("billing/budgets", BudgetsView.as_view(), name="billing-budgets"),
+    path("billing/budgets/organization", BudgetView.as_view(), name="billing-budget"),
+    path("billing/budgets/<str:key>", KeyBudgetView.as_view(), name="billing-key-budget"),
+    path("billing/credit", CreditView.as_view(), name="billing-credit"),
+    path("billing/spend", SpendView.as_view(), name="billing-spend"),
 ]

@@ -27,6 +27,8 @@ SCOPES = (
     "predictions:read",
     "predictions:write",
     "usage:read",
+    "billing:read",
+    "billing:write",
     "audit:read",
 )
 DEFAULT_SCOPES = ("models:read", "predictions:read", "predictions:write")
@@ -36,9 +38,11 @@ NEVER_EXPIRE = "keys:never_expire"
 _READ = frozenset({"organization:read", "members:read", "models:read", "usage:read", "limits:read"})
 ROLES: dict[str, frozenset[str]] = {
     Role.OWNER: frozenset({*SCOPES, NEVER_EXPIRE}),
-    Role.ADMIN: frozenset(SCOPES),
+    Role.ADMIN: frozenset({*SCOPES} - {"billing:read", "billing:write"}),
     Role.DEVELOPER: _READ | {"keys:read", "keys:write", "models:write", "predictions:read", "predictions:write"},
-    Role.BILLING: frozenset({"organization:read", "members:read", "usage:read", "limits:read"}),
+    Role.BILLING: frozenset(
+        {"organization:read", "members:read", "usage:read", "limits:read", "billing:read", "billing:write"}
+    ),
     Role.VIEWER: _READ,
 }
 

@@ -62,7 +62,7 @@ class Migration(migrations.Migration):
                 ('actor', models.CharField(editable=False, max_length=60)),
                 ('reason', models.CharField(max_length=500)),
                 ('remaining_nano', models.BigIntegerField(editable=False)),
-                ('expired_nano', models.BigIntegerField(default=0, editable=False)),
+                ('expired_nano', models.BigIntegerField(db_default=0, default=0, editable=False)),
                 ('organization', models.ForeignKey(db_column='tenant_id', editable=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='tenants.organization')),
             ],
             options={
@@ -77,9 +77,9 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=saas.lib.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('period', models.CharField(max_length=7)),
-                ('spent_nano', models.BigIntegerField(default=0)),
-                ('burnt_nano', models.BigIntegerField(default=0)),
-                ('overrun_nano', models.BigIntegerField(default=0)),
+                ('spent_nano', models.BigIntegerField(db_default=0, default=0)),
+                ('burnt_nano', models.BigIntegerField(db_default=0, default=0)),
+                ('overrun_nano', models.BigIntegerField(db_default=0, default=0)),
                 ('organization', models.ForeignKey(db_column='tenant_id', editable=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='tenants.organization')),
             ],
             options={

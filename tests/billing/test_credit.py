@@ -31,9 +31,7 @@ def prepaid(make_organization):
 
 
 def give(organization, nano, **more) -> CreditGrant:
-    return credit.grant(
-        organization.id, **{"amount_nano": nano, "category": "paid", "reason": "test", "actor": SYSTEM} | more
-    )
+    return credit.grant(organization.id, **{"amount_nano": nano, "category": "paid", "reason": "test", "actor": SYSTEM} | more)
 
 
 def grants_of(organization) -> list[CreditGrant]:

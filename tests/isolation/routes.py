@@ -51,6 +51,16 @@ MANAGEMENT = {
     "GET /api/v1/usage/calls": "usage:read",
     "GET /api/v1/limits": "limits:read",
     "GET /api/v1/billing/signing-keys": SIGNED_IN,  # the same for all
+    "GET /api/v1/billing/alerts": "billing:read",
+    "GET /api/v1/billing/budgets": "billing:read",
+    "GET /api/v1/billing/budgets/organization": "billing:read",
+    "PUT /api/v1/billing/budgets/organization": "billing:write",
+    "DELETE /api/v1/billing/budgets/organization": "billing:write",
+    "GET /api/v1/billing/budgets/{key}": "billing:read",
+    "PUT /api/v1/billing/budgets/{key}": "billing:write",
+    "DELETE /api/v1/billing/budgets/{key}": "billing:write",
+    "GET /api/v1/billing/credit": "billing:read",
+    "GET /api/v1/billing/spend": "billing:read",
 }
 
 PAGES = {

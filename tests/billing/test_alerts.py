@@ -1,0 +1,189 @@
+"""Alerts at 50, 80 and 100 % of a budget: each once, mailed, and listed."""
+
+import threading
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+from django.core import mail
+from django.core.mail.backends import locmem
+
+from billing import alerts, budgets
+from billing import ledger as ledger_module
+from billing.cap_models import AlertFired
+from saas.lib import clock
+from tenants.access import SYSTEM
+from tenants.databases import as_operator
+from tenants.scope import tenant_scope
+from tests.billing.journal import settle, usage
+
+URL = "/api/v1/billing/alerts"
+
+
+@pytest.fixture
+def connection(embedded):
+    with closing(ledger_module.connect()) as connection:
+        yield connection
+
+
+@pytest.fixture
+def spend(journal, state):
+    def add(organization, nano, **more):
+        journal.add(usage(organization.id, nano=nano, max_nano=nano, **more))
+        settle(state, journal.name)
+
+    return add
+
+
+def put(organization, nano, key=None):
+    with tenant_scope(organization.id):
+        return budgets.put(organization, key, nano, actor=SYSTEM)
+
+
+def fired(organization) -> list[tuple]:
+    with as_operator():
+        rows = AlertFired.objects.of(organization).order_by("period", "percent")
+        return [(row.percent, row.spent_nano) for row in rows]
+
+
+def test_each_share_is_told_once(alice, spend, connection):
+    put(alice.organization, 1000)
+    now = clock.now()
+    for nano in (499, 1, 290, 10, 199):
+        spend(alice.organization, nano)
+        alerts.fire(connection, now)
+        alerts.fire(connection, now)
+
+    assert fired(alice.organization) == [(50, 500), (80, 800)]
+    spend(alice.organization, 5000)
+    alerts.fire(connection, now)
+    assert fired(alice.organization) == [(50, 500), (80, 800), (100, 5999)]
+
+
+def test_a_leap_tells_all_that_was_passed(alice, spend, connection):
+    put(alice.organization, 3)
+    spend(alice.organization, 3)
+    alerts.fire(connection, clock.now())
+
+    assert fired(alice.organization) == [(50, 3), (80, 3), (100, 3)]
+
+
+def test_a_budget_that_is_lowered_below_what_is_spent_is_told(alice, spend, connection):
+    put(alice.organization, 1000)
+    spend(alice.organization, 450)
+    alerts.fire(connection, clock.now())
+    assert fired(alice.organization) == []
+
+    put(alice.organization, 500)
+    alerts.fire(connection, clock.now())
+
+    assert fired(alice.organization) == [(50, 450), (80, 450)]
+
+
+def test_a_key_s_budget_counts_its_own_calls(alice, make_key, spend, connection):
+    key, other = (make_key(alice.organization)[0] for _ in range(2))
+    put(alice.organization, 100, key)
+    spend(alice.organization, 90, key=other.id.hex)
+    spend(alice.organization, 55, key=key.id.hex)
+    alerts.fire(connection, clock.now())
+
+    assert fired(alice.organization) == [(50, 55)]
+
+
+def test_the_next_month_begins_anew(alice, spend, connection):
+    put(alice.organization, 100)
+    spend(alice.organization, 60, period="2026-11")
+    spend(alice.organization, 60, period="2026-12")
+    for month in (11, 12):
+        alerts.fire(connection, datetime(2026, month, 15, tzinfo=UTC))
+
+    assert fired(alice.organization) == [(50, 60), (50, 60)]
+
+
+def test_a_call_of_last_month_that_is_charged_late_is_told(alice, spend, connection):
+    put(alice.organization, 100)
+    spend(alice.organization, 60, period="2026-11")
+    alerts.fire(connection, datetime(2026, 12, 1, tzinfo=UTC))
+
+    assert fired(alice.organization) == [(50, 60)]
+
+
+def test_calls_for_nothing_and_budgets_of_nothing_alert_nobody(alice, spend, connection):
+    put(alice.organization, 0)
+    spend(alice.organization, 0)
+    alerts.fire(connection, clock.now())
+
+    assert fired(alice.organization) == []
+
+
+def test_of_many_that_look_at_once_one_finds_it(alice, spend, embedded):
+    put(alice.organization, 100)
+    spend(alice.organization, 100)
+    now, found, start = clock.now(), [], threading.Barrier(4)
+
+    def look():
+        with closing(ledger_module.connect()) as connection:
+            start.wait()
+            alerts.fire(connection, now)
+            found.append(True)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(found) == 4
+    assert [percent for percent, _ in fired(alice.organization)] == [50, 80, 100]
+
+
+def mails_of(organization) -> list:
+    return [message for message in mail.outbox if organization.name in message.body]
+
+
+def test_owners_and_billing_members_are_mailed_once(alice, bob, join, make_user, spend, connection):
+    payer = join(make_user("payer"), alice.organization, "billing")
+    put(alice.organization, 100)
+    spend(alice.organization, 50)
+    alerts.fire(connection, clock.now())
+
+    alerts.mail_due()
+    alerts.mail_due()
+
+    [message] = mails_of(alice.organization)
+    assert sorted(message.bcc) == sorted([alice.email, payer.email])
+    assert "50 %" in message.subject
+
+
+def test_a_mail_that_was_not_taken_is_sent_later(alice, spend, connection, monkeypatch):
+    put(alice.organization, 100)
+    spend(alice.organization, 50)
+    alerts.fire(connection, clock.now())
+
+    def away(self, messages):
+        raise ConnectionRefusedError("no mail server")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(locmem.EmailBackend, "send_messages", away)
+        alerts.mail_due()
+    assert mails_of(alice.organization) == []
+    alerts.mail_due()
+
+    assert len(mails_of(alice.organization)) == 1
+
+
+def test_alerts_are_listed_for_who_may_bill(alice, charlie, client_of, spend, connection, make_key):
+    put(alice.organization, 1000)
+    spend(alice.organization, 800)
+    alerts.fire(connection, clock.now())
+
+    results = client_of(alice).get(URL).json()["results"]
+
+    assert [(each["percent"], each["spent"], each["amount"], each["scope"]) for each in results] == [
+        (80, "0.0000008", "0.000001", "organization"),
+        (50, "0.0000008", "0.000001", "organization"),
+    ]
+    assert client_of(charlie).get(URL).json()["results"] == []
+    assert client_of(None).get(URL).status_code == 401
+    assert client_of(make_key(alice.organization, scopes=["usage:read"])[1]).get(URL).status_code == 403
+    assert client_of(alice).get(f"{URL}?limit=0").status_code == 422
