@@ -2,8 +2,8 @@
 
 from django.urls import path
 
-from billing.seal_views import SigningKeysView
 from billing.cap_views import AlertsView, BudgetsView, BudgetView, CreditView, KeyBudgetView, SpendView
+from billing.seal_views import SigningKeysView
 from billing.views import CallsView, LimitsView, UsageView
 
 urlpatterns = [

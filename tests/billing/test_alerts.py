@@ -179,9 +179,9 @@ def test_alerts_are_listed_for_who_may_bill(alice, charlie, client_of, spend, co
 
     results = client_of(alice).get(URL).json()["results"]
 
-    assert [(each["percent"], each["spent"], each["amount"], each["scope"]) for each in results] == [
-        (80, "0.0000008", "0.000001", "organization"),
+    assert sorted((each["percent"], each["spent"], each["amount"], each["scope"]) for each in results) == [
         (50, "0.0000008", "0.000001", "organization"),
+        (80, "0.0000008", "0.000001", "organization"),
     ]
     assert client_of(charlie).get(URL).json()["results"] == []
     assert client_of(None).get(URL).status_code == 401
