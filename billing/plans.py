@@ -5,12 +5,12 @@ from uuid import UUID
 import redis
 from django.db import transaction
 from django.db.models import Sum
-from django.utils import timezone
 
 from billing import terms
 from billing.models import PlanVersion, Subscription, UsageMonth
 from billing.plan_models import LIMITS, State, current_subscription
 from inference.books import accounts
+from saas.lib import clock
 from saas.lib.errors import NotFound, StateConflict
 from tenants import actions, caps
 from tenants.access import Actor
@@ -19,7 +19,7 @@ from tenants.databases import as_operator
 
 def for_sale(slug: str, currency: str) -> PlanVersion:
     """The version of a plan that one gets now. Raises NotFound, StateConflict if there is none in that currency."""
-    versions = PlanVersion.objects.filter(plan=slug, starts_at__lte=timezone.now()).order_by("-starts_at", "-version")
+    versions = PlanVersion.objects.filter(plan=slug, starts_at__lte=clock.now()).order_by("-starts_at", "-version")
     version = versions.filter(currency=currency).first()
     if version is None and versions.exists():
         raise StateConflict(f"The plan {slug} is not sold in {currency}, the currency of this organization")
@@ -44,7 +44,7 @@ def change(
             return current
         if version.currency != current.plan_version.currency and _used_ever(organization_id):
             raise StateConflict(f"The organization has been charged in {current.plan_version.currency}; that cannot be changed")
-        now = timezone.now()
+        now = clock.now()
         current.ended_at = now
         current.save(update_fields=["ended_at"])
         follower = Subscription.objects.create(

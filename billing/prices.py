@@ -6,12 +6,12 @@ from decimal import Decimal
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.utils import timezone
 
 from billing import terms
 from billing.models import PriceVersion
 from inference import registry
 from inference.models import MLModel
+from saas.lib import clock
 from saas.lib.errors import StateConflict, ValidationFailed
 from saas.lib.money import CURRENCIES, MAX_UNITS, NANO, nano_of_decimal
 from saas.lib.prices import Price
@@ -106,7 +106,7 @@ def _wrong_model(price: PriceVersion) -> Iterable[dict[str, str]]:
 
 def earliest_start(price: PriceVersion) -> datetime:
     """When it can start: at once if there is none yet that it follows, else when every gateway can know it. As the operator."""
-    now = timezone.now()
+    now = clock.now()
     same = PriceVersion.objects.filter(
         model_id=price.model_id, organization_id=price.organization_id, currency=price.currency, starts_at__lte=now
     )

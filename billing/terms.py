@@ -5,10 +5,10 @@ from datetime import timedelta
 from uuid import UUID
 
 import msgspec
-from django.utils import timezone
 
 from billing.models import Budget, PriceVersion
 from billing.plan_models import current_subscription
+from saas.lib import clock
 from saas.lib.money import nano_of_decimal
 from saas.lib.prices import Price
 from tenants import caps, keys
@@ -53,7 +53,7 @@ def of(organization_id: UUID) -> Terms:
 def in_force_or_to_come(rows: Iterable[PriceVersion]) -> list[Price]:
     """`rows`, oldest start first, as gateways know them, without those that have been followed by another."""
     kept: list[PriceVersion] = []
-    past = timezone.now() - KNOWN_AFTER_END
+    past = clock.now() - KNOWN_AFTER_END
     for row in rows:
         if row.starts_at <= past:
             kept = [before for before in kept if before.currency != row.currency]

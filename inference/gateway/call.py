@@ -7,10 +7,12 @@ import msgspec
 
 from inference.books.open_call import OpenCall
 from inference.books.record import UsageRecord
+from inference.gateway.quotes import Quote
 from inference.lanes import Reply, Tensor
 from inference.routes import ModelRoute, VersionRoute
 from inference.slow import SLOW_US
 from saas.lib.errors import AppError
+from saas.lib.prices import FREE
 from tenants.principal import KeyRecord
 
 Limit = tuple[str, int, int, int, int]
@@ -39,6 +41,7 @@ class Call:
         "began",
         "bytes_in",
         "bytes_out",
+        "cost_nano",
         "deadline",
         "done",
         "endpoint",
@@ -60,13 +63,16 @@ class Call:
         "key",
         "left",
         "limits",
+        "most_nano",
         "number",
         "open_call",
         "opened_ms",
         "output_digest",
         "outputs",
         "prepare_us",
+        "price",
         "pushed",
+        "quote",
         "record",
         "render",
         "reply",
@@ -102,6 +108,7 @@ class Call:
         input_digest: str = "",
         is_low: bool = False,
         is_ranked: bool = False,
+        quote: Quote | None = None,
     ) -> None:
         self.key, self.route, self.version = key, route, version
         self.endpoint, self.rows, self.render, self.done = endpoint, rows, render, done
@@ -111,7 +118,10 @@ class Call:
         self.idempotency_key, self.fingerprint, self.is_low = idempotency_key, fingerprint, is_low
         self.is_ranked = is_ranked  # the answer shows the best of the outputs' elements, with labels
         self.input_digest = input_digest  # SHA-256 of the request's body, if a receipt is wanted
+        self.quote = quote  # the price that it was promised
         # filled by the gateway
+        self.price = FREE
+        self.most_nano = self.cost_nano = 0  # of the price's currency: the most it can cost, and what it did
         self.id = ""
         self.number = 0
         self.opened_ms = 0

@@ -158,12 +158,19 @@ class Front:
         if isinstance(outcome, AppError):
             self.refuse(exchange, outcome)
             return
-        has_receipt = exchange.call is not None and (exchange.call.input_digest or exchange.call.is_replay)
-        head = (headers.joined if has_receipt else headers.lines)(tuple(outcome.headers))
-        if exchange.call is not None and exchange.call.is_replay:
-            head += b"idempotent-replayed: true\r\n"
-        if exchange.call is not None and exchange.call.left is not None:
-            head += headers.left_lines(exchange.call.left)
+        call = exchange.call
+        # The cost of a keyed call and a receipt are among its headers: no other answer has the same.
+        is_own = call is not None and (call.idempotency_key is not None or call.input_digest)
+        head = (headers.joined if is_own else headers.lines)(tuple(outcome.headers))
+        if call is not None:
+            if call.idempotency_key is None:
+                head += headers.cost_line(call.cost_nano, call.price.currency)
+            if call.is_replay:
+                head += b"idempotent-replayed: true\r\n"
+            if call.left is not None:
+                head += headers.left_lines(call.left)
+            if call.key.terms.state in headers.ACCOUNT_LINES:
+                head += headers.ACCOUNT_LINES[call.key.terms.state]
         self._send(exchange, outcome.status, head, outcome.body)
 
     def refuse(self, exchange: Exchange, error: Exception) -> None:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from inference.gateway.call import Limit
 from saas.lib import money
 from saas.lib.errors import ApiKeyInvalid, ApiKeyMissing, AppError, InvalidRequest
+from tenants import standing
 
 Headers = list[tuple[bytes, bytes]]
 IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}").fullmatch
@@ -21,6 +22,7 @@ SINGLE = (
     b"content-encoding",
     b"content-type",
     b"x-maas-receipt",
+    b"x-maas-quote",
 )
 
 
@@ -90,6 +92,22 @@ def left_lines(note: bytes) -> bytes:
     budget, credit = note.split()
     named = (("x-maas-budget-left", budget), ("x-maas-credit-left", credit))
     return "".join([f"{name}: {money.text_of(int(nano))}\r\n" for name, nano in named if nano != b"-"]).encode()
+
+
+COST = b"x-maas-cost"
+ACCOUNT_LINES = {state: f"x-maas-account: {state}\r\n".encode() for state in standing.WARNED}
+
+
+@lru_cache(maxsize=4096)
+def cost(nano: int, currency: str) -> tuple[bytes, bytes]:
+    """What a call has cost, as a header: `0.00012 USD`."""
+    return COST, f"{money.text_of(nano)} {currency}".encode()
+
+
+@lru_cache(maxsize=4096)
+def cost_line(nano: int, currency: str) -> bytes:
+    """The same as a header line."""
+    return b"%b: %b\r\n" % cost(nano, currency)
 
 
 def joined(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:

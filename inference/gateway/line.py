@@ -9,7 +9,7 @@ import asyncio
 from functools import partial
 
 from inference.books.client import Books
-from inference.gateway import receipts, refusals, usage
+from inference.gateway import headers, receipts, refusals, usage
 from inference.gateway.access import Access
 from inference.gateway.answers import Answers, AnswerStore, Outcome
 from inference.gateway.call import Call, Rendered
@@ -195,6 +195,8 @@ class Gateway:
             self.running.end(call, answer)
             self.books.close(open_call, record, None, None)
         else:
+            cost = headers.cost(call.cost_nano, call.price.currency)  # stored too: a replay says what the call has cost
+            answer = Rendered(answer.status, [*answer.headers, cost], answer.body)
             call.is_closing = True  # from here on it gets its outcome, however long that takes
             self.answers.seal(call, answer, self._sealed)
 

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from inference.gateway import friendly, headers, receipts, v2
+from inference.gateway import friendly, headers, quotes, receipts, v2
 from inference.gateway.call import Call, Rendered
 from inference.gateway.exchange import Exchange
 from inference.gateway.targets import Target
@@ -29,6 +29,7 @@ def read_call(
     timeout = headers.timeout(found.get(b"x-request-timeout"), timeout_default, timeout_max)
     idempotency_key = headers.idempotency_key(found.get(b"idempotency-key"))
     wants_receipt = receipts.is_asked(found.get(receipts.HEADER))
+    named = found.get(b"x-maas-quote")
     ask: v2.Infer | friendly.Predict
     if target.kind == "infer":
         ask = v2.read_infer(exchange.body, found.get(b"inference-header-content-length"), version)
@@ -59,6 +60,7 @@ def read_call(
         idempotency_key=idempotency_key,
         fingerprint=fingerprint(exchange) if idempotency_key is not None else b"",
         input_digest=receipts.digest(exchange.body) if wants_receipt else "",
+        quote=quotes.read(named) if named is not None else None,
     )
 
 

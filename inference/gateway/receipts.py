@@ -11,7 +11,6 @@ from inference.books.record import UsageRecord
 from inference.books.statement import statement
 from inference.gateway.call import Call, Rendered
 from saas.lib.errors import InvalidRequest
-from saas.lib.prices import FREE
 from saas.lib.signing import signing_keys
 
 HEADER = b"x-maas-receipt"
@@ -34,7 +33,7 @@ def digest(body: bytes) -> str:
 def attach(call: Call, record: UsageRecord, answer: Rendered) -> Rendered:
     """`answer` with the receipt of its call; `record`, as it goes to the journal, gets the digests."""
     record.digests = f"{call.version.digest}:{call.input_digest}:{call.output_digest}"
-    receipt = signed(statement_of(record, currency=FREE.currency))
+    receipt = signed(statement_of(record, currency=call.price.currency))
     return Rendered(answer.status, [*answer.headers, (HEADER, receipt)], answer.body)
 
 

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 
 from inference.books.client import Books
-from inference.gateway import refusals
+from inference.gateway import pricing, refusals
 from inference.gateway.answers import Outcome
 from inference.gateway.call import Call
 from inference.gateway.lanes import Lanes
@@ -35,17 +35,22 @@ class Running:
         self._emptied: asyncio.Event | None = None
 
     def begin(self, call: Call, loop: asyncio.AbstractEventLoop) -> AppError | None:
-        """Take `call`, with a new id and its deadline running; or say why it cannot be taken now."""
+        """Take `call`, with a price, a new id and its deadline running; or say why it cannot be taken now."""
         if self._is_stopping:
             return errors.Unavailable("The service is restarting; try again", retry_after=1)
         if not (self._books.is_connected and self._books.may_answer() and self._lanes.takes_calls):
             return errors.Unavailable("The platform cannot take calls right now; try again soon", retry_after=1)
         if len(self.calls) >= MAX_CALLS:
             return errors.CapacityExhausted("Too many calls are under way", retry_after=1, source="platform")
+        call.opened_ms = self._books.now_ms()
+        try:
+            call.price = price = pricing.price_of(call.key, call.route, call.quote, call.opened_ms)
+            call.most_nano = pricing.most(price, call.rows, call.timeout)
+        except AppError as error:
+            return error
         if call.bytes_in > LIGHT and (refusal := self._take_bytes(call)):
             return refusal
         call.began = loop.time()
-        call.opened_ms = self._books.now_ms()
         call.id = uuid7_hex(call.opened_ms)
         call.number = next(self._numbers)
         call.deadline = time.time() + call.timeout

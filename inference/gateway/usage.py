@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from inference.books.open_call import OpenCall
 from inference.books.record import UsageRecord, pack_record
+from inference.gateway import pricing
 from inference.gateway.call import Call
 
 MS_PER_HOUR = 3_600_000
@@ -21,7 +22,7 @@ def open_call(call: Call, on_open: Callable[[str, bytes | None], None]) -> OpenC
         tenant=call.key.organization,
         key=call.key.id,
         period=call.record.period,
-        max_nano=0,
+        max_nano=call.record.max_nano,
         mode=call.key.mode,
         record=pack_record(call.record),
         claim=claim_of(call) if call.idempotency_key is not None else None,
@@ -51,22 +52,24 @@ def opened(call: Call) -> UsageRecord:
         mode=call.key.mode,
         kind="usage",
         period=period_of(call.opened_ms // MS_PER_HOUR),
-        price_version=0,
+        price_version=call.price.version,
         rows=call.rows,
-        max_nano=0,
+        max_nano=call.most_nano,
         opened_ms=call.opened_ms,
         request_id=call.request_id,
     )
 
 
 def closed(call: Call, now_ms: int) -> UsageRecord:
-    """The same, with what was measured: what the journal gets."""
+    """The same, with what was measured and what it costs, never more than when it opened: what the journal gets."""
     record, reply = call.record, call.reply
     assert record is not None
     assert reply is not None
     record.closed_ms = now_ms
     record.bytes_in, record.bytes_out = call.bytes_in, call.bytes_out
     record.queue_us, record.compute_us = reply.queue_us, reply.compute_us
+    record.nano = pricing.exact(call.price, call.rows, reply.compute_us)
+    call.cost_nano = min(record.nano, record.max_nano)  # the books clamp, and mark it
     return record
 
 

@@ -35,6 +35,7 @@ def create_prediction(
     request_id: str,
     idempotency_key: str | None = None,
     fingerprint: bytes = b"",
+    quote: str = "",
 ) -> tuple[Prediction, bool]:
     """Accept a prediction: it is stored, its input sealed, and sent to a worker once the transaction is committed.
 
@@ -61,6 +62,7 @@ def create_prediction(
         timeout=timeout,
         request_id=request_id,
         expires_at=timezone.now() + retention,
+        quote=quote,
         idempotency_key=idempotency_key,
         fingerprint=fingerprint if idempotency_key is not None else None,
     )

@@ -18,12 +18,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from inference import registry
-from inference.gateway import headers
+from inference.gateway import headers, pricing, quotes
 from inference.predictions.actions import cancel_prediction, create_prediction, find_keyed
 from inference.predictions.admission import check_caps, check_waiting, take_token
 from inference.predictions.models import TERMINAL, Prediction, PredictionQuerySet, Status
 from inference.predictions.waiting import wait_until_finished
 from inference.routes import ModelRoute
+from saas.lib import clock
 from saas.lib.errors import ApiKeyMissing, InvalidRequest, ModelNotAllowed, NotFound, ValidationFailed
 from saas.lib.ids import parse_id
 from saas.lib.ids import shown as shown_id
@@ -97,6 +98,7 @@ class ListedOut(Out):
     expires_at = serializers.DateTimeField()
     data_removed = serializers.BooleanField()
     attempts = serializers.IntegerField()
+    cost = serializers.CharField(allow_null=True, help_text="Like `0.00012 USD`, once it has succeeded.")
     metrics = SecondsOut()
     urls = UrlsOut()
 
@@ -155,6 +157,8 @@ class PredictionsView(PredictionView):
             earlier = find_keyed(self.organization, idempotency_key, self.fingerprint)
         if earlier is not None:
             return self.answer(earlier, wait, is_replay=True)
+        named = _header(request, "X-Maas-Quote")
+        pricing.price_of(key, route, quotes.read(named) if named is not None else None, clock.now_ms())
         check_caps(key)
         try:
             packed = orjson.dumps(body["input"])
@@ -177,6 +181,7 @@ class PredictionsView(PredictionView):
                 request_id=request.request_id,  # type: ignore[attr-defined]  # of tenants.middleware
                 idempotency_key=idempotency_key,
                 fingerprint=self.fingerprint,
+                quote=(named or b"").decode(),
             )
         return self.answer(prediction, wait, is_replay=not is_new)
 
@@ -184,8 +189,9 @@ class PredictionsView(PredictionView):
         """The prediction after at most `wait` seconds: 202 while it is not finished, then 201, or 200 for a replay."""
         result = self.waited(prediction.pk, wait)
         done = 200 if is_replay else 201
-        replayed = {"Idempotent-Replayed": "true"} if is_replay else None
-        return Response(result, status=done if result["status"] in TERMINAL else 202, headers=replayed)
+        replayed = {"Idempotent-Replayed": "true"} if is_replay else {}
+        status = done if result["status"] in TERMINAL else 202
+        return Response(result, status=status, headers=cost_header(result) | replayed)
 
     @extend_schema(parameters=FILTERS, responses=ListedOut(many=True))
     def get(self, request: Request) -> Response:
@@ -201,7 +207,8 @@ class OnePredictionView(PredictionView):
     def get(self, request: Request, prediction: str) -> Response:
         with tenant_scope(self.organization.id):
             pk = self.find(prediction).pk
-        return Response(self.waited(pk, wait_of(request.headers.get("Prefer", ""))))
+        result = self.waited(pk, wait_of(request.headers.get("Prefer", "")))
+        return Response(result, headers=cost_header(result))
 
 
 class CancelPredictionView(PredictionView):
@@ -269,6 +276,11 @@ def route_for(key: KeyRecord, organization_id: UUID, name: str) -> ModelRoute:
     return route
 
 
+def cost_header(result: dict[str, Any]) -> dict[str, str]:  # Any: JSON
+    """X-Maas-Cost, as a call's answer has it, once the prediction has succeeded."""
+    return {"X-Maas-Cost": result["cost"]} if result["cost"] else {}
+
+
 def _header(request: Request, name: str) -> bytes | None:
     value = request.headers.get(name)
     return None if value is None else value.encode("latin-1", "replace")
@@ -301,6 +313,7 @@ def listed(row: Prediction) -> dict[str, Any]:  # Any: JSON
         "expires_at": row.expires_at,
         "data_removed": row.data_removed_at is not None,
         "attempts": row.attempts,
+        "cost": row.cost or None,
         "metrics": {"predict_time": row.compute_us / 1e6, "queue_time": row.queue_us / 1e6, "total_time": total},
         "urls": {"get": url, "cancel": f"{url}/cancel"},
     }

@@ -3,9 +3,12 @@
 import time
 from uuid import UUID
 
+import msgspec
+
 from inference import registry
-from inference.gateway import friendly, v2
+from inference.gateway import friendly, quotes, v2
 from inference.gateway.call import Call, Rendered
+from inference.gateway.quotes import Quote
 from inference.lanes import Reply
 from inference.predictions.models import Prediction
 from inference.routes import ModelRoute, VersionRoute
@@ -14,6 +17,7 @@ from tenants.keys import load_key
 from tenants.principal import KeyRecord, unpack_key
 
 Ask = v2.Infer | friendly.Predict
+NEVER = 1 << 60  # milliseconds since the epoch
 
 
 def read_ask(endpoint: str, body: bytes, route: ModelRoute, version: VersionRoute) -> Ask:
@@ -57,11 +61,19 @@ def build_call(prediction: Prediction, body: bytes) -> Call:
         idempotency_key=f"{prediction.shown_id}",
         fingerprint=prediction.id.bytes,
         is_low=True,
+        quote=_quote(prediction),
     )
 
 
 def _not_submitted(call: Call, outcome: object) -> None:
     """Replaced by GatewayThread.submit."""
+
+
+def _quote(prediction: Prediction) -> Quote | None:
+    """The quote that was good when the prediction was created: it is kept, however long the prediction has waited."""
+    if not prediction.quote:
+        return None
+    return msgspec.structs.replace(quotes.read(prediction.quote.encode()), expires_ms=NEVER)
 
 
 def _key(prediction: Prediction) -> KeyRecord:

@@ -79,6 +79,8 @@ class Prediction(TenantModel):
     data_removed_at = models.DateTimeField(null=True)
     queue_us = models.BigIntegerField(default=0)
     compute_us = models.BigIntegerField(default=0)
+    quote = models.TextField(blank=True, db_default="")  # that was named when it was created, and was good then
+    cost = models.CharField(max_length=40, blank=True, db_default="")  # as in X-Maas-Cost, once it has succeeded
     # null: none was given, or it is older than KEY_LIFE
     idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001  # the constraint lets there be many nulls
     fingerprint = models.BinaryField(max_length=32, null=True)  # SHA-256 of the request that the key stands for

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db.models import F
 from django.utils import timezone
 
+from inference.gateway import headers
 from inference.gateway.call import Call, Rendered
 from inference.predictions.actions import send, send_ids
 from inference.predictions.attempts import build_call
@@ -118,7 +119,8 @@ def _finish(prediction: Prediction, call: Call, outcome: Rendered | AppError) ->
             sealed = seal_for(organization, outcome.body, context=("prediction", "output", prediction.id.hex))
             reply = call.reply
             measured = {"queue_us": reply.queue_us, "compute_us": reply.compute_us} if reply else {}
-            prediction.finish(Status.SUCCEEDED, output=sealed, **measured)
+            cost = dict(outcome.headers).get(headers.COST, b"").decode()
+            prediction.finish(Status.SUCCEEDED, output=sealed, cost=cost, **measured)
         elif outcome.code == "state_conflict":  # what GatewayThread.cancel ends a call with
             prediction.finish(Status.CANCELED)
         elif isinstance(outcome, IdempotencyInProgress):

@@ -68,6 +68,14 @@ class PaymentRefused(AppError):
     status, code, title = 402, "payment_refused", "The payment was refused"
 
 
+class AccountSuspended(AppError):
+    status, code, title = 402, "account_suspended", "The account is suspended or closed"
+
+
+class PriceMissing(AppError):
+    status, code, title = 402, "price_missing", "The model has no price in the organization's currency"
+
+
 class ScopeMissing(AppError):
     status, code, title = 403, "scope_missing", "The key or role does not allow this"
 
@@ -96,6 +104,10 @@ class IdempotencyInProgress(AppError):
     status, code, title = 409, "idempotency_in_progress", "The first request with this Idempotency-Key is still running"
 
 
+class QuoteExpired(AppError):
+    status, code, title = 409, "quote_expired", "The quote has expired"
+
+
 class LimitReached(AppError):
     status, code, title = 409, "limit_reached", "The organization has as many as it may have"
 
@@ -118,6 +130,10 @@ class ValidationFailed(AppError):
 
 class IdempotencyKeyReused(AppError):
     status, code, title = 422, "idempotency_key_reused", "This Idempotency-Key was used with another request"
+
+
+class QuoteInvalid(AppError):
+    status, code, title = 422, "quote_invalid", "The quote is not one for this call"
 
 
 class OutputNotFinite(AppError):

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from inference import artifacts
+from inference import artifacts, price_list
 from inference.actions import create_model, update_model, upload_version
 from inference.intake.run import run
 from inference.models import MLModel, ModelVersion, State, Visibility
@@ -60,6 +60,9 @@ class Command(BaseCommand):
         if version.state != State.READY:
             raise CommandError(f"{name} {version.number} is {version.state}")
         make_public(model)
+        with tenant_scope(model.organization_id):
+            if not price_list.of_models([model.id]):
+                self.stdout.write(self.style.WARNING(f"{name} has no price: nobody can call it before it has one (the admin)"))
         self.stdout.write(self.style.SUCCESS(f"{name} {version.number} is {'ready' if is_new else 'there already'}: {digest}"))
 
 

@@ -30,8 +30,9 @@ from inference.lanes import (
 )
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib.errors import AppError
+from saas.lib.prices import Price
 from saas.lib.valkey import sync_client
-from tenants.principal import KeyRecord, Limits
+from tenants.principal import KeyRecord, Limits, Terms
 from tests.waiting import PATIENCE, until_async
 
 
@@ -101,6 +102,9 @@ class Desk:
 
     def open_calls(self):
         return [name for session in self.state.scan_iter("open:*") for name in self.state.hkeys(session) if len(name) == 32]
+
+    def nano(self):
+        return int(self.state.hget(f"account:{self.organization}", "nano:ever:") or 0)
 
     def calls_this_month(self):
         period = datetime.now(UTC).strftime("%Y-%m")
@@ -562,3 +566,71 @@ async def test_only_so_many_wait_for_their_turn_and_a_deadline_ends_the_waiting(
     await desk.reply(work)
     assert (await first).body == b"answer"
     await desk.until(lambda: desk.calls_this_month() == 1)
+
+
+PRICE = Price(7, 0, "USD", 1000, 10, 3_000_000)  # per second: 3 nano a microsecond
+
+
+async def test_a_call_is_charged_its_most_first_and_then_exactly(desk):
+    desk.route.prices = [PRICE]
+    call, outcome = desk.ask(rows=4, timeout=10.0)
+    work = await desk.take()
+    await desk.until(lambda: call.is_open)
+    assert desk.nano() == 1000 + 40 + 30_000_000
+
+    await desk.reply(work, outputs=[], compute_us=7)
+
+    assert (await outcome).body == b"answer"
+    await desk.until(lambda: len(desk.records()) == 1)
+    record = desk.records()[0]
+    assert (record.price_version, record.nano, record.is_clamped) == (7, 1000 + 40 + 21, False)
+    assert (call.cost_nano, desk.nano()) == (1061, 1061)
+
+
+async def test_a_call_is_never_charged_more_than_when_it_opened(desk):
+    desk.route.prices = [PRICE]
+    call, outcome = desk.ask(timeout=10.0)
+    await desk.reply(await desk.take(), outputs=[], compute_us=11_000_000)
+
+    await outcome
+    await desk.until(lambda: len(desk.records()) == 1)
+    record = desk.records()[0]
+    assert (record.nano, record.is_clamped, call.cost_nano) == (30_001_010, True, 30_001_010)
+
+
+async def test_a_failed_call_gives_back_all_that_it_was_charged(desk):
+    desk.route.prices = [PRICE]
+    _, outcome = desk.ask(timeout=10.0)
+    await desk.reply(await desk.take(), code="model_failed", message="no")
+
+    assert (await outcome).code == "model_failed"
+    await desk.until(lambda: desk.nano() == 0)
+    assert desk.records() == []
+
+
+async def test_a_call_without_a_price_is_refused_before_anything_is_written(desk):
+    desk.route.is_public = True
+    call, outcome = desk.ask()
+
+    assert (await outcome).code == "price_missing"
+    assert (call.open_call, call.id, desk.calls_this_month()) == (None, "", 0)
+
+
+async def test_a_suspended_organizations_calls_are_refused(desk):
+    desk.key.terms = Terms(state="suspended")
+    _, outcome = desk.ask()
+
+    assert (await outcome).code == "account_suspended"
+    assert desk.calls_this_month() == 0
+
+
+async def test_a_keyed_answer_and_its_replay_say_what_the_call_has_cost(desk):
+    desk.route.prices = [PRICE]
+    _, outcome = desk.ask(idempotency_key="k", fingerprint=b"f")
+    await desk.reply(await desk.take(), outputs=[], compute_us=7)
+    first = await outcome
+    desk.route.prices = [Price(8, 0, "USD", 5, 0, 0)]
+    _, replayed = desk.ask(idempotency_key="k", fingerprint=b"f")
+
+    assert dict(first.headers)[b"x-maas-cost"] == b"0.000001031 USD"
+    assert (await replayed).headers == first.headers

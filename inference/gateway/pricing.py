@@ -1,0 +1,93 @@
+"""What a call costs: the price that it opens at, the most that it can cost, and what it did cost. Integers, without I/O.
+
+An amount is call + rows · row + seconds of computing · second, in billionths of the currency unit, rounded up once.
+"""
+
+from collections.abc import Sequence
+
+from inference.gateway.quotes import Quote
+from inference.routes import ModelRoute
+from saas.lib.errors import AppError, PriceMissing, QuoteExpired, QuoteInvalid, ValidationFailed
+from saas.lib.money import MAX_NANO, MAX_UNITS
+from saas.lib.prices import FREE, Price
+from tenants import standing
+from tenants.principal import KeyRecord
+
+PRIVATE = ""  # under which an organization's terms have the price of all its private models
+
+
+def price_of(key: KeyRecord, route: ModelRoute, quote: Quote | None, now_ms: int) -> Price:
+    """The price of a call that opens at `now_ms`: the quote's, else the organization's own, else everybody's.
+
+    Private models without a price, and all calls of test keys, cost nothing. Raises AccountSuspended, PriceMissing,
+    QuoteExpired, QuoteInvalid.
+    """
+    terms = key.terms
+    if terms.state not in standing.SERVED and (refusal := standing.refusal(terms.state)):
+        raise refusal
+    if quote is not None:
+        _check(quote, key, route, now_ms)
+    if key.mode == "test":
+        return FREE
+    if quote is not None:
+        return quote.price
+    price = None
+    if terms.overrides:
+        price = in_force(terms.overrides.get(route.id, ()), terms.currency, now_ms)
+        if price is None and not route.is_public:
+            price = in_force(terms.overrides.get(PRIVATE, ()), terms.currency, now_ms)
+    price = price or in_force(route.prices, terms.currency, now_ms)
+    if price is None:
+        if route.is_public:
+            raise PriceMissing(f"{route.full_name} has no price in {terms.currency}, so it cannot be called; ask its operators")
+        price = FREE
+    return price
+
+
+def in_force(prices: Sequence[Price], currency: str, now_ms: int) -> Price | None:
+    """The last of `prices`, oldest start first, that has started."""
+    found = None
+    for price in prices:
+        if price.starts_ms > now_ms:
+            break
+        if price.currency == currency:
+            found = price
+    return found
+
+
+def most(price: Price, rows: int, timeout: float) -> int:
+    """The most that a call of `rows` can cost, computing until its deadline, `timeout` seconds on. Raises ValidationFailed."""
+    nano = price.call_nano + rows * price.row_nano
+    if price.second_nano:
+        nano += _computing(price, -int(-timeout * 1_000_000 // 1))
+    if nano > MAX_NANO:
+        raise ValidationFailed(
+            f"The call could cost more than {MAX_UNITS:,} {price.currency}: send fewer rows, or a shorter X-Request-Timeout"
+        )
+    return nano
+
+
+def exact(price: Price, rows: int, compute_us: int) -> int:
+    """What a call of `rows` has cost whose share of its batch took so many microseconds."""
+    nano = price.call_nano + rows * price.row_nano
+    return nano + _computing(price, compute_us) if price.second_nano else nano
+
+
+def _computing(price: Price, us: int) -> int:
+    return -(-us * price.second_nano // 1_000_000)
+
+
+def refusal(key: KeyRecord, route: ModelRoute, quote: Quote | None, now_ms: int) -> AppError | None:
+    """Why no price can be told; None if one can."""
+    try:
+        price_of(key, route, quote, now_ms)
+    except AppError as error:
+        return error
+    return None
+
+
+def _check(quote: Quote, key: KeyRecord, route: ModelRoute, now_ms: int) -> None:
+    if quote.organization != key.organization or quote.model != route.id:
+        raise QuoteInvalid("The quote is for another organization or another model; ask for one with POST /api/v1/quote")
+    if now_ms >= quote.expires_ms:
+        raise QuoteExpired("The quote has expired; ask for another with POST /api/v1/quote")
