@@ -7,11 +7,11 @@ from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from billing import sale_admin  # noqa: F401  # its pages are registered by the import
 from billing.limits import limits_of
 from billing.models import (
     JournalPosition,
     JournalQuarantine,
-    PriceVersion,
     QuotaChange,
     UsageEvent,
     UsageHour,
@@ -75,11 +75,6 @@ class UsageRollupAdmin(ReadOnlyAdmin):
 @admin.register(JournalQuarantine)
 class JournalQuarantineAdmin(ReadOnlyAdmin):
     list_display = ["created_at", "stream", "stream_id", "number", "error", "resolved_at"]
-
-
-@admin.register(PriceVersion)
-class PriceVersionAdmin(ReadOnlyAdmin):
-    list_display = ["version", "name", "currency", "created_at"]
 
 
 @admin.register(QuotaChange)

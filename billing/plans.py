@@ -42,8 +42,7 @@ def change(
         version = version or for_sale(slug, current.plan_version.currency)
         if version.id == current.plan_version_id:
             return current
-        if version.currency != current.plan_version.currency and _used_ever(organization_id):
-            raise StateConflict(f"The organization has been charged in {current.plan_version.currency}; that cannot be changed")
+        check_change(current, version)
         now = clock.now()
         current.ended_at = now
         current.save(update_fields=["ended_at"])
@@ -56,7 +55,7 @@ def change(
             credit_base=_credit_base(current, version),
             stripe_customer=current.stripe_customer,
             stripe_subscription=current.stripe_subscription,
-            actor=f"{actor.kind} {actor.id}".strip(),
+            actor=str(actor),
             reason=reason,
         )
         limits = {name: value for name in LIMITS if (value := getattr(version, name)) is not None}
@@ -66,6 +65,13 @@ def change(
         terms.project(organization_id)
         actions.organization_changed(organization, actor=actor, fields=["plan", *sorted(limits)])
     return follower
+
+
+def check_change(current: Subscription, version: PlanVersion) -> None:
+    """Raises StateConflict if the organization cannot get onto `version`: it has been charged in another currency."""
+    currency = current.plan_version.currency
+    if version.currency != currency and _used_ever(current.organization_id):
+        raise StateConflict(f"The organization has been charged in {currency}; its currency cannot be changed any more")
 
 
 def set_state(organization_id: UUID, state: State, *, actor: Actor, reason: str = "") -> Subscription:

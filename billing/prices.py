@@ -48,23 +48,28 @@ def add_price(
         price = PriceVersion(
             model_id=model.id if model else None,
             organization_id=organization.id if organization else None,
-            name=_name(model, organization),
+            name=name_of(model, organization),
             currency=currency,
             call_price=call_price,
             row_price=row_price,
             second_price=second_price,
-            actor=f"{actor.kind} {actor.id}".strip(),
+            actor=str(actor),
             reason=reason,
         )
         price.starts_at = starts_at or earliest_start(price)
-        check(price)
-        try:
-            with transaction.atomic(using="ops"):
-                price.save(force_insert=True)
-        except IntegrityError:
-            raise StateConflict("Another price for the same starts at that very time; choose another start") from None
-        publish(price, actor)
+        add(price, actor)
     return price
+
+
+def add(price: PriceVersion, actor: Actor) -> None:
+    """The same of a row whose columns are set. Inside a transaction of the operator."""
+    check(price)
+    try:
+        with transaction.atomic(using="ops"):
+            price.save(force_insert=True)
+    except IntegrityError:
+        raise StateConflict("Another price for the same starts at that very time; choose another start") from None
+    publish(price, actor)
 
 
 def check(price: PriceVersion) -> None:
@@ -134,7 +139,8 @@ def everybodys(models: Collection[UUID]) -> dict[UUID, list[Price]]:
     return {model: terms.in_force_or_to_come(each) for model, each in found.items()}
 
 
-def _name(model: MLModel | None, organization: Organization | None) -> str:
+def name_of(model: MLModel | None, organization: Organization | None) -> str:
+    """Whose price it is, for people."""
     of = "private models"
     if model is not None:
         of = f"catalog/{model.name}" if model.is_public else model.name

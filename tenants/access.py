@@ -21,6 +21,9 @@ class Actor:
     def of(cls, user: User) -> "Actor":
         return cls("user", shown("usr", user.id))
 
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}".strip()
+
 
 SYSTEM = Actor("system")
 

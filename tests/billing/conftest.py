@@ -1,7 +1,9 @@
-from uuid import UUID
+import secrets
+from uuid import UUID, uuid4
 
 import psycopg2
 import pytest
+from django.test import Client
 
 from saas.lib.ids import uuid7
 from tests.billing.journal import Journal
@@ -53,3 +55,37 @@ def ledger(as_role):
         return cursor.fetchall()
 
     return ask
+
+
+@pytest.fixture
+def operator(embedded) -> Client:
+    """Signed in to the admin."""
+    from tenants.models import User
+
+    user = User(email=f"{uuid4().hex}@example.org", is_staff=True, is_superuser=True)
+    user.set_unusable_password()
+    user.save(using="ops")
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def public_model(embedded):
+    """A model of the catalogue. Nobody can call it: it has no version."""
+    from inference.models import MLModel
+    from tenants.actions import catalog_organization
+    from tenants.scope import tenant_scope
+
+    catalog = catalog_organization()
+    with tenant_scope(catalog.id):
+        return MLModel.objects.create(organization=catalog, name=f"m-{secrets.token_hex(6)}", visibility="public")
+
+
+@pytest.fixture
+def private_model(alice):
+    from inference.models import MLModel
+    from tenants.scope import tenant_scope
+
+    with tenant_scope(alice.organization.id):
+        return MLModel.objects.create(organization=alice.organization, name="own")

@@ -1,28 +1,13 @@
 """Operators read the ledger in the admin and change nothing there."""
 
-from uuid import uuid4
-
 import pytest
-from django.test import Client
 
 from tests.billing.journal import settle, usage
 
 PAGES = [
     "usageevent", "usagehour", "usagemonth", "usagerollup", "journalposition", "journalquarantine",
-    "priceversion", "quotachange",
+    "quotachange",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def operator(embedded) -> Client:
-    from tenants.models import User
-
-    user = User(email=f"{uuid4().hex}@example.org", is_staff=True, is_superuser=True)
-    user.set_unusable_password()
-    user.save(using="ops")
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,6 +1,5 @@
 """Prices: added, never changed, and known to gateways before they start."""
 
-import secrets
 from datetime import timedelta
 from decimal import Decimal
 
@@ -10,31 +9,9 @@ from django.utils import timezone
 
 from saas.lib.errors import StateConflict, ValidationFailed
 from tenants.access import Actor
-from tenants.models import CATALOG_ID
 from tests.racing import at_once
 
 OPERATOR = Actor("operator", "usr_1")
-
-
-@pytest.fixture
-def public_model(embedded):
-    """A model of the catalogue. Nobody can call it: it has no version."""
-    from inference.models import MLModel
-    from tenants.actions import catalog_organization
-    from tenants.scope import tenant_scope
-
-    catalog = catalog_organization()
-    with tenant_scope(CATALOG_ID):
-        return MLModel.objects.create(organization=catalog, name=f"m-{secrets.token_hex(6)}", visibility="public")
-
-
-@pytest.fixture
-def private_model(alice):
-    from inference.models import MLModel
-    from tenants.scope import tenant_scope
-
-    with tenant_scope(alice.organization.id):
-        return MLModel.objects.create(organization=alice.organization, name="own")
 
 
 @pytest.fixture
