@@ -113,11 +113,15 @@ class Service:
 
     def publish(self, model: Model) -> None:
         """Put it into the catalogue, if it is not there. Raises Failed."""
-        command = [sys.executable, "manage.py", "publish", str(model.file), "--name", model.name]
-        command += ["--manifest", str(model.manifest)] if model.manifest else []
+        manifest = ["--manifest", str(model.manifest)] if model.manifest else []
+        self._manage("publish", str(model.file), "--name", model.name, *manifest)
+        self._manage("set_price", f"catalog/{model.name}", "--call", "0.0001", "--second", "0.01", "--first")
+
+    def _manage(self, *arguments: str) -> None:
+        command = [sys.executable, "manage.py", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Failed(f"{model.name} was not published: {(done.stderr or done.stdout).strip()[-300:]}")
+            raise Failed(f"manage.py {' '.join(arguments)}: {(done.stderr or done.stdout).strip()[-300:]}")
 
     def upload(self, model: Model) -> str:
         """The same model as one of the customer's own; its name. Raises Failed."""

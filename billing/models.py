@@ -10,6 +10,7 @@ from django.db import models
 
 from billing.cap_models import AlertFired, Budget, CreditGrant, CreditMonth
 from billing.plan_models import Plan, PlanVersion, PriceVersion, Subscription
+from billing.post_models import Post
 from billing.seal_models import SealDue, SealProgress, UsageSeal
 
 __all__ = [  # where Django looks for models
@@ -20,6 +21,7 @@ __all__ = [  # where Django looks for models
     "CreditMonth",
     "Plan",
     "PlanVersion",
+    "Post",
     "PriceVersion",
     "SealDue",
     "SealProgress",

@@ -189,5 +189,5 @@ class Subscription(TenantModel):
 
 def current_subscription(organization: Organization | UUID) -> Subscription:
     """What the organization is on just now. Inside a transaction of that tenant, or as the operator."""
-    found: Subscription = Subscription.objects.of(organization).current().select_related("plan_version").get()
+    found: Subscription = Subscription.objects.of(organization).current().select_related("plan_version__plan").get()
     return found

@@ -1,5 +1,6 @@
 """Plans: which version of one is for sale, and how an organization gets onto it."""
 
+from decimal import Decimal
 from uuid import UUID
 
 import redis
@@ -20,12 +21,44 @@ from tenants.databases import as_operator
 def for_sale(slug: str, currency: str) -> PlanVersion:
     """The version of a plan that one gets now. Raises NotFound, StateConflict if there is none in that currency."""
     versions = PlanVersion.objects.filter(plan=slug, starts_at__lte=clock.now()).order_by("-starts_at", "-version")
-    version = versions.filter(currency=currency).first()
+    version = versions.select_related("plan").filter(currency=currency).first()
     if version is None and versions.exists():
         raise StateConflict(f"The plan {slug} is not sold in {currency}, the currency of this organization")
     if version is None:
         raise NotFound(f"There is no plan {slug}")
     return version
+
+
+def public(currency: str) -> list[PlanVersion]:
+    """What organizations with this currency can choose themselves: of each plan what is for sale now, the cheapest first."""
+    versions = PlanVersion.objects.filter(plan__is_public=True, starts_at__lte=clock.now(), currency=currency)
+    newest = versions.order_by("plan", "-starts_at", "-version").distinct("plan").select_related("plan")
+    return sorted(newest, key=lambda version: (version.monthly_fee, version.id))
+
+
+def choose(organization_id: UUID, slug: str, *, actor: Actor) -> Subscription:
+    """Change the plan as an organization may itself: to a public one, and without money owed on either side.
+
+    What is paid for month by month is subscribed to, changed and ended at Stripe. Raises NotFound, StateConflict.
+    """
+    with as_operator():
+        current = current_subscription(organization_id)
+        version = for_sale(slug, current.plan_version.currency)
+        if not version.plan.is_public:
+            raise NotFound(f"There is no plan {slug}")
+        if version.id == current.plan_version_id:
+            return current
+        if current.stripe_subscription:
+            raise StateConflict("The plan is paid at Stripe: change it in the billing portal")
+        if _is_billed(version):
+            raise StateConflict(f"The plan {slug} is paid for: subscribe to it by the checkout")
+    return change(organization_id, slug, actor=actor, version=version)
+
+
+def _is_billed(version: PlanVersion) -> bool:
+    """Whether it ever makes an invoice: a fee, or calls that are paid for afterwards."""
+    charges = any(Decimal(tier["rate"]) for tier in version.overage)
+    return bool(version.monthly_fee) or (charges and not version.is_prepaid)
 
 
 def change(

@@ -4,8 +4,9 @@ import logging
 
 from celery import shared_task
 
-from billing import alerts
+from billing import alerts, idempotent
 from billing.verify import differences
+from tenants.databases import as_operator
 
 log = logging.getLogger(__name__)
 
@@ -23,3 +24,10 @@ def verify_books() -> int:
     for line in lines:
         log.error("the books differ: %s", line)
     return len(lines)
+
+
+@shared_task(time_limit=600)
+def forget_posts() -> None:
+    """Remove the answers of old POSTs with an Idempotency-Key."""
+    with as_operator():
+        idempotent.forget()

@@ -12,6 +12,7 @@ from saas.lib import clock
 from saas.lib.money import nano_of_decimal
 from saas.lib.prices import Price
 from tenants import caps, keys
+from tenants.models import Organization
 from tenants.principal import Terms
 
 KNOWN_AFTER_END = timedelta(minutes=5)
@@ -48,6 +49,11 @@ def of(organization_id: UUID) -> Terms:
         or Budget.objects.filter(organization_id=organization_id).exists(),
         overrides={model: in_force_or_to_come(rows) for model, rows in overrides.items()},
     )
+
+
+def read(organization: Organization) -> Terms:
+    """The terms as they were projected, from the organization's row."""
+    return msgspec.convert(organization.terms, Terms)
 
 
 def in_force_or_to_come(rows: Iterable[PriceVersion]) -> list[Price]:

@@ -3,12 +3,17 @@
 from django.urls import path
 
 from billing.cap_views import AlertsView, BudgetsView, BudgetView, CreditView, KeyBudgetView, SpendView
+from billing.plan_views import PlanView, PricesView
+from billing.quote_views import QuoteView
 from billing.seal_views import SigningKeysView
 from billing.views import CallsView, LimitsView, UsageView
 
 urlpatterns = [
     path("usage", UsageView.as_view(), name="usage"),
     path("usage/calls", CallsView.as_view(), name="usage-calls"),
+    path("billing/plan", PlanView.as_view(), name="billing-plan"),
+    path("billing/prices", PricesView.as_view(), name="billing-prices"),
+    path("quote", QuoteView.as_view(), name="quote"),
     path("limits", LimitsView.as_view(), name="limits"),
     path("billing/signing-keys", SigningKeysView.as_view(), name="signing-keys"),
     path("billing/alerts", AlertsView.as_view(), name="billing-alerts"),

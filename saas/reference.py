@@ -48,14 +48,16 @@ V2_ERROR = {
 HEADERS = {
     "X-Organization": "With a session: the slug of the organization to act in. Default: the person's first.",
     "Prefer": "`wait=N`: wait up to N seconds for the result (RFC 7240).",
-    "Idempotency-Key": "1 to 255 printable characters. A retry with the same key and body gets the first answer, for 48 hours.",
+    "Idempotency-Key": "1 to 255 printable characters. A retry with the same key and body gets the first answer, for 48 hours "
+    "(7 days under /billing/).",
+    "X-Maas-Quote": "A quote of `POST /api/v1/quote`: the call is charged by its price.",
     "X-Request-Timeout": "Seconds until 504; by default 30, at most 60, unless the service is set otherwise.",
     "X-Maas-Receipt": "`1`: the answer has a header of this name with a signed receipt.",
     "Inference-Header-Content-Length": "Bytes of the JSON before the binary tensors; without it, all of the body is JSON.",
 }
-CALL_HEADERS = ("Idempotency-Key", "X-Request-Timeout")
 RECEIPT = "X-Maas-Receipt"
-CALL_STATUSES = (400, 404, 408, 409, 413, 415, 422, 429, 431, 500, 503, 504)
+CALL_HEADERS = ("Idempotency-Key", "X-Maas-Quote", "X-Request-Timeout")
+CALL_STATUSES = (400, 402, 404, 408, 409, 413, 415, 422, 429, 431, 500, 503, 504)
 
 
 def complete(result: Document, **_: Any) -> Document:  # Any: as drf-spectacular calls it
@@ -87,6 +89,8 @@ def headers_of(place: str, method: str, operation: Document) -> Iterator[str]:
         yield from ("Prefer", *CALL_HEADERS)
     if place == "/api/v1/predictions/{prediction}":
         yield "Prefer"
+    if place.startswith("/api/v1/billing/") and method == "post":
+        yield "Idempotency-Key"
 
 
 def statuses_of(place: str, method: str, operation: Document) -> list[int]:
@@ -105,6 +109,8 @@ def statuses_of(place: str, method: str, operation: Document) -> list[int]:
         statuses.add(409)
     if place == "/api/v1/predictions/{prediction}":
         statuses.add(400)
+    if place in ("/api/v1/predictions", "/api/v1/quote") and method == "post":
+        statuses.add(402)
     if (place.startswith("/v2") and takes_key) or (place == "/api/v1/predictions" and method == "post"):
         statuses.add(429)
     return sorted(statuses)

@@ -209,6 +209,7 @@ CELERY_BEAT_SCHEDULE: dict[str, Any] = {
     "sweep-intake": {"task": "inference.intake.sweep", "schedule": 10.0, "options": {"expires": 10}},
     "rotate-data-keys": {"task": "tenants.tasks.rotate_data_keys", "schedule": 3600.0, "options": {"expires": 3600}},
     "mail-alerts": {"task": "billing.tasks.mail_alerts", "schedule": 10.0, "options": {"expires": 10}},
+    "forget-posts": {"task": "billing.tasks.forget_posts", "schedule": crontab(minute=23), "options": {"expires": 3600}},
     "verify-books": {"task": "billing.tasks.verify_books", "schedule": crontab(hour=3, minute=17), "options": {"expires": 600}},
 }
 

@@ -35,14 +35,13 @@ DEFAULT_SCOPES = ("models:read", "predictions:read", "predictions:write")
 
 NEVER_EXPIRE = "keys:never_expire"
 
+_BILLING = frozenset({"billing:read", "billing:write"})
 _READ = frozenset({"organization:read", "members:read", "models:read", "usage:read", "limits:read"})
 ROLES: dict[str, frozenset[str]] = {
     Role.OWNER: frozenset({*SCOPES, NEVER_EXPIRE}),
-    Role.ADMIN: frozenset({*SCOPES} - {"billing:read", "billing:write"}),
+    Role.ADMIN: frozenset(SCOPES) - _BILLING,
     Role.DEVELOPER: _READ | {"keys:read", "keys:write", "models:write", "predictions:read", "predictions:write"},
-    Role.BILLING: frozenset(
-        {"organization:read", "members:read", "usage:read", "limits:read", "billing:read", "billing:write"}
-    ),
+    Role.BILLING: _BILLING | {"organization:read", "members:read", "usage:read", "limits:read"},
     Role.VIEWER: _READ,
 }
 

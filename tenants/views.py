@@ -3,8 +3,10 @@
 from datetime import timedelta
 from typing import Any, ClassVar
 
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.decorators import method_decorator
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -49,6 +51,15 @@ class TenantView(ManagementView):
         self.actor = self.access.actor
         if self.access.key is not None:
             _note_use(self.access.key.id, self.organization)
+
+
+@method_decorator(transaction.non_atomic_requests, name="dispatch")
+class SteppedView(TenantView):
+    """The same without a transaction around it: each step opens one of its own (tenants.scope)."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:  # Any: the URL's parts
+        with transaction.atomic():
+            super().initial(request, *args, **kwargs)
 
 
 def _note_use(key_hex: str, organization: Organization) -> None:

@@ -22,8 +22,10 @@ MODELS = ("calm-steady", "calm-slow", "calm-echo")  # beside those of the catalo
 MAKE_TENANTS = """
 import json, secrets
 from django.db import transaction
+from billing import plans
 from saas.local.bootstrap import DEMO_LIMITS
 from tenants import keys
+from tenants.access import SYSTEM
 from tenants.actions import create_organization
 from tenants.permissions import SCOPES
 from tenants.scope import tenant_scope
@@ -31,6 +33,7 @@ made = []
 for number in range(%d):
     with transaction.atomic():
         organization = create_organization(name="Calm", slug=f"calm-{secrets.token_hex(6)}", owner=None, **DEMO_LIMITS)
+    plans.change(organization.id, "internal", actor=SYSTEM)
     with tenant_scope(organization.id):
         made.append(keys.issue(organization=organization, name="calm", scopes=SCOPES, created_by=None)[1])
 print(json.dumps(made))

@@ -7,30 +7,41 @@ from collections.abc import Sequence
 
 from inference.gateway.quotes import Quote
 from inference.routes import ModelRoute
-from saas.lib.errors import AppError, PriceMissing, QuoteExpired, QuoteInvalid, ValidationFailed
+from saas.lib.errors import PriceMissing, QuoteExpired, QuoteInvalid, ValidationFailed
 from saas.lib.money import MAX_NANO, MAX_UNITS
 from saas.lib.prices import FREE, Price
 from tenants import standing
-from tenants.principal import KeyRecord
+from tenants.principal import KeyRecord, Terms
 
 PRIVATE = ""  # under which an organization's terms have the price of all its private models
 
 
 def price_of(key: KeyRecord, route: ModelRoute, quote: Quote | None, now_ms: int) -> Price:
-    """The price of a call that opens at `now_ms`: the quote's, else the organization's own, else everybody's.
+    """The price of a call that opens at `now_ms`: the quote's, else that of the organization's terms; test keys pay nothing.
 
-    Private models without a price, and all calls of test keys, cost nothing. Raises AccountSuspended, PriceMissing,
-    QuoteExpired, QuoteInvalid.
+    Raises AccountSuspended, PriceMissing, QuoteExpired, QuoteInvalid.
     """
-    terms = key.terms
-    if terms.state not in standing.SERVED and (refusal := standing.refusal(terms.state)):
-        raise refusal
     if quote is not None:
         _check(quote, key, route, now_ms)
-    if key.mode == "test":
-        return FREE
-    if quote is not None:
-        return quote.price
+    if key.mode == "test" or quote is not None:
+        check_standing(key.terms)
+        return FREE if quote is None or key.mode == "test" else quote.price
+    return price_by(key.terms, route, now_ms)
+
+
+def check_standing(terms: Terms) -> None:
+    """Raises AccountSuspended if calls are refused in the organization's state."""
+    if terms.state not in standing.SERVED and (refusal := standing.refusal(terms.state)):
+        raise refusal
+
+
+def price_by(terms: Terms, route: ModelRoute, now_ms: int) -> Price:
+    """The organization's own price, else everybody's; private models without one cost nothing.
+
+    Raises AccountSuspended, PriceMissing.
+    """
+    if terms.state not in standing.SERVED:
+        check_standing(terms)
     price = None
     if terms.overrides:
         price = in_force(terms.overrides.get(route.id, ()), terms.currency, now_ms)
@@ -75,15 +86,6 @@ def exact(price: Price, rows: int, compute_us: int) -> int:
 
 def _computing(price: Price, us: int) -> int:
     return -(-us * price.second_nano // 1_000_000)
-
-
-def refusal(key: KeyRecord, route: ModelRoute, quote: Quote | None, now_ms: int) -> AppError | None:
-    """Why no price can be told; None if one can."""
-    try:
-        price_of(key, route, quote, now_ms)
-    except AppError as error:
-        return error
-    return None
 
 
 def _check(quote: Quote, key: KeyRecord, route: ModelRoute, now_ms: int) -> None:

@@ -1,16 +1,13 @@
 """/api/v1/predictions: asynchronous calls. The object and its statuses are named as in Replicate's API (`canceled`)."""
 
-import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
 import orjson
 from django.conf import settings
-from django.db import transaction
-from django.utils.decorators import method_decorator
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -29,12 +26,12 @@ from saas.lib.errors import ApiKeyMissing, InvalidRequest, ModelNotAllowed, NotF
 from saas.lib.ids import parse_id
 from saas.lib.ids import shown as shown_id
 from saas.lib.names import is_model_name
-from tenants.bodies import Body, JSONBodyParser
+from tenants.bodies import Body, FingerprintParser
 from tenants.crypto import unseal_for
 from tenants.pagination import page
 from tenants.principal import KeyRecord
 from tenants.scope import tenant_scope
-from tenants.views import TenantView
+from tenants.views import SteppedView
 
 MAX_WAIT = 60  # seconds that `Prefer: wait` may ask for
 CANCEL_WAIT = 2.0  # seconds that a cancel waits to see whether the worker stopped
@@ -50,14 +47,8 @@ FILTERS = [
 ]
 
 
-class PredictionParser(JSONBodyParser):
-    """Leaves the view the fingerprint of its request: what an Idempotency-Key stands for, as in gateways."""
-
+class PredictionParser(FingerprintParser):
     max_bytes = settings.CONFIG.body_max_bytes
-
-    def received(self, body: bytes, context: Mapping[str, Any]) -> None:  # Any: DRF's context
-        request, view = context["request"], context["view"]
-        view.fingerprint = hashlib.sha256(b"\n".join((b"POST", request.get_full_path().encode(), body))).digest()
 
 
 class PredictionBody(Body):
@@ -110,13 +101,8 @@ class PredictionOut(ListedOut):
     output = serializers.JSONField(allow_null=True)
 
 
-@method_decorator(transaction.non_atomic_requests, name="dispatch")
-class PredictionView(TenantView):
-    """Base of the views here: each step is a transaction of its own, since a result is waited for between them."""
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:  # Any: the URL's parts
-        with transaction.atomic():
-            super().initial(request, *args, **kwargs)
+class PredictionView(SteppedView):
+    """Base of the views here: a result is waited for between their transactions."""
 
     def find(self, shown_id: str) -> Prediction:
         """The organization's prediction of that id. Raises NotFound."""

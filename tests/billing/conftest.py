@@ -83,6 +83,20 @@ def public_model(embedded):
 
 
 @pytest.fixture
+def ready_model(public_model):
+    """The same with a version that can be called."""
+    from inference.models import ModelVersion
+    from tenants.scope import tenant_scope
+
+    with tenant_scope(public_model.organization_id):
+        ModelVersion.objects.create(
+            organization_id=public_model.organization_id, model=public_model, major=1, minor=0, patch=0, digest="0" * 64,
+            size=1, state="ready", manifest={}, inputs=[["x", "FP32", [-1, 2]]], outputs=[["y", "FP32", [-1, 2]]],
+        )  # fmt: skip
+    return public_model
+
+
+@pytest.fixture
 def private_model(alice):
     from inference.models import MLModel
     from tenants.scope import tenant_scope

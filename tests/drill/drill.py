@@ -74,9 +74,11 @@ class Drill:
             artifact.write(identity_model())
             artifact.flush()
             publish = f"call_command('publish', {artifact.name!r}, '--name', {SHARED.partition('/')[2]!r})"
+            price = f"call_command('set_price', {SHARED!r}, '--row=0.0001', '--second=0.5')"
             set_limits = "set_organization_limits(UUID(o), rate=1e6, burst=1000000, concurrency=10000, monthly_calls=n)"
             imports = "from uuid import UUID; from django.core.management import call_command; from tenants.actions import *"
-            self.service.manage("shell", "-c", f"{imports}; {publish}; [{set_limits} for o, n in {monthly_calls}.items()]")
+            grant = f"[{set_limits} for o, n in {monthly_calls}.items()]"
+            self.service.manage("shell", "-c", f"{imports}; {publish}; {price}; {grant}")
 
     @staticmethod
     def _caller(customer: Customer, number: int, limits: dict[str, int]) -> Caller:

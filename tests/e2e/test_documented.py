@@ -55,4 +55,6 @@ def test_its_samples_run_as_they_stand(service, checkout, page):
 
 
 def test_there_are_samples():
-    assert {"README.md", "accounts.md", "calling.md", "models.md"} <= {page.name for page in PAGES if samples(page)}
+    assert {"README.md", "accounts.md", "billing.md", "calling.md", "models.md"} <= {
+        page.name for page in PAGES if samples(page)
+    }

@@ -61,6 +61,10 @@ MANAGEMENT = {
     "DELETE /api/v1/billing/budgets/{key}": "billing:write",
     "GET /api/v1/billing/credit": "billing:read",
     "GET /api/v1/billing/spend": "billing:read",
+    "POST /api/v1/quote": "predictions:write",
+    "GET /api/v1/billing/plan": "billing:read",
+    "POST /api/v1/billing/plan": "billing:write",
+    "GET /api/v1/billing/prices": "billing:read",
 }
 
 PAGES = {

@@ -40,6 +40,8 @@ BODIES = {
     "POST /api/v1/models/{model}/aliases/{alias}/rollback": {},
     "POST /api/v1/predictions": {"model": "{model}", "version": "1.0.0", "endpoint": "predict", "input": {"inputs": [[1, 2]]}},
     "POST /api/v1/predictions/{prediction}/cancel": {},
+    "POST /api/v1/quote": {"model": "{model}", "rows": 3, "inputs": [1], "timeout": 1.5},
+    "POST /api/v1/billing/plan": {"plan": "free"},
 }  # fmt: skip
 """Every management route that may have a body, with all of its fields."""
 

@@ -26,11 +26,13 @@ BODIES = {
     "PATCH /api/v1/models/{model}": {"description": "x"},
     "PUT /api/v1/models/{model}/aliases/{alias}": {"version": "1.0.0"},
     "POST /api/v1/predictions": {"model": "{model}", "input": {"inputs": [[1, 2]]}},
+    "POST /api/v1/quote": {"model": "{model}", "rows": 3},
+    "POST /api/v1/billing/plan": {"plan": "free"},
 }
 """Bodies that would do, so that nothing else is refused before the name is looked up."""
 
 SCOPED = [route for route, scope in MANAGEMENT.items() if scope != SIGNED_IN]
-NAMING = [route for route in MANAGEMENT if "{" in route] + ["POST /api/v1/predictions"]
+NAMING = [route for route in MANAGEMENT if "{" in route] + ["POST /api/v1/predictions", "POST /api/v1/quote"]
 CLIENTS = ("/_allauth/browser/v1/", "/_allauth/app/v1/")
 
 

@@ -52,7 +52,9 @@ def test_headers_that_decide_something_are_described(schema):
         "Idempotency-Key",
         "X-Request-Timeout",
         "X-Maas-Receipt",
+        "X-Maas-Quote",
     }
+    assert "Idempotency-Key" in headers(schema, "/api/v1/billing/plan", "post")
     assert "Inference-Header-Content-Length" in headers(schema, "/v2/models/{model}/versions/{version}/infer", "post")
     assert all("X-Organization" in headers(schema, place, method) for place, method in by_people(schema))
 
