@@ -11,6 +11,7 @@ from django.db import models
 from billing.cap_models import AlertFired, Budget, CreditGrant, CreditMonth
 from billing.plan_models import Plan, PlanVersion, PriceVersion, Subscription
 from billing.post_models import Post
+from billing.push_models import Invoice, ReconRun, StripePush, StripePushed
 from billing.seal_models import SealDue, SealProgress, UsageSeal
 
 __all__ = [  # where Django looks for models
@@ -19,12 +20,16 @@ __all__ = [  # where Django looks for models
     "Budget",
     "CreditGrant",
     "CreditMonth",
+    "Invoice",
     "Plan",
     "PlanVersion",
     "Post",
     "PriceVersion",
+    "ReconRun",
     "SealDue",
     "SealProgress",
+    "StripePush",
+    "StripePushed",
     "Subscription",
     "UsageSeal",
 ]

@@ -1,11 +1,14 @@
 """Periodic work on the `ops` queue (CELERY_BEAT_SCHEDULE)."""
 
 import logging
+from uuid import UUID
 
 from celery import shared_task
 
-from billing import alerts, idempotent
+from billing import alarms, alerts, idempotent, periods, push, reconcile, settling
+from billing.stripe_gateway import is_set_up
 from billing.verify import differences
+from saas.lib.errors import PaymentsUnavailable
 from tenants.databases import as_operator
 
 log = logging.getLogger(__name__)
@@ -31,3 +34,54 @@ def forget_posts() -> None:
     """Remove the answers of old POSTs with an Idempotency-Key."""
     with as_operator():
         idempotent.forget()
+
+
+@shared_task
+def push_usage() -> None:
+    """See who has usage that Stripe has not been told of."""
+    if is_set_up():
+        for tenant in push.waiting():
+            push_organization.delay(str(tenant))
+
+
+@shared_task(time_limit=600)
+def push_organization(tenant: str) -> int:
+    """What Stripe does not take now it is told later: the rows say when."""
+    try:
+        return push.push(UUID(tenant))
+    except PaymentsUnavailable as error:
+        log.warning("usage waits for Stripe: organization %s: %s", tenant, error.detail)
+        return 0
+
+
+@shared_task
+def reconcile_usage() -> None:
+    """Compare every organization's usage with Stripe's."""
+    if is_set_up():
+        for tenant in periods.subscribers():
+            reconcile_organization.delay(str(tenant))
+
+
+@shared_task(time_limit=600)
+def reconcile_organization(tenant: str) -> None:
+    try:
+        reconcile.reconcile_all(UUID(tenant))
+    except PaymentsUnavailable as error:
+        log.warning("the reconciliation waits for Stripe: organization %s: %s", tenant, error.detail)
+
+
+@shared_task
+def settle_invoices() -> None:
+    """See which held invoices are to be looked at, and tell /metrics what waits for an operator."""
+    if is_set_up():
+        for invoice in settling.due():
+            settle_invoice.delay(str(invoice))
+    alarms.report()
+
+
+@shared_task(time_limit=600)
+def settle_invoice(invoice: str) -> None:
+    try:
+        settling.settle(UUID(invoice))
+    except PaymentsUnavailable as error:
+        log.warning("an invoice waits for Stripe: %s: %s", invoice, error.detail)

@@ -211,6 +211,9 @@ CELERY_BEAT_SCHEDULE: dict[str, Any] = {
     "mail-alerts": {"task": "billing.tasks.mail_alerts", "schedule": 10.0, "options": {"expires": 10}},
     "forget-posts": {"task": "billing.tasks.forget_posts", "schedule": crontab(minute=23), "options": {"expires": 3600}},
     "verify-books": {"task": "billing.tasks.verify_books", "schedule": crontab(hour=3, minute=17), "options": {"expires": 600}},
+    "push-usage": {"task": "billing.tasks.push_usage", "schedule": 30.0, "options": {"expires": 30}},
+    "reconcile-usage": {"task": "billing.tasks.reconcile_usage", "schedule": crontab(minute=27), "options": {"expires": 600}},
+    "settle-invoices": {"task": "billing.tasks.settle_invoices", "schedule": 15.0, "options": {"expires": 15}},
 }
 
 import saas.celery  # noqa: E402, F401  # in every process, so that tasks go to our broker

@@ -11,6 +11,8 @@ from inference.lanes import WORKERS, lane_keys, pool_key, worker_key
 from saas.lib.errors import Unavailable
 
 HARDWARE = ("cpu", "gpu")
+BILLING_ALARMS = "billing:alarms"
+"""Hash on the lanes server: how much of each kind waits for an operator, where billing writes it (billing.alarms)."""
 
 
 class Lanes(Protocol):
@@ -58,9 +60,16 @@ class Health:
                 gauge("maas_queue_length", "Calls that wait in a lane or pool.", await self._queues(workers), "queue")
             )
             families += worker_families(await self._reports(workers))
+            families.append(
+                gauge("maas_billing_alarms", "What of billing waits for an operator.", await self._alarms(), "kind")
+            )
         except Unavailable:
             pass  # maas_up says that the lanes server is away; this process' own counters are still worth showing
         return render(families)
+
+    async def _alarms(self) -> dict[str, float]:
+        parts = await self._lanes.ask("HGETALL", BILLING_ALARMS)
+        return {kind.decode(): float(count) for kind, count in zip(parts[::2], parts[1::2], strict=True)}
 
     async def _workers(self) -> list[str]:
         names = await self._lanes.ask("ZRANGEBYSCORE", WORKERS, time.time(), "+inf")

@@ -1,0 +1,247 @@
+"""Usage told to Stripe: each sealed unit once, whatever goes wrong on the way."""
+
+from datetime import timedelta
+
+import pytest
+from django.db import transaction
+from django.db.utils import DatabaseError
+
+from billing import push, stripe_gateway
+from billing.models import StripePush
+from tenants.databases import as_operator
+from tests.stripe.usage.world import HOUR
+
+EVENTS = "/v1/billing/meter_events"
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(stripe_gateway, "BUSY_PAUSE", 0.001)
+
+
+def told(world):
+    """All that the stand-in has counted is all that was sealed, in whole units."""
+    return sum(value for _, value in world.counted()) == world.units_used()
+
+
+def test_a_sealed_hour_becomes_one_event_at_its_hour(world):
+    hour = world.this_hour - HOUR
+    world.use(hour, 5_000_000)
+
+    assert push.push(world.tenant) == 1
+
+    assert world.counted() == [(hour, 5000)]
+    [row] = world.rows()
+    assert row.identifier == f"mt1:{world.tenant.hex}:spend_usd:{hour:%Y-%m-%dT%H}:0"
+    assert row.state == "accepted"
+    assert row.first_sent_at <= row.accepted_at
+
+
+def test_what_is_less_than_a_unit_is_carried_to_the_next_hour(world):
+    first = world.this_hour - HOUR
+    world.use(first, 1_700)
+    push.push(world.tenant)
+    world.move(hours=1)
+    world.use(first + HOUR, 1_400)
+    push.push(world.tenant)
+    world.move(hours=1)
+    world.use(first + 2 * HOUR, 100)  # nothing to tell of it
+    push.push(world.tenant)
+
+    assert world.counted() == [(first, 1), (first + HOUR, 2)]
+    assert [(row.nano, row.value, row.attempts) for row in world.rows()] == [(1700, 1, 1), (1400, 2, 1), (100, 0, 0)]
+
+
+def test_pushing_again_tells_nothing_again(world):
+    world.use(world.this_hour - HOUR, 5_000_000)
+    push.push(world.tenant)
+
+    assert push.push(world.tenant) == 0
+    assert len(world.events_told()) == 1
+
+
+def test_a_later_seal_of_an_hour_is_a_delta_at_the_same_hour(world):
+    hour = world.this_hour - HOUR
+    world.use(hour, 2_500)
+    push.push(world.tenant)
+    world.move(hours=5)
+    world.use(hour, 1_500)
+    push.push(world.tenant)
+
+    assert world.counted() == [(hour, 2), (hour, 2)]
+    assert [row.seq for row in world.rows()] == [0, 1]
+    assert told(world)
+
+
+def test_of_the_hour_in_which_it_subscribed_only_what_came_after_counts(world):
+    began = world.stripe.created_at
+    world.use(began - timedelta(seconds=1), 7_000_000)
+    world.use(began, 1_000_000)
+    world.use(began + timedelta(seconds=1), 500_000)
+
+    push.push(world.tenant)
+
+    assert sum(value for _, value in world.counted()) == 1500
+    assert all(row.told_at >= began for row in world.rows())
+
+
+def test_an_hour_of_the_next_month_begins_a_new_count(world):
+    month = (world.this_hour + timedelta(days=31)).replace(day=1, hour=0)
+    world.use(world.this_hour - HOUR, 1_999)
+    world.move_to(month + 2 * HOUR)
+    world.use(month, 1_999)
+
+    push.push(world.tenant)
+
+    assert [value for _, value in world.counted()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_told"),
+    [
+        ("fail_before", False),
+        ("fail_after", True),
+        ("drop_before", False),
+        ("drop_after", True),
+        ("conflict", False),
+    ],
+)
+def test_an_unknown_outcome_is_asked_again_with_the_same_identifier(world, standin, fault, is_told):
+    hour = world.this_hour - HOUR
+    world.use(hour, 5_000_000)
+    standin.fault(fault, path=EVENTS)
+
+    push.push(world.tenant)
+    assert bool(world.counted()) is is_told
+    world.move(minutes=20)
+    push.push(world.tenant)
+
+    assert world.counted() == [(hour, 5000)]
+    assert len({row["params"]["identifier"] for row in world.events_told()}) == 1
+    assert [row.state for row in world.rows()] == ["accepted"]
+
+
+def test_too_many_requests_are_repeated(world, standin):
+    world.use(world.this_hour - HOUR, 5_000_000)
+    standin.fault("busy", path=EVENTS, times=3)
+
+    push.push(world.tenant)
+
+    assert told(world)
+
+
+@pytest.mark.parametrize("fault", ["drop_before", "drop_after"])
+def test_when_the_identifier_may_be_forgotten_the_sum_of_the_hour_decides(world, standin, fault):
+    hour = world.this_hour - HOUR
+    world.use(hour, 5_000_000)
+    standin.fault(fault, path=EVENTS)
+    push.push(world.tenant)
+    standin.fault("forget_identifiers")
+    world.move(hours=21)
+
+    push.push(world.tenant)
+
+    assert world.counted() == [(hour, 5000)]
+    assert [row.state for row in world.rows()] == ["accepted"]
+
+
+def test_a_sum_that_fits_neither_is_for_a_person(world, standin):
+    hour = world.this_hour - HOUR
+    world.use(hour, 5_000_000)
+    standin.fault("drop_after", path=EVENTS)
+    push.push(world.tenant)
+    standin.ask("POST", EVENTS, event(world, hour, 77))
+    world.move(hours=21)
+
+    push.push(world.tenant)
+
+    [row] = world.rows()
+    assert row.state == "unclear"
+    assert "5077" in row.error
+
+
+def event(world, hour, value):
+    """Somebody else's event, as the form of a request."""
+    return {
+        "event_name": "spend_usd",
+        "payload[stripe_customer_id]": world.stripe.customer,
+        "payload[value]": str(value),
+        "identifier": f"foreign-{hour}-{value}",
+        "timestamp": int(hour.timestamp()),
+    }
+
+
+def test_what_stripe_refuses_is_for_a_person_and_not_sent_again(world, caplog):
+    hour = world.this_hour - HOUR
+    world.use(hour, 5_000_000)
+    [period] = push.periods.periods_of(push.periods.subscriptions_of(world.tenant)[0], since=hour, until=hour + HOUR)
+    push.cover(period)
+    world.move(days=36)  # while nobody sent
+
+    push.send_due(world.tenant)
+    world.move(hours=1)
+    push.send_due(world.tenant)
+
+    [row] = world.rows()
+    assert (row.state, row.attempts) == ("rejected", 1)
+    assert "35 days" in row.error
+    assert "Stripe refused usage" in caplog.text
+
+
+def test_usage_of_more_than_35_days_ago_is_rejected_and_said(world, caplog):
+    hour = world.this_hour - HOUR
+    world.move(days=36)
+    world.use(hour, 5_000_000)
+
+    for row in push.periods.subscriptions_of(world.tenant):
+        for period in push.periods.periods_of(row, since=hour, until=hour + HOUR):
+            push.cover(period)
+
+    assert [row.state for row in world.rows()] == ["rejected"]
+    assert "cannot be told to Stripe any more" in caplog.text
+
+
+def test_only_one_sends_for_an_organization(world, embedded, as_role):
+    world.use(world.this_hour - HOUR, 5_000_000)
+    other = as_role("ops")
+    other.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [push.SENDING, str(world.tenant)])
+
+    assert push.push(world.tenant) == 0
+    assert world.counted() == []
+
+    other.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [push.SENDING, str(world.tenant)])
+    assert push.push(world.tenant) == 1
+
+
+def test_what_is_told_is_never_changed(world):
+    world.use(world.this_hour - HOUR, 5_000_000)
+    push.push(world.tenant)
+
+    for field, value in (("value", 1), ("identifier", "mt1:other"), ("nano", 1), ("first_sent_at", None)):
+        with as_operator(), pytest.raises(DatabaseError), transaction.atomic(using="ops"):
+            StripePush.objects.of(world.tenant).update(**{field: value})
+    with as_operator(), pytest.raises(DatabaseError), transaction.atomic(using="ops"):
+        StripePush.objects.of(world.tenant).delete()
+
+
+def test_a_row_that_was_sent_has_the_time_of_it(world):
+    world.use(world.this_hour - HOUR, 5_000_000)
+    push.push(world.tenant)
+
+    with as_operator(), pytest.raises(DatabaseError), transaction.atomic(using="ops"):
+        StripePush.objects.of(world.tenant).update(first_sent_at=None)
+
+
+def test_a_replaced_row_is_told_again_under_another_identifier(world, standin):
+    hour = world.this_hour - HOUR
+    world.use(hour, 5_000_000)
+    standin.fault("reject_usage")
+    push.push(world.tenant)
+    assert world.counted() == []
+    with as_operator():
+        StripePush.objects.of(world.tenant).update(state="replaced")
+
+    push.push(world.tenant)
+
+    assert world.counted() == [(hour, 5000)]
+    assert [row.identifier[-2:] for row in world.rows()] == [":0", ":1"]

@@ -1,0 +1,175 @@
+"""An invoice with usage becomes final only when ledger, pushed, Stripe's sums and the invoice agree."""
+
+from datetime import timedelta
+
+import pytest
+
+from billing import push, settling, stripe_gateway, stripe_invoices
+from billing.models import Invoice
+from tenants.databases import as_operator
+from tests.stripe.usage.test_push import EVENTS, event
+from tests.stripe.usage.world import HOUR
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(stripe_gateway, "BUSY_PAUSE", 0.001)
+
+
+@pytest.fixture
+def month(world):
+    """The month is over, and all of it is sealed: its draft's id. 25 dollars were used, ten of them are included."""
+    hour = world.this_hour - HOUR
+    world.use(hour, 15_000_000_000)
+    world.use(hour + HOUR, 9_999_999_500)
+    world.use(hour + 2 * HOUR, 500)
+    end = (hour + timedelta(days=31)).replace(day=1, hour=0)
+    world.move_to(end)
+    world.sealed_until(end)
+    [draft] = [found for found in stripe_invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+    return draft.id
+
+
+def held(world, draft):
+    row = settling.heard_of(draft)
+    assert row.settlement == "waiting"
+    return row
+
+
+def rows_of(world):
+    with as_operator():
+        return list(Invoice.objects.of(world.tenant).order_by("invoiced_at"))
+
+
+def test_a_draft_is_held_until_its_usage_is_found_right(world, month, standin):
+    row = held(world, month)
+    world.move(hours=5)  # Stripe would have made it final after one
+    assert stripe_invoices.retrieve_invoice(month).status == "draft"
+
+    assert settling.settle(row.id)
+
+    found = stripe_invoices.retrieve_invoice(month)
+    assert found.status != "draft"
+    assert sum(line.units for line in found.lines if line.units > 1) == world.units_used() == 25_000_000
+    row.refresh_from_db(using="ops")
+    assert row.settlement == "settled"
+    assert row.next_check_at is None
+    assert row.total_minor == found.total_minor == 1500 + 5000
+
+
+def test_what_was_not_pushed_yet_is_pushed_first(world, month):
+    row = held(world, month)
+    assert world.counted() == []
+
+    assert settling.settle(row.id)
+
+    assert sum(value for _, value in world.counted()) == 25_000_000
+
+
+def test_it_waits_until_the_period_is_sealed(world, month, monkeypatch):
+    row = held(world, month)
+    monkeypatch.setattr(settling, "sealed_until", lambda: world.this_hour - HOUR)
+
+    assert settling.settle(row.id) is False
+
+    assert stripe_invoices.retrieve_invoice(month).status == "draft"
+    assert settling.due() == []
+    world.move(minutes=1)
+    assert settling.due() == [row.id]
+
+
+def test_late_summaries_only_delay_it(world, month, standin):
+    standin.fault("late_summaries", value=600)
+    row = held(world, month)
+
+    assert settling.settle(row.id) is False
+    world.move(minutes=11)
+    assert settling.settle(row.id)
+
+
+@pytest.mark.parametrize("wrong", ["missing", "excess"])
+def test_a_difference_keeps_it_a_draft_and_calls_an_operator(world, month, standin, caplog, wrong):
+    row = held(world, month)
+    push.push(world.tenant)
+    if wrong == "missing":
+        standin.world.store.db.execute("DELETE FROM usage WHERE value > 12000000")
+    else:
+        standin.ask("POST", EVENTS, event(world, world.rows()[0].hour, 5))
+    world.move(hours=2)
+
+    assert settling.settle(row.id) is False
+
+    assert stripe_invoices.retrieve_invoice(month).status == "draft"
+    row.refresh_from_db(using="ops")
+    assert row.settlement == "mismatch"
+    assert "stays a draft" in caplog.text
+
+
+def test_once_it_is_repaired_it_becomes_final(world, month, standin):
+    row = held(world, month)
+    push.push(world.tenant)
+    standin.world.store.db.execute("DELETE FROM usage WHERE value > 12000000")
+    world.move(hours=2)
+    settling.settle(row.id)
+    with as_operator():
+        [lost] = [row for row in world.rows() if row.value > 12_000_000]
+        type(lost).objects.of(world.tenant).filter(id=lost.id).update(state="replaced")
+    world.move(minutes=11)
+
+    assert settling.settle(row.id) or (world.move(hours=1) or settling.settle(row.id))
+    assert sum(value for _, value in world.counted()) == 25_000_000
+
+
+def test_rows_that_no_seal_has_keep_it_a_draft(world, month):
+    row = held(world, month)
+    world.journal(world.rows()[0].hour if world.rows() else world.this_hour - 48 * HOUR, 7_000)
+
+    assert settling.settle(row.id) is False
+
+    assert stripe_invoices.retrieve_invoice(month).status == "draft"
+
+
+def test_at_the_deadline_an_operator_is_called(world, month, monkeypatch, caplog):
+    row = held(world, month)
+    monkeypatch.setattr(settling, "sealed_until", lambda: None)
+    settling.settle(row.id)
+    assert "stays a draft" not in caplog.text
+    world.move(hours=13)
+
+    settling.settle(row.id)
+
+    assert "stays a draft: unsealed" in caplog.text
+
+
+def test_of_two_that_settle_one_does(world, month):
+    row = held(world, month)
+
+    assert [settling.settle(row.id), settling.settle(row.id)] == [True, False]
+
+
+def test_hearing_of_it_again_changes_nothing(world, month):
+    held(world, month)
+    world.move(minutes=1)
+    row = held(world, month)
+    settling.settle(row.id)
+
+    assert settling.heard_of(month).settlement == "settled"
+    assert len([row for row in rows_of(world) if row.stripe_invoice == month]) == 1
+
+
+def test_the_first_invoice_is_only_written_down(world):
+    [first] = stripe_invoices.invoices_of(world.stripe.customer)
+
+    row = settling.heard_of(first.id)
+
+    assert (row.status, row.settlement, row.next_check_at) == ("paid", "none", None)
+    assert row.total_minor == first.total_minor
+
+
+def test_a_strangers_invoice_is_not_ours(world, standin):
+    from billing import stripe_customers
+
+    stranger = stripe_customers.create_customer(organization="0" * 32, email="s@example.org", name="S")
+    drafts = standin.ask("POST", "/v1/invoices", {"customer": stranger.id})
+    if drafts[0] == 200:
+        assert settling.heard_of(drafts[1]["id"]) is None
