@@ -7,6 +7,7 @@ from django.db import transaction
 
 from saas.lib.errors import NotFound, StateConflict
 from tenants.access import Actor
+from tenants.databases import as_operator
 from tests.racing import at_once
 
 OPERATOR = Actor("operator", "usr_1")
@@ -48,7 +49,6 @@ def change():
 def new_version(embedded):
     """`new_version(plan, **columns)`: what operators add; it is for sale at once."""
     from billing.models import Plan, PlanVersion
-    from tenants.databases import as_operator
 
     def add(slug=None, **columns):
         slug = slug or f"p-{secrets.token_hex(4)}"
@@ -151,6 +151,32 @@ def test_of_many_changes_at_once_each_is_whole(alice, change):
     organization, version = now_of(alice.organization), current(alice.organization).plan_version
     assert (organization.rate, organization.max_models) == (version.rate, version.max_models)
     assert organization.terms["plan"] == version.plan_id == ending[0]
+
+
+def test_of_versions_that_are_added_at_once_each_has_a_number():
+    from billing.models import Plan
+    from billing.plan_versions import add_version
+
+    with as_operator():
+        plan = Plan.objects.create(slug=f"p-{secrets.token_hex(4)}", name="P")
+    tiers = [{"up_to": None, "rate": "1"}]
+    at_once(*[lambda: add_version(plan, actor=OPERATOR, currency="USD", overage=tiers) for _ in range(4)])
+
+    with as_operator():
+        assert sorted(plan.versions.values_list("version", flat=True)) == [1, 2, 3, 4]
+
+
+def test_a_change_is_noted_for_every_key(alice, change, make_key):
+    from tenants.models import RecordChange
+
+    key, _ = make_key(alice.organization)
+    with as_operator():
+        before = RecordChange.objects.filter(name=f"key:{key.public_id}").count()
+
+    change(alice.organization, "pro")
+
+    with as_operator():
+        assert RecordChange.objects.filter(name=f"key:{key.public_id}").count() > before
 
 
 def test_credit_counts_from_when_the_organization_became_prepaid(alice, change):

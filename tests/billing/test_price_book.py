@@ -166,3 +166,26 @@ def test_nobody_changes_or_removes_what_was_for_sale(as_role, role, table):
 def test_requests_and_the_drain_add_nothing_for_sale(as_role, role, table):
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         as_role(role).execute(f"INSERT INTO {table} DEFAULT VALUES")
+
+
+def test_gateways_are_told_of_a_new_price(add_price, ready_model, lanes):
+    from inference.routes import unpack_route
+
+    row = add_price(ready_model, call_price="1")
+
+    [price] = unpack_route(lanes.get(f"route:public:catalog:{ready_model.name}")).prices
+    assert price.version == row.version
+
+
+def test_keys_are_told_of_a_price_of_their_organization(add_price, public_model, alice, make_key):
+    from tenants.databases import as_operator
+    from tenants.models import RecordChange
+
+    key, _ = make_key(alice.organization)
+    with as_operator():
+        before = RecordChange.objects.filter(name=f"key:{key.public_id}").count()
+
+    add_price(public_model, organization=alice.organization)
+
+    with as_operator():
+        assert RecordChange.objects.filter(name=f"key:{key.public_id}").count() == before + 1

@@ -101,6 +101,7 @@ def test_it_is_accepted_at_once_and_ends_with_the_answer_of_the_call(alice):
     assert found["error"] is None
     assert found["attempts"] == 1
     assert found["metrics"]["predict_time"] > 0
+    assert found["cost"] == "0.0001 USD"
     assert alice.charged("pred-first") == [["usage"]]
 
 

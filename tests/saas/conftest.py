@@ -2,6 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from saas.lib.prices import FREE
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator["Served"]:  # noqa: F821  # imported once Django is set up
@@ -17,6 +19,9 @@ def served(running) -> Iterator["Served"]:  # noqa: F821
     yield running
     gateway = running.gateway
     gateway.hold, gateway.fail_with = False, None
+    gateway.price, gateway.cost_nano = FREE, 0
+    for key in gateway.keys.values():
+        key.terms.state = "active"
     running.on_loop(lambda: [gateway.finish(call) for call in gateway.held if call not in gateway.abandoned])
     for kept in (gateway.calls, gateway.held, gateway.abandoned):
         kept.clear()

@@ -17,6 +17,7 @@ from inference.lanes import Prediction, Reply
 from inference.routes import ModelRoute, TensorSpec, VersionRoute
 from saas.asgi import answer, target_in
 from saas.lib import errors
+from saas.lib.prices import FREE
 from saas.server import FrontServer
 from tenants.principal import KeyRecord, Limits
 from tests.waiting import PATIENCE, until
@@ -119,6 +120,7 @@ class FakeGateway:
         self.proofs = 0  # how often a presented key was looked at
         self.fail_with: errors.AppError | None = None
         self.stored: dict[str, tuple[bytes, object]] = {}
+        self.price, self.cost_nano = FREE, 0  # of every call
 
     def principal(self, presented):
         self.proofs += 1
@@ -156,6 +158,7 @@ class FakeGateway:
     def submit(self, call):
         self.calls.append(call)
         call.limits = [("key", 1000, 1, 999, 1)]
+        call.price, call.cost_nano = self.price, self.cost_nano
         if self.fail_with:
             call.done(call, self.fail_with)
         elif call.idempotency_key in self.stored:

@@ -5,9 +5,11 @@ import json
 
 import pytest
 
-from inference.gateway import weight
+from inference.gateway import quotes, weight
+from inference.gateway.quotes import Quote
 from saas.lib import errors
-from tests.saas.serving import Served, model_route, tensor, version_route
+from saas.lib.prices import Price
+from tests.saas.serving import KEY, Served, model_route, tensor, version_route
 from tests.waiting import until
 
 pytestmark = pytest.mark.no_servers
@@ -227,6 +229,36 @@ def test_an_idempotency_key_replays_the_answer(served):
     for bad in ("a b", '"', '"a b"', '""', "a" * 256, "ä"):
         status, _, body = served.infer("rows", {"inputs": [tensor()]}, {"Idempotency-Key": bad})
         assert (status, "Idempotency-Key" in body["error"]) == (400, True), bad
+
+
+def test_an_answer_says_what_it_cost_and_in_which_state_the_account_is(served):
+    gateway = served.gateway
+    gateway.price, gateway.cost_nano = Price(1, 0, "EUR", 120_000, 0, 0), 120_000
+    _, told, _ = served.infer("rows", {"inputs": [tensor()]})
+    assert told["x-maas-cost"] == "0.00012 EUR"
+    assert "x-maas-account" not in told
+    for state in ("past_due", "grace"):
+        gateway.keys[KEY].terms.state = state
+        assert served.infer("rows", {"inputs": [tensor()]})[1]["x-maas-account"] == state
+
+
+def test_a_refusal_says_no_cost(served):
+    served.gateway.fail_with = errors.PriceMissing("no price")
+    for status, told, body in (
+        served.infer("rows", {"inputs": [tensor()]}),
+        served.predict("flowers", {"inputs": [[1, 2, 5]]}),
+    ):
+        assert (status, body["code"]) == (402, "price_missing")
+        assert "x-maas-cost" not in told
+
+
+def test_a_quote_is_read_or_refused(served):
+    quote = Quote("q", "a" * 32, "e" * 32, Price(1, 0, "USD", 1, 0, 0), 2**50)
+    assert served.infer("rows", {"inputs": [tensor()]}, {"X-Maas-Quote": quotes.sign(quote)})[0] == 200
+    assert served.gateway.calls[-1].quote == quote
+    for bad in ("", "x", "ä", "A" * 2000, quotes.sign(quote)[:-2]):
+        status, _, body = served.infer("rows", {"inputs": [tensor()]}, {"X-Maas-Quote": bad})
+        assert (status, body["code"]) == (422, "quote_invalid"), bad
 
 
 def test_the_log_has_one_line_per_request_and_no_secret(served):
