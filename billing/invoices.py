@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db import transaction
 
+from billing import meters
 from billing.models import Invoice, Subscription
 from billing.stripe_objects import Invoice as StripeInvoice
 from billing.stripe_objects import InvoiceLine
@@ -14,6 +15,7 @@ from tenants.databases import as_operator
 
 def write(found: StripeInvoice) -> Invoice | None:
     """Write down what was read just now. None: the customer is none of ours, and nothing is written."""
+    lines = [_line(line) for line in found.lines]  # asks Stripe what it has not told yet: not inside the transaction
     with as_operator(), transaction.atomic(using="ops"):
         owner = Subscription.objects.filter(stripe_customer=found.customer).exclude(stripe_customer="").first()
         if owner is None:
@@ -36,7 +38,7 @@ def write(found: StripeInvoice) -> Invoice | None:
                 "invoiced_at": found.created_at,
                 "next_attempt_at": found.next_attempt_at,
                 "hosted_url": found.hosted_url,
-                "lines": [_line(line) for line in found.lines],
+                "lines": lines,
                 "read_at": clock.now(),
             },
         )
@@ -48,7 +50,7 @@ def _line(line: InvoiceLine) -> dict[str, Any]:  # Any: JSON
         "description": line.description,
         "amount_minor": line.amount_minor,
         "units": line.units,
-        "is_proration": line.is_proration,
+        "is_usage": bool(meters.meter_of_price(line.price)),
         "starts_at": _text(line.period_start),
         "ends_at": _text(line.period_end),
     }

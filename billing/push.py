@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from django.conf import settings
 from django.db import connections, transaction
 from django.db.models import F, Max, Sum
 from django.db.models.functions import Coalesce
 
-from billing import periods, stripe_catalogue, stripe_usage
+from billing import meters, periods, stripe_usage
 from billing.models import StripePush, StripePushed, UsageSeal
 from billing.periods import HOUR, Period
 from billing.push_models import PushState
@@ -198,7 +197,9 @@ def _may_send_again(row: StripePush, now: datetime) -> bool:
 def at_stripe(row: StripePush) -> int:
     """What Stripe has counted for the row's customer and meter in its hour."""
     start = row.hour
-    found = stripe_usage.usage_by_hour(meter=meter_id(row.meter), customer=row.stripe_customer, start=start, end=start + HOUR)
+    found = stripe_usage.usage_by_hour(
+        meter=meters.meter_id(row.meter), customer=row.stripe_customer, start=start, end=start + HOUR
+    )
     return found.get(start, 0)
 
 
@@ -207,19 +208,6 @@ def _accepted_in_hour(row: StripePush) -> int:
         meter=row.meter, hour=row.hour, stripe_customer=row.stripe_customer, state=PushState.ACCEPTED
     )
     return int(rows.aggregate(value=Coalesce(Sum("value"), 0))["value"])
-
-
-_meter_ids: dict[tuple[str, str], str] = {}  # by address and event name: what one Stripe calls a meter never changes
-
-
-def meter_id(event_name: str) -> str:
-    """Stripe's id of a meter. Raises PaymentsUnavailable if there is none (manage.py stripe_sync makes it)."""
-    base = settings.CONFIG.stripe_api_base
-    if (base, event_name) not in _meter_ids:
-        _meter_ids.update({(base, meter.event_name): meter.id for meter in stripe_catalogue.meters() if meter.is_active})
-    if (base, event_name) not in _meter_ids:
-        raise PaymentsUnavailable(f"Stripe has no meter {event_name}: run manage.py stripe_sync")
-    return _meter_ids[base, event_name]
 
 
 def _write(row: StripePush, **fields: object) -> None:

@@ -130,7 +130,7 @@ class Settlement(models.TextChoices):
 class Invoice(TenantModel):
     """Stripe's invoice as it was when last read, and whether its usage was found right before it became final.
 
-    Amounts are in the currency's smallest coin. `lines` are as billing.invoices.Line says.
+    Amounts are in the currency's smallest coin. `lines` are as billing.invoices makes them.
     """
 
     stripe_invoice = models.CharField(max_length=255, unique=True)

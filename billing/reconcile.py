@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.db.models import QuerySet
 
-from billing import periods, push, stripe_usage
+from billing import meters, periods, push, stripe_usage
 from billing.models import ReconRun, StripePush
 from billing.periods import HOUR, Period
 from billing.push_models import PushState, Verdict
@@ -124,7 +124,7 @@ def _read_stripe(period: Period, hours: dict[datetime, Hour], now: datetime) -> 
     start, end = periods.hour_of(period.start), min(period.end, now)
     whole = periods.hour_of(end) + (HOUR if end != periods.hour_of(end) else timedelta())
     found = stripe_usage.usage_by_hour(
-        meter=push.meter_id(period.meter), customer=period.customer, start=start, end=max(whole, start + HOUR)
+        meter=meters.meter_id(period.meter), customer=period.customer, start=start, end=max(whole, start + HOUR)
     )
     for hour, units in found.items():
         hours.setdefault(hour, Hour()).stripe = units

@@ -9,7 +9,7 @@ import logging
 from datetime import timedelta
 from uuid import UUID
 
-from billing import invoices, periods, push, stripe_catalogue, stripe_invoices
+from billing import invoices, meters, periods, push, stripe_invoices
 from billing.models import Invoice
 from billing.periods import Period
 from billing.push_models import Settlement, Verdict
@@ -113,9 +113,8 @@ def _periods(row: Invoice, found: StripeInvoice) -> list[Period]:
 
 def _units(found: StripeInvoice, period: Period) -> int:
     """The meter's units on an invoice, over all tiers."""
-    meter = push.meter_id(period.meter)
-    metered = {price.id for price in stripe_catalogue.prices() if price.meter == meter}
-    return sum(line.units for line in found.lines if line.price in metered)
+    meter = meters.meter_id(period.meter)
+    return sum(line.units for line in found.lines if meters.meter_of_price(line.price) == meter)
 
 
 def _later(row: Invoice, *, settlement: str, after: timedelta | None) -> None:

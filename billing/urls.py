@@ -3,6 +3,7 @@
 from django.urls import path
 
 from billing.cap_views import AlertsView, BudgetsView, BudgetView, CreditView, KeyBudgetView, SpendView
+from billing.invoice_views import InvoicesView, InvoiceView
 from billing.plan_views import PlanView, PricesView
 from billing.quote_views import QuoteView
 from billing.seal_views import SigningKeysView
@@ -12,6 +13,8 @@ urlpatterns = [
     path("usage", UsageView.as_view(), name="usage"),
     path("usage/calls", CallsView.as_view(), name="usage-calls"),
     path("billing/plan", PlanView.as_view(), name="billing-plan"),
+    path("billing/invoices", InvoicesView.as_view(), name="billing-invoices"),
+    path("billing/invoices/<str:invoice>", InvoiceView.as_view(), name="billing-invoice"),
     path("billing/prices", PricesView.as_view(), name="billing-prices"),
     path("quote", QuoteView.as_view(), name="quote"),
     path("limits", LimitsView.as_view(), name="limits"),

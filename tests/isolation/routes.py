@@ -65,6 +65,8 @@ MANAGEMENT = {
     "GET /api/v1/billing/plan": "billing:read",
     "POST /api/v1/billing/plan": "billing:write",
     "GET /api/v1/billing/prices": "billing:read",
+    "GET /api/v1/billing/invoices": "billing:read",
+    "GET /api/v1/billing/invoices/{invoice}": "billing:read",
 }
 
 PAGES = {

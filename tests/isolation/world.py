@@ -62,6 +62,17 @@ class World:
             )
         self._make_model()
         self._make_prediction()
+        self._make_invoice()
+
+    def _make_invoice(self):
+        from billing.models import Invoice
+        from tenants.databases import as_operator
+
+        with as_operator():
+            self.invoice = Invoice.objects.create(
+                organization_id=self.organization.id, stripe_invoice=f"in_{secrets.token_hex(8)}", stripe_customer="cus_alice",
+                status="draft", currency="USD", total_minor=100, due_minor=100, paid_minor=0,
+            )  # fmt: skip
 
     def _make_model(self):
         from inference import actions
@@ -106,6 +117,7 @@ class World:
             "version": "1.0.0",
             "alias": "canary",
             "prediction": self.prediction.shown_id,
+            "invoice": shown("inv", self.invoice.id),
             "public_id": self.key.public_id,
             "request_id": self.prediction.request_id,
             "token": self.token,
@@ -122,6 +134,7 @@ class World:
             "version": "1.0.0",
             "alias": "canary",
             "prediction": shown("pred", uuid7()),
+            "invoice": shown("inv", uuid7()),
             "public_id": secrets.token_hex(6),
             "request_id": f"of-alice-private-{secrets.token_hex(6)}",
             "token": secrets.token_urlsafe(32),
@@ -135,7 +148,7 @@ class World:
         """Everything of Alice's that a stranger must not change."""
         from tenants.databases import as_operator
 
-        things = (self.model, self.version, self.key, self.invitation, self.prediction, self.organization)
+        things = (self.model, self.version, self.key, self.invitation, self.prediction, self.invoice, self.organization)
         with as_operator(), transaction.atomic(using="ops"):
             rows = [type(thing).objects.filter(pk=thing.pk).values() for thing in things]
             members = type(self.bob.memberships.model()).objects.filter(organization=self.organization).order_by("id").values()
