@@ -13,6 +13,7 @@ from billing.plan_models import Plan, PlanVersion, PriceVersion, Subscription
 from billing.post_models import Post
 from billing.push_models import Invoice, ReconRun, StripePush, StripePushed
 from billing.seal_models import SealDue, SealProgress, UsageSeal
+from billing.stripe_models import StripeEvent
 
 __all__ = [  # where Django looks for models
     "NIL",
@@ -28,6 +29,7 @@ __all__ = [  # where Django looks for models
     "ReconRun",
     "SealDue",
     "SealProgress",
+    "StripeEvent",
     "StripePush",
     "StripePushed",
     "Subscription",

@@ -169,6 +169,10 @@ class Subscription(TenantModel):
     )
     stripe_customer = models.CharField(max_length=255, blank=True)
     stripe_subscription = models.CharField(max_length=255, blank=True)
+    stripe_status = models.CharField(max_length=30, blank=True, default="", db_default="", help_text="What Stripe says of it.")
+    unpaid_since = models.DateTimeField(
+        null=True, blank=True, help_text="Since when an invoice is open whose payment was refused."
+    )
     actor = models.CharField(max_length=60, blank=True)
     reason = models.CharField(max_length=500, blank=True)
 

@@ -88,6 +88,8 @@ def change(
             credit_base=_credit_base(current, version),
             stripe_customer=current.stripe_customer,
             stripe_subscription=current.stripe_subscription,
+            stripe_status=current.stripe_status,
+            unpaid_since=current.unpaid_since,
             actor=str(actor),
             reason=reason,
         )

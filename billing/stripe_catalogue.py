@@ -25,6 +25,13 @@ def prices() -> list[Price]:
     return [Price.read(json) for json in every(client().v1.prices.list, params={})]
 
 
+def prices_by_key(lookup_keys: Sequence[str]) -> dict[str, Price]:
+    """The active prices that have these lookup keys, ten at most."""
+    params = {"lookup_keys": list(lookup_keys), "active": True}
+    found = [Price.read(json) for json in every(client().v1.prices.list, params=params)]
+    return {price.lookup_key: price for price in found}
+
+
 def create_price(*, product: str, lookup_key: str, currency: str, minor: Decimal, metadata: dict[str, str]) -> Price:
     """A monthly fee of `minor` units."""
     params = {

@@ -34,6 +34,7 @@ RETRIES = 2
 BUSY_TRIES = 4
 BUSY_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds before a 429 is repeated, doubled each time, with jitter
 SIGNATURE_TOLERANCE = 300  # seconds
+LONGEST_NAME = 255  # characters of an id of Stripe's
 _MEMORY = "request"  # the metadata key under which an object remembers the request that made it
 
 log = logging.getLogger(__name__)
@@ -178,6 +179,10 @@ def read_webhook(body: bytes, signature: str) -> Event:
     if sent_at > time.time() + SIGNATURE_TOLERANCE:  # the SDK accepts any future, which could be replayed until then
         raise InvalidRequest("The webhook's signature is not valid: its time is in the future")
     try:
-        return Event.read(json.loads(body))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        event = Event.read(json.loads(body))
+        names = (event.id, event.type, event.object_kind, event.object_id, event.customer)
+        if not event.id or not all(len(name) <= LONGEST_NAME and name.isprintable() for name in names):
+            raise ValueError
+        return event
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:  # a time may be anything
         raise InvalidRequest("The webhook's body is not an event of Stripe") from error

@@ -19,6 +19,12 @@ def invoices_of(customer: str) -> list[Invoice]:
     return [Invoice.read(json) for json in every(client().v1.invoices.list, params={"customer": customer})]
 
 
+def open_invoices_of(customer: str) -> list[Invoice]:
+    """Those that are final and wait for their money."""
+    params = {"customer": customer, "status": "open"}
+    return [Invoice.read(json) for json in every(client().v1.invoices.list, params=params)]
+
+
 def hold_invoice(invoice: str) -> Invoice:
     """Keep a draft a draft until `finalize_invoice`."""
     return Invoice.read(ask(client().v1.invoices.update, invoice, params={"auto_advance": False}))

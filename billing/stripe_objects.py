@@ -162,6 +162,7 @@ class SubscriptionItem:
     quantity: int
     period_start: datetime | None
     period_end: datetime | None
+    metadata: dict[str, str]  # of the price
 
     @classmethod
     def read(cls, json: Json) -> Self:
@@ -174,6 +175,7 @@ class SubscriptionItem:
             quantity=json.get("quantity") or 0,
             period_start=moment(json.get("current_period_start")),
             period_end=moment(json.get("current_period_end")),
+            metadata=price.get("metadata") or {},
         )
 
 

@@ -1,11 +1,22 @@
 """Periodic work on the `ops` queue (CELERY_BEAT_SCHEDULE)."""
 
 import logging
+from datetime import timedelta
 from uuid import UUID
 
 from celery import shared_task
 
-from billing import alarms, alerts, idempotent, periods, push, reconcile, settling
+from billing import (
+    alarms,
+    alerts,
+    idempotent,
+    periods,
+    push,
+    reconcile,
+    settling,
+    stripe_events,
+    stripe_following,
+)
 from billing.stripe_gateway import is_set_up
 from billing.verify import differences
 from saas.lib.errors import PaymentsUnavailable
@@ -85,3 +96,21 @@ def settle_invoice(invoice: str) -> None:
         settling.settle(UUID(invoice))
     except PaymentsUnavailable as error:
         log.warning("an invoice waits for Stripe: %s: %s", invoice, error.detail)
+
+
+@shared_task(time_limit=600)
+def process_stripe_event(event_id: str) -> None:
+    """What the webhook asks for, beside the schedule."""
+    stripe_events.process(event_id)
+
+
+@shared_task(time_limit=600)
+def sweep_stripe_events() -> int:
+    """Events whose task was lost or failed; accounts that have been unpaid for long. How many there were."""
+    return (stripe_events.process_due() if is_set_up() else 0) + stripe_following.let_time_pass()
+
+
+@shared_task(time_limit=1800)
+def catch_up_with_stripe(hours: int) -> int:
+    """Events of the last hours that were never delivered. How many there were."""
+    return stripe_events.catch_up(timedelta(hours=hours)) if is_set_up() else 0

@@ -71,7 +71,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def is_api(request: HttpRequest) -> bool:
-    return request.path_info.lstrip("/").partition("/")[0] in ("api", "v2", "_allauth")
+    return request.path_info.lstrip("/").partition("/")[0] in ("api", "v2", "_allauth", "stripe")
 
 
 class OnlyForm(BaseContentNegotiation):

@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from billing.stripe_webhook import StripeWebhookView
 from tenants.mail_links import ResetPasswordPage, SignUpPage, VerifyEmailPage
 
 urlpatterns = [
@@ -15,6 +16,7 @@ urlpatterns = [
     path("api/v1/", include("inference.urls")),
     path("api/v1/", include("inference.predictions.urls")),
     path("api/v1/", include("billing.urls")),
+    path("stripe/webhook", StripeWebhookView.as_view(), name="stripe-webhook"),
     path("", include("saas.pages")),  # /docs/, /livez, /readyz, /metrics
 ]
 

@@ -7,6 +7,7 @@ OPEN = "open: anybody, it shows nothing of anybody"
 SIGNED_IN = "signed in: any person or key; the view itself decides what they see"
 SESSION = "session: the person who is signed in by allauth, and nobody's key"
 ANONYMOUS = "anonymous: part of signing up or in; acts on what the body itself proves"
+SIGNED = "signed: Stripe, by a secret of its webhook; test_webhook.py"
 OPERATORS = "operators: staff, by the admin's own login"
 
 MANAGEMENT = {
@@ -72,6 +73,7 @@ MANAGEMENT = {
 PAGES = {
     "GET /docs/": OPEN,
     "GET /docs/openapi.json": OPEN,
+    "POST /stripe/webhook": SIGNED,
     "ANY /livez": OPEN,
     "ANY /readyz": OPEN,
     "ANY ^(?:api|v2)(?:/|$)": OPEN,  # 404 for whatever is not a route

@@ -1,0 +1,335 @@
+"""Our subscriptions, plans and states follow Stripe's, by webhooks as they come or do not come."""
+
+import json
+import secrets
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.core.management import call_command
+from django.test import Client
+
+from billing import payments, stripe_customers, stripe_events, stripe_following, stripe_invoices
+from billing.cap_models import CreditGrant
+from billing.models import StripeEvent, Subscription
+from billing.plan_models import current_subscription
+from saas.lib import clock
+from saas.lib.errors import StateConflict, ValidationFailed
+from tenants.databases import as_operator
+from tests.racing import at_once
+
+GOOD, LATER = "4242424242424242", "4000000000000341"
+
+
+@pytest.fixture
+def organization(alice):
+    return alice.organization
+
+
+@pytest.fixture(autouse=True)
+def _follow_its_clock(standin, monkeypatch):
+    """The platform's clock is the stand-in's, as in a local service."""
+    monkeypatch.setattr(clock, "now", lambda: datetime.fromtimestamp(standin.world.exact_now(), UTC))
+
+
+@pytest.fixture
+def work(standin):
+    """`work()`: everything that was delivered goes through our webhook and is worked through, by a task or by the sweeper."""
+    taken = []
+
+    def do():
+        standin.all_delivered()
+        news, taken[:] = standin.got[len(taken) :], standin.got
+        for signature, body in news:
+            answer = Client().post(
+                "/stripe/webhook", body, content_type="application/json", headers={"Stripe-Signature": signature}
+            )
+            assert answer.status_code == 200, answer.content
+            stripe_events.process(json.loads(body)["id"])
+
+    return do
+
+
+def current(organization):
+    with as_operator():
+        return current_subscription(organization.id)
+
+
+def buy(standin, organization, plan="pro", card=GOOD):
+    page = payments.checkout_plan(
+        organization.id, plan, email="alice@example.org", success_url="https://m.test/ok", cancel_url="https://m.test/no",
+        key=secrets.token_hex(8),
+    )  # fmt: skip
+    assert standin.click(page.url, card=card, do="pay")[0] == 303
+
+
+def use_card(standin, organization, card):
+    link = payments.portal(organization.id, email="alice@example.org", return_url="https://m.test/back")
+    assert standin.click(link, card=card, do="card")[0] == 303
+
+
+def test_a_new_organization_is_on_free_and_knows_no_customer(organization):
+    row = current(organization)
+
+    assert (row.plan_version.plan_id, row.state, row.stripe_customer) == ("free", "active", "")
+
+
+def test_who_buys_pro_is_on_pro_with_its_limits(standin, organization, work):
+    buy(standin, organization)
+    work()
+    row = current(organization)
+    with as_operator():
+        organization.refresh_from_db()
+
+    assert (row.plan_version.plan_id, row.plan_version.version, row.state) == ("pro", 1, "active")
+    assert (row.stripe_customer[:4], row.stripe_subscription[:4], row.stripe_status) == ("cus_", "sub_", "active")
+    assert organization.terms["plan"] == "pro"
+    assert organization.rate == row.plan_version.rate
+
+
+def test_it_does_not_matter_how_events_come(standin, organization, work):
+    for fault in ("duplicate", "reorder", "lose", "reorder", "duplicate"):
+        standin.fault(fault, times=2)
+    buy(standin, organization)
+    work()
+    stripe_customers.update_customer(current(organization).stripe_customer or _customer(organization), email="x@y.z", name="X")
+    work()
+
+    assert current(organization).plan_version.plan_id == "pro"
+
+
+def _customer(organization):
+    return payments.customer_of(organization.id, email="alice@example.org")
+
+
+def test_what_was_never_delivered_is_found_in_the_list_of_events(standin, organization, work):
+    standin.fault("lose", times=1000)
+    buy(standin, organization)
+    work()
+    assert current(organization).plan_version.plan_id == "free"
+
+    assert stripe_events.catch_up(timedelta(hours=2)) > 0
+    assert stripe_events.catch_up(timedelta(hours=2)) == 0
+    stripe_events.process_due()
+    assert current(organization).plan_version.plan_id == "pro"
+
+
+def test_an_event_that_fails_is_tried_again(standin, organization, work):
+    buy(standin, organization)
+    standin.fault("fail_before", path="/v1/subscriptions", times=1000)
+    standin.fault("fail_before", path="/v1/checkout", times=1000)
+    work()
+    assert current(organization).plan_version.plan_id == "free"
+    with as_operator():
+        failed = StripeEvent.objects.filter(processed_at=None, customer=_customer(organization)).exclude(error="")
+        assert failed
+        assert all("OutcomeUnknown" in row.error and row.attempts == 1 for row in failed)
+    assert stripe_events.process(failed[0].event_id) is False  # it waits for its time
+
+    standin.steer("DELETE", "faults")
+    with as_operator():
+        StripeEvent.objects.filter(processed_at=None).update(next_try_at=datetime(2020, 1, 1, tzinfo=UTC))
+    stripe_events.process_due()
+    assert current(organization).plan_version.plan_id == "pro"
+
+
+def test_one_event_is_worked_through_once_by_any_number_of_workers(standin, organization):
+    buy(standin, organization)
+    standin.all_delivered()
+    signature, raw = next(delivery for delivery in standin.got if b"customer.subscription.created" in delivery[1])
+    name = json.loads(raw)["id"]
+    Client().post("/stripe/webhook", raw, content_type="application/json", headers={"Stripe-Signature": signature})
+
+    done = at_once(*[lambda: stripe_events.process(name)] * 4)
+
+    assert sorted(done) == [False, False, False, True]
+    with as_operator():
+        assert Subscription.objects.of(organization).count() == 2  # free, then pro
+
+
+def test_dunning_ends_in_suspension_and_payment_brings_back(standin, organization, work):
+    buy(standin, organization)
+    work()
+    use_card(standin, organization, LATER)
+    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    work()
+    seen = [current(organization).state]
+    for days in (3, 5, 7):
+        standin.advance(days * 86_400)
+        work()
+        stripe_following.let_time_pass()
+        seen.append(current(organization).state)
+    with as_operator():
+        organization.refresh_from_db()
+
+    assert seen == ["past_due", "grace", "grace", "suspended"]
+    assert organization.terms["state"] == "suspended"
+
+    use_card(standin, organization, GOOD)
+    invoice = stripe_invoices.open_invoices_of(_customer(organization))[0]
+    stripe_invoices.pay_invoice(invoice.id)
+    work()
+    assert (current(organization).state, current(organization).plan_version.plan_id) == ("active", "pro")
+
+
+def test_time_alone_leads_to_grace_and_suspension_while_stripe_is_away(standin, organization, work):
+    buy(standin, organization)
+    work()
+    use_card(standin, organization, LATER)
+    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    work()
+    standin.fault("drop_before", times=1000)
+    seen = []
+    for days in (2, 2, 11):
+        standin.advance(days * 86_400)
+        stripe_following.let_time_pass()
+        seen.append(current(organization).state)
+
+    assert seen == ["past_due", "grace", "suspended"]
+
+
+def test_a_subscription_that_ends_paid_leads_back_to_free(standin, organization, work):
+    buy(standin, organization)
+    work()
+    payments.cancel(organization.id, key="c")
+    assert current(organization).plan_version.plan_id == "pro"
+    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    work()
+
+    row = current(organization)
+    assert (row.plan_version.plan_id, row.state, row.stripe_status) == ("free", "active", "canceled")
+    buy(standin, organization)
+    work()
+    assert current(organization).plan_version.plan_id == "pro"
+
+
+def test_a_subscription_that_ends_unpaid_closes(standin, organization, work):
+    buy(standin, organization)
+    work()
+    use_card(standin, organization, LATER)
+    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    stripe_customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True, key="c")
+    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    work()
+
+    assert current(organization).state == "closed"
+
+
+def test_a_plan_is_changed_at_once_here_and_prorated_there(standin, organization, work):
+    buy(standin, organization, "pay-as-you-go")
+    work()
+    assert current(organization).plan_version.plan_id == "pay-as-you-go"
+    standin.advance(3600)
+    expected = payments.preview(organization.id, "pro")
+
+    payments.change_plan(organization.id, "pro", key="k")
+
+    assert current(organization).plan_version.plan_id == "pro"
+    standin.advance_to(standin.next_month())
+    draft = stripe_invoices.retrieve_invoice(
+        stripe_customers.retrieve_subscription(current(organization).stripe_subscription).latest_invoice
+    )
+    assert abs(draft.total_minor - expected.total_minor) <= 1  # some seconds passed between preview and change
+    assert any(line.is_proration for line in draft.lines)
+
+
+def test_a_plan_changed_in_the_portal_is_changed_here(standin, organization, work):
+    buy(standin, organization)
+    work()
+    link = payments.portal(organization.id, email="alice@example.org", return_url="https://m.test/back")
+    standin.click(link, do="plan:plan_pay-as-you-go")
+    work()
+
+    assert current(organization).plan_version.plan_id == "pay-as-you-go"
+
+
+def test_a_second_subscription_is_refused(standin, organization, work):
+    buy(standin, organization)
+    work()
+
+    with pytest.raises(StateConflict, match="subscription already"):
+        buy(standin, organization)
+
+
+@pytest.mark.parametrize("plan", ["free", "prepaid"])
+def test_a_plan_that_costs_nothing_by_itself_is_not_paid_for(standin, organization, plan):
+    with pytest.raises(StateConflict, match="costs nothing"):
+        buy(standin, organization, plan)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda who: payments.change_plan(who.id, "pro", key="k"), lambda who: payments.cancel(who.id, key="k")]
+)
+def test_without_a_subscription_there_is_nothing_to_change(standin, organization, change):
+    with pytest.raises(StateConflict, match="no subscription"):
+        change(organization)
+
+
+def credit_of(organization):
+    with as_operator():
+        return [(grant.amount_nano, grant.category) for grant in CreditGrant.objects.of(organization)]
+
+
+def test_credit_that_was_paid_for_is_granted_once(standin, organization, work):
+    standin.fault("duplicate", times=10)
+    urls = {"success_url": "https://m.test", "cancel_url": "https://m.test"}
+    page = payments.checkout_credit(organization.id, 25_500_000_000, email="a@example.org", key="k", **urls)
+    work()
+    assert credit_of(organization) == []
+    standin.click(page.url, card=GOOD, do="pay")
+    work()
+    assert credit_of(organization) == [(25_500_000_000, "paid")]
+
+    payment = stripe_invoices.retrieve_payment(stripe_customers.retrieve_checkout(page.id).payment)
+    payments.grant_credit(payment)
+    assert len(credit_of(organization)) == 1
+    with pytest.raises(StateConflict, match="less than the credit"):
+        payments.grant_credit(replace(payment, id="pi_other", amount_minor=2549))
+
+
+@pytest.mark.parametrize("card", [LATER, "4000000000000002"])
+def test_a_payment_that_fails_grants_nothing(standin, organization, work, card):
+    urls = {"success_url": "https://m.test", "cancel_url": "https://m.test"}
+    page = payments.checkout_credit(organization.id, 10**10, email="a@example.org", key="k", **urls)
+    assert standin.click(page.url, card=card, do="pay")[0] == 402
+    standin.advance(90_000)
+    work()
+
+    assert credit_of(organization) == []
+
+
+@pytest.mark.parametrize("amount", [0, -1, 1, 999_999_999, 1_000_000_001, 100_001 * 10**9])
+def test_an_amount_that_no_card_can_pay_is_refused(standin, organization, amount):
+    with pytest.raises(ValidationFailed):
+        payments.checkout_credit(
+            organization.id, amount, email="a@example.org", success_url="https://m.test", cancel_url="https://m.test", key="k"
+        )
+
+
+def test_a_customer_of_nobody_changes_nothing(standin):
+    stranger = stripe_customers.create_customer(organization=secrets.token_hex(16), email="s@example.org", name="S")
+    nobody = stripe_customers.create_customer(organization="no id", email="n@example.org", name="N")
+
+    assert stripe_following.follow(stranger.id) is None
+    assert stripe_following.follow(nobody.id) is None
+
+
+def test_an_organization_has_one_customer_however_many_ask(standin, organization):
+    assert len(set(at_once(*[lambda: _customer(organization)] * 4))) == 1
+
+
+def test_stripe_sync_prints_a_plan_and_then_makes_it_once(standin, capsys):
+    call_command("stripe_sync")
+    planned = capsys.readouterr().out
+    assert "would make price plan:pro:1:fee: 99.00 USD a month" in planned
+    assert "would make price plan:pro:1:usage: 120.00 USD included, then × 0.9 × 0.8" in planned
+    assert "would make meter spend_usd" in planned
+    assert "free" not in planned
+    assert "Nothing was changed" in planned
+
+    call_command("stripe_sync")
+    assert capsys.readouterr().out == planned
+    call_command("stripe_sync", apply=True)
+    assert capsys.readouterr().out == planned.replace("would make", "make").replace("Nothing was changed: add --apply.\n", "")
+    call_command("stripe_sync", apply=True)
+    assert capsys.readouterr().out == "Stripe knows all plans.\n"
