@@ -140,6 +140,11 @@ def coins(amount: int, currency: str) -> str:
     return f"{Decimal(amount).scaleb(-exponent(currency)):f}"
 
 
+def coins_of_units(units: int) -> str:
+    """Units of the meter as a decimal of the currency: 1500000 is 1.500000."""
+    return f"{Decimal(units).scaleb(-6):f}"
+
+
 def nano_of(text: object, decimals: int = 9) -> int:
     """A decimal of the currency as nano. Raises ValueError: no number, negative, above nine million, too many decimals."""
     try:

@@ -8,7 +8,7 @@ from inference.books.statement import statement
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS = (
     "call_id, tenant_id, api_key_id, model_id, version_id, mode, kind, price_version, currency, rows, compute_us, amount_nano, "
-    "opened_at, closed_at, digests"
+    "opened_at, closed_at, digests, is_clamped"
 )
 """What `of_row` takes, in order, ids as text."""
 SELECTED = COLUMNS
@@ -18,7 +18,8 @@ for _name in ("call_id", "tenant_id", "api_key_id", "model_id", "version_id"):
 
 def of_row(row: tuple[Any, ...]) -> bytes:  # Any: a row of SELECTED
     """The statement of a ledger row."""
-    call, tenant, key, model, version, mode, kind, price, currency, rows, compute_us, amount, opened, closed, digests = row
+    call, tenant, key, model, version, mode, kind, price, currency, rows, compute_us, amount, opened, closed, *rest = row
+    digests, is_clamped = rest
     return statement(
         call=call,
         tenant=tenant,
@@ -35,6 +36,7 @@ def of_row(row: tuple[Any, ...]) -> bytes:  # Any: a row of SELECTED
         opened_ms=milliseconds(opened),
         closed_ms=milliseconds(closed),
         digests=digests,
+        is_clamped=is_clamped,
     )
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from psycopg2.extensions import connection as Connection
@@ -27,9 +27,9 @@ PAGE = 5000  # rows in memory at once
 # Batches tell two seals of one hour apart; the ids of calls bound what is read, in the order that a tree has its leaves.
 ROWS = """
 SELECT columns FROM usage_event
-WHERE tenant_id = %(tenant)s AND day BETWEEN %(first_day)s AND %(last_day)s AND call_id BETWEEN %(first)s AND %(last)s
+WHERE tenant_id = %(tenant)s AND day BETWEEN %(first_day)s AND %(last_day)s AND call_id > %(beyond)s AND call_id <= %(last)s
 AND split_part(stream_id, '-', 1)::bigint BETWEEN %(start)s AND %(end)s AND batch > %(after)s AND batch <= %(until)s
-ORDER BY call_id
+ORDER BY call_id LIMIT %(page)s
 """.replace("columns", SELECTED)
 # Each journal numbers its batches in a range of its own, from a multiple of 2^40.
 SEALED = """
@@ -80,26 +80,42 @@ class Span(NamedTuple):
     until: int
 
 
-def rows_of(connection: Connection, tenant: UUID, hour: datetime, span: Span) -> Iterator[tuple[Any, ...]]:  # Any: of SELECTED
-    """The ledger's rows of one seal, by call id, a page at a time. Inside a transaction."""
-    start = milliseconds(hour)
-    with connection.cursor(f"rows_{start}_{span.after}") as cursor:
-        cursor.itersize = PAGE
-        cursor.execute(
-            ROWS,
-            {
-                "tenant": str(tenant),
-                "first": str(span.first),
-                "last": str(span.last),
-                "first_day": _day(span.first),
-                "last_day": _day(span.last),
-                "start": start,
-                "end": start + 3_599_999,
-                "after": span.after,
-                "until": span.until,
-            },
-        )
-        yield from cursor
+class Asking(Protocol):
+    """A cursor: psycopg2's, or Django's."""
+
+    def execute(self, query: str, values: Any, /) -> Any: ...  # Any: their signatures differ
+    def fetchall(self) -> list[tuple[Any, ...]]: ...
+
+
+def page_of(cursor: Asking, tenant: UUID, hour: datetime, span: Span, beyond: UUID | None) -> list[tuple[Any, ...]]:
+    """The ledger's next rows (of SELECTED) of one seal, by call id: those after the call `beyond`. At most PAGE."""
+    start, first = milliseconds(hour), span.first if beyond is None else beyond
+    cursor.execute(
+        ROWS,
+        {
+            "tenant": str(tenant),
+            "beyond": str(beyond or UUID(int=first.int - 1)),
+            "last": str(span.last),
+            "first_day": _day(first),
+            "last_day": _day(span.last),
+            "start": start,
+            "end": start + 3_599_999,
+            "after": span.after,
+            "until": span.until,
+            "page": PAGE,
+        },
+    )
+    return cursor.fetchall()
+
+
+def rows_of(cursor: Asking, tenant: UUID, hour: datetime, span: Span) -> Iterator[tuple[Any, ...]]:  # Any: of SELECTED
+    """All rows of one seal, a page in memory at once."""
+    beyond: UUID | None = None
+    while page := page_of(cursor, tenant, hour, span, beyond):
+        yield from page
+        beyond = UUID(hex=page[-1][0])
+        if len(page) < PAGE:
+            return
 
 
 def seal_hour(connection: Connection, tenant: UUID, hour: datetime, first: UUID, last: UUID, until: int) -> Seal | None:
@@ -111,16 +127,15 @@ def seal_hour(connection: Connection, tenant: UUID, hour: datetime, first: UUID,
         number, previous = _last(cursor, tenant)
         cursor.execute(SEALED, {"tenant": str(tenant), "hour": hour, "journal": until >> 40 << 40})
         seq, after = cursor.fetchone() or (0, 0)
-    span, tree, amount = Span(first, last, after, until), Tree(), 0
-    for row in rows_of(connection, tenant, hour, span):
-        tree.add(leaf(of_row(row)))
-        amount += row[AMOUNT]
-    if not tree.size:
-        return None
-    seal = Seal(tenant.hex, hour, seq, number + 1, tree.size, amount, tree.root(), previous)
-    keys = signing_keys()
-    signature = keys.sign(PURPOSE, seal.statement())
-    with connection.cursor() as cursor:
+        tree, amount = Tree(), 0
+        for row in rows_of(cursor, tenant, hour, Span(first, last, after, until)):
+            tree.add(leaf(of_row(row)))
+            amount += row[AMOUNT]
+        if not tree.size:
+            return None
+        seal = Seal(tenant.hex, hour, seq, number + 1, tree.size, amount, tree.root(), previous)
+        keys = signing_keys()
+        signature = keys.sign(PURPOSE, seal.statement())
         values = (str(tenant), *seal[1:], keys.current, signature, str(first), str(last), after, until)
         cursor.execute(INSERT, values)
     return seal

@@ -6,7 +6,7 @@ from billing.cap_views import AlertsView, BudgetsView, BudgetView, CreditView, K
 from billing.invoice_views import InvoicesView, InvoiceView
 from billing.plan_views import PlanView, PricesView
 from billing.quote_views import QuoteView
-from billing.seal_views import SigningKeysView
+from billing.seal_views import BillView, SigningKeysView
 from billing.views import CallsView, LimitsView, UsageView
 
 urlpatterns = [
@@ -18,6 +18,7 @@ urlpatterns = [
     path("billing/prices", PricesView.as_view(), name="billing-prices"),
     path("quote", QuoteView.as_view(), name="quote"),
     path("limits", LimitsView.as_view(), name="limits"),
+    path("billing/bill", BillView.as_view(), name="bill"),
     path("billing/signing-keys", SigningKeysView.as_view(), name="signing-keys"),
     path("billing/alerts", AlertsView.as_view(), name="billing-alerts"),
     path("billing/budgets", BudgetsView.as_view(), name="billing-budgets"),

@@ -28,12 +28,17 @@ def statement(
     opened_ms: int,
     closed_ms: int,
     digests: str,
+    is_clamped: bool,
 ) -> bytes:
-    """`digests`: SHA-256 of model, request body and answer body, in hexadecimal with colons; empty without a receipt."""
+    """`digests`: SHA-256 of model, request body and answer body, in hexadecimal with colons; empty without a receipt.
+
+    `is_clamped`: the price of what was measured is more than the call was charged when it opened, and that stays.
+    """
+    clamped = "true" if is_clamped else "false"
     return (
         f'{{"amount_nano":{amount_nano},"call":"{call}","closed_ms":{closed_ms},"compute_us":{compute_us},'
-        f'"currency":"{currency}","digests":"{digests}","key":"{key or NO_KEY}","kind":"{kind}","mode":"{mode}",'
-        f'"model":"{model}","opened_ms":{opened_ms},"price_version":{price_version},"rows":{rows},"tenant":"{tenant}",'
+        f'"currency":"{currency}","digests":"{digests}","is_clamped":{clamped},"key":"{key or NO_KEY}","kind":"{kind}",'
+        f'"mode":"{mode}","model":"{model}","opened_ms":{opened_ms},"price_version":{price_version},"rows":{rows},"tenant":"{tenant}",'
         f'"version":"{version}"}}'
     ).encode("ascii")
 

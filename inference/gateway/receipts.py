@@ -55,6 +55,7 @@ def statement_of(record: UsageRecord, *, currency: str) -> bytes:
         opened_ms=record.opened_ms,
         closed_ms=record.closed_ms,
         digests=record.digests,
+        is_clamped=record.is_clamped or record.nano > record.max_nano,
     )
 
 

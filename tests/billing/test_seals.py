@@ -59,7 +59,8 @@ def stated(record):
     return json.dumps(
         {
             "amount_nano": record.nano, "call": record.call, "closed_ms": record.closed_ms, "compute_us": record.compute_us,
-            "currency": "USD", "digests": record.digests, "key": record.key or "0" * 32, "kind": record.kind,
+            "currency": "USD", "digests": record.digests, "is_clamped": record.is_clamped,
+            "key": record.key or "0" * 32, "kind": record.kind,
             "mode": record.mode, "model": record.model, "opened_ms": record.opened_ms, "price_version": record.price_version,
             "rows": record.rows, "tenant": record.tenant, "version": record.version,
         },

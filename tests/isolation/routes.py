@@ -51,6 +51,7 @@ MANAGEMENT = {
     "GET /api/v1/usage": "usage:read",
     "GET /api/v1/usage/calls": "usage:read",
     "GET /api/v1/limits": "limits:read",
+    "GET /api/v1/billing/bill": "billing:read",
     "GET /api/v1/billing/signing-keys": SIGNED_IN,  # the same for all
     "GET /api/v1/billing/alerts": "billing:read",
     "GET /api/v1/billing/budgets": "billing:read",

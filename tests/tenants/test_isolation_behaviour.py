@@ -17,7 +17,10 @@ from tenants.models import CATALOG_ID, ApiKey, AuditEvent, Organization, TenantQ
 from tenants.scope import set_tenant, tenant_scope
 from tests.conftest import SERVERS
 
-BY_COLUMN = {"visibility": "private", "number": "1.0.0", "period": "2026-11"}
+BY_COLUMN = {
+    "visibility": "private", "number": "1.0.0", "period": "2026-11", "hour": "2026-11-26T04:00:00Z", "after_batch": 0,
+    "sig": "\\x" + 64 * "00", "usage_seal.number": 1,
+}  # fmt: skip
 """Values for columns with a constraint that is no list of values, or where the first listed one would not do."""
 BY_TYPE = {
     "uuid": lambda: str(uuid4()),
@@ -49,8 +52,8 @@ def tables(embedded):
         return {name: "tenant_id" for (name,) in cursor.fetchall()} | {"tenants_organization": "id"}
 
 
-def a_value(column, kind, longest):
-    value = BY_COLUMN.get(column, BY_TYPE.get(kind, lambda: 1)())
+def a_value(table, column, kind, longest):
+    value = BY_COLUMN.get(f"{table}.{column}", BY_COLUMN.get(column, BY_TYPE.get(kind, lambda: 1)()))
     return value[:longest] if kind in ("varchar", "bpchar") and longest > 0 else value
 
 
@@ -74,7 +77,7 @@ def make_row(cursor, table, column, tenant):
         AND a.attidentity = '' AND NOT a.atthasdef""",
         [table],
     )
-    row = {name: [] if is_array else a_value(name, kind, longest) for name, kind, is_array, longest in cursor.fetchall()}
+    row = {name: [] if is_array else a_value(table, name, kind, longest) for name, kind, is_array, longest in cursor.fetchall()}
     row |= {name: value for name, value in listed_values(cursor, table).items() if name not in BY_COLUMN}
     row[column] = str(tenant)
     columns = ", ".join(f'"{name}"' for name in row)

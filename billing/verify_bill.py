@@ -1,0 +1,324 @@
+"""Checks a bill without asking us: python verify_bill.py bill.ndjson [--receipts FILE] [--keys FILE]
+
+The bill is what GET /api/v1/billing/bill?format=ndjson gives. From its calls this recomputes their prices, the leaves and
+roots of the hourly seals, the chain and the signatures, the rating by the plan, and the total. `--receipts`: a file with values
+of the header X-Maas-Receipt, one a line; each must be on the bill as it says. `--keys`: what GET /api/v1/billing/signing-keys
+gave when you first looked; without it the bill's own keys are believed. Prints what is wrong; the exit status is 1 then, 2 if
+the bill cannot be read, 0 if all is right. One file, for Python 3.11 and the package `cryptography`; it needs nothing else.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+Statement = dict[str, Any]  # Any: JSON
+COIN_DECIMALS = {"BHD": 3, "JOD": 3, "KWD": 3, "OMR": 3, "TND": 3} | dict.fromkeys(
+    ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0
+)
+MOST_SHOWN = 100
+
+
+class Unreadable(Exception):
+    """The file is no bill."""
+
+
+def canonical(statement: Statement) -> bytes:
+    return json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
+
+
+class Tree:
+    """The Merkle root of leaves that come one after the other (RFC 9162, 2.1.1)."""
+
+    def __init__(self) -> None:
+        self.size, self.peaks = 0, list[bytes]()
+
+    def add(self, statement: bytes) -> None:
+        self.peaks.append(hashlib.sha256(b"\x00" + statement).digest())
+        self.size += 1
+        size = self.size
+        while size % 2 == 0:
+            right, left, size = self.peaks.pop(), self.peaks.pop(), size // 2
+            self.peaks.append(hashlib.sha256(b"\x01" + left + right).digest())
+
+    def root(self) -> str:
+        found = self.peaks[-1] if self.peaks else hashlib.sha256(b"").digest()
+        for peak in reversed(self.peaks[:-1]):
+            found = hashlib.sha256(b"\x01" + peak + found).digest()
+        return found.hex()
+
+
+class Verifier:
+    """Reads a bill line by line; `problems` says what is wrong with it, `notes` what is odd and right."""
+
+    def __init__(self, lines: Iterable[str], receipts: Iterable[str] = (), keys: dict[str, str] | None = None) -> None:
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.lines = self._parsed(lines)
+        self.bill = next(self.lines, {})
+        if self.bill.get("type") != "bill" or self.bill.get("format") != 1:
+            raise Unreadable("its first line is not that of a bill of format 1")
+        self.keys = keys or self.bill["keys"]
+        self.prices = {price["version"]: price for price in self.bill["prices"]}
+        self.receipts = self._opened(receipts)
+        self.seal: Statement | None = None
+        self.tree, self.amount, self.last_call = Tree(), 0, ""
+        self.is_listed = False  # whether the seal's calls follow: it is of this month
+        self.number, self.digest = 0, ""
+        self.seals, self.calls, self.usage, self.seen = 0, 0, 0, set[str]()
+
+    def problem(self, text: str) -> None:
+        self.problems.append(text)
+
+    def run(self) -> list[str]:
+        """All problems; none if the bill is right."""
+        self._check_header()
+        for line in self.lines:
+            if line.get("type") == "seal":
+                self._end_seal()
+                self._begin_seal(line)
+            elif line.get("type") == "call":
+                self._call(line["call"])
+            else:
+                self.problem(f"a line of an unknown type: {line.get('type')!r}")
+        self._end_seal()
+        self._check_totals()
+        for call, receipt in self.receipts.items():
+            self._missing(call, receipt)
+        return self.problems
+
+    # --- header and totals
+
+    def _check_header(self) -> None:
+        signed = {name: value for name, value in self.bill.items() if name != "signature"}
+        if not self._is_signed(self.bill["key"], b"bill", canonical(signed), self.bill["signature"]):
+            self.problem("the bill's first line (plan, prices, totals) does not fit its signature: it was changed")
+
+    def _check_totals(self) -> None:
+        bill = self.bill
+        found = {"seals": self.seals, "calls": self.calls, "usage_nano": self.usage}
+        for name, value in found.items():
+            if bill[name] != value:
+                self.problem(f"{name}: the bill says {bill[name]}, its lines give {value}")
+        if bill["seals"] and (self.number, self.digest) != (bill["last"], bill["last_seal"]):
+            self.problem(f"the last seal should be {bill['last']} ({bill['last_seal'][:16]}…), it is {self.number}")
+        lines = rated(bill["plan"], bill["currency"], self.usage)
+        if lines != bill["lines"]:
+            self.problem(f"rating: the bill has {json.dumps(bill['lines'])}, the plan and the usage give {json.dumps(lines)}")
+        total = sum((Decimal(line["amount"]) for line in lines), Decimal(0))
+        if Decimal(bill["total"]) != total:
+            self.problem(f"total: the bill says {bill['total']}, it should be {total}")
+
+    # --- seals
+
+    def _begin_seal(self, line: Statement) -> None:
+        seal = self.seal = line["seal"]
+        name, digest = self._seal_name(), hashlib.sha256(canonical(seal)).hexdigest()
+        if not self._is_signed(line["key"], b"seal", canonical(seal), line["signature"]):
+            self.problem(f"{name}: its signature is wrong")
+        if seal["tenant"] != self.bill["tenant"]:
+            self.problem(f"{name}: it is another organization's")
+        expected = self.number + 1 if self.number else self.bill["first"]
+        if seal["number"] > expected:
+            self.problem(f"seal {expected} is missing before {name}")
+        elif seal["number"] < expected:
+            self.problem(f"{name}: it stands after seal {self.number}: seals are repeated or out of order")
+        elif self.number and seal["prev_seal"] != self.digest:
+            self.problem(f"{name}: it does not continue the chain of seal {self.number}")
+        self.is_listed = seal["hour"].startswith(self.bill["month"])
+        self.number, self.digest = seal["number"], digest
+        self.tree, self.amount, self.last_call = Tree(), 0, ""
+        self.seals += self.is_listed
+
+    def _end_seal(self) -> None:
+        seal = self.seal
+        if seal is None or not self.is_listed:
+            return
+        if self.tree.size != seal["n"]:
+            self.problem(f"{self._seal_name()}: it was made over {seal['n']} calls, {self.tree.size} are listed")
+        if self.tree.root() != seal["merkle_root"]:
+            self.problem(f"{self._seal_name()}: its calls do not give its root: one was changed, added or removed")
+        if self.amount != seal["amount_nano"]:
+            self.problem(f"{self._seal_name()}: its calls cost {self.amount} nano, it says {seal['amount_nano']}")
+        self.usage += seal["amount_nano"]
+
+    def _seal_name(self) -> str:
+        return f"seal {self.seal['number']} ({self.seal['hour'][:13]}h)" if self.seal else "no seal"
+
+    # --- calls
+
+    def _call(self, call: Statement) -> None:
+        identity = call["call"]
+        if self.seal is None or not self.is_listed:
+            self.problem(f"call {identity} stands under no seal of this month")
+            return
+        if identity in self.seen:
+            self.problem(f"call {identity} is listed twice")
+        elif identity <= self.last_call:
+            self.problem(f"call {identity} is out of order in {self._seal_name()}")
+        self.seen.add(identity)
+        self.last_call = identity
+        self.calls += 1
+        self.tree.add(canonical(call))
+        self.amount += call["amount_nano"]
+        if call["tenant"] != self.bill["tenant"]:
+            self.problem(f"call {identity} is another organization's")
+        self._check_price(call)
+        if receipt := self.receipts.pop(identity, None):
+            self._compare(call, receipt)
+
+    def _check_price(self, call: Statement) -> None:
+        identity, amount = call["call"], call["amount_nano"]
+        price = self.prices.get(call["price_version"])
+        if price is None:
+            self.problem(f"call {identity} has a price that is not in the bill: version {call['price_version']}")
+            return
+        due = price["call_nano"] + call["rows"] * price["row_nano"] - (-call["compute_us"] * price["second_nano"] // 10**6)
+        if call["kind"] != "usage" or call["mode"] != "live":
+            due = 0
+        is_right = amount <= due if call["is_clamped"] else amount == due
+        if not is_right:
+            self.problem(f"call {identity} costs {amount} nano, its price and units give {due}")
+        if price["currency"] != call["currency"] or (amount and call["currency"] != self.bill["currency"]):
+            self.problem(f"call {identity} is in another currency than its price or the bill")
+        if price["starts_ms"] > call["opened_ms"]:
+            self.problem(f"call {identity} was opened before its price began")
+        if price["model"] not in (None, call["model"]):
+            self.problem(f"call {identity} has the price of another model")
+
+    # --- receipts
+
+    def _opened(self, receipts: Iterable[str]) -> dict[str, Statement]:
+        found: dict[str, Statement] = {}
+        for number, text in enumerate(receipts, 1):
+            try:
+                key, statement, signature = text.strip().split(".")
+                stated = _decoded(statement)
+                receipt = json.loads(stated)
+                is_signed = self._is_signed(key, b"receipt", stated, base64.b64encode(_decoded(signature)).decode())
+            except ValueError:
+                self.problem(f"receipt {number} is none")
+                continue
+            if not is_signed:
+                self.problem(f"receipt {number} (call {receipt.get('call')}) was not signed by the service")
+            else:
+                found[receipt["call"]] = receipt
+        return found
+
+    def _compare(self, call: Statement, receipt: Statement) -> None:
+        if call == receipt:
+            return
+        if call["kind"] == "reversed" and call["amount_nano"] == 0:
+            self.notes.append(f"call {call['call']} has a valid receipt and was taken back: it is not billed")
+            return
+        wrong = sorted(name for name in receipt if receipt[name] != call.get(name))
+        self.problem(f"call {call['call']} is not what its receipt says: {', '.join(wrong)}")
+
+    def _missing(self, call: str, receipt: Statement) -> None:
+        if receipt["tenant"] != self.bill["tenant"]:
+            self.problem(f"the receipt of call {call} is another organization's")
+        else:
+            self.problem(
+                f"call {call} has a receipt and is not on the bill (another month's, or after {self.bill['sealed_until']}?)"
+            )
+
+    # --- reading
+
+    def _is_signed(self, version: Any, purpose: bytes, statement: bytes, signature: str) -> bool:  # Any: as the file has it
+        key = self.keys.get(str(version))
+        if key is None:
+            return False
+        try:
+            public = Ed25519PublicKey.from_public_bytes(base64.b64decode(key))
+            public.verify(base64.b64decode(signature), purpose + b"\n" + statement)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+    @staticmethod
+    def _parsed(lines: Iterable[str]) -> Iterator[Statement]:
+        for number, line in enumerate(lines, 1):
+            try:
+                parsed = json.loads(line)
+            except ValueError:
+                raise Unreadable(f"line {number} is no JSON: is the file cut?") from None
+            if not isinstance(parsed, dict):
+                raise Unreadable(f"line {number} is no object")
+            yield parsed
+
+
+def rated(plan: Statement, currency: str, usage_nano: int) -> list[Statement]:
+    """The lines of a month's bill: the fee, what is included, and a line for each tier, each rounded once, half up."""
+    coin = Decimal(1).scaleb(-COIN_DECIMALS.get(currency, 2))
+    units, included = usage_nano // 1000, _millionths(plan["included_amount"])
+    fee = Decimal(plan["monthly_fee"]).quantize(coin, ROUND_HALF_UP)
+    lines: list[Statement] = [{"kind": "fee", "amount": str(fee)}] if Decimal(plan["monthly_fee"]) else []
+    if within := min(units, included):
+        lines.append({"kind": "included", "amount": str(Decimal(0).quantize(coin)), "usage": _decimal(within)})
+    lower = included
+    for place, tier in enumerate(plan["overage"], 1):
+        upper = units if tier["up_to"] is None else min(units, included + _millionths(tier["up_to"]))
+        if upper > lower:
+            amount = (Decimal(upper - lower).scaleb(-6) * Decimal(str(tier["rate"]))).quantize(coin, ROUND_HALF_UP)
+            line = {"kind": "tier", "amount": str(amount), "usage": _decimal(upper - lower)}
+            lines.append(line | {"tier": place, "rate": str(tier["rate"])})
+            lower = upper
+    return lines
+
+
+def _millionths(amount: Any) -> int:  # Any: as the file has it
+    """The meter counts millionths of the currency unit, whole ones."""
+    return int(Decimal(str(amount)).scaleb(6))
+
+
+def _decimal(units: int) -> str:
+    return f"{Decimal(units).scaleb(-6):f}"
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Check a bill of the model service, offline.")
+    parser.add_argument("bill", type=Path)
+    parser.add_argument("--receipts", type=Path, help="a file with values of X-Maas-Receipt, one a line")
+    parser.add_argument("--keys", type=Path, help="the JSON of /api/v1/billing/signing-keys, from when you first looked")
+    options = parser.parse_args(arguments)
+    try:
+        receipts = options.receipts.read_text().split() if options.receipts else []
+        keys = None
+        if options.keys:
+            keys = {str(key["version"]): key["public_key"] for key in json.loads(options.keys.read_text())["keys"]}
+        with options.bill.open() as file:
+            verifier = Verifier(file, receipts, keys)
+            problems = verifier.run()
+    except (OSError, Unreadable, ValueError, KeyError, TypeError, ArithmeticError) as error:
+        print(f"The bill cannot be read: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    for note in verifier.notes:
+        print(f"note: {note}")
+    for problem in problems[:MOST_SHOWN]:
+        print(problem)
+    if len(problems) > MOST_SHOWN:
+        print(f"… and {len(problems) - MOST_SHOWN} more")
+    bill = verifier.bill
+    if not problems:
+        until = "complete" if bill["is_complete"] else f"sealed until {bill['sealed_until']}"
+        print(
+            f"The bill is right: {verifier.calls} calls in {verifier.seals} sealed hours of {bill['month']} ({until}); "
+            f"{bill['total']} {bill['currency']}."
+        )
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
