@@ -6,7 +6,7 @@ TENANT = "(SELECT NULLIF(current_setting('app.tenant', true), '')::uuid)"
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0018_stripe_push")]
+    dependencies = [("billing", "0019_stripe_events")]
 
     operations = [
         migrations.RunSQL(
