@@ -12,9 +12,11 @@ from rest_framework.response import Response
 from billing.models import Post
 from inference.gateway import headers
 from saas.lib.errors import IdempotencyKeyReused, Unavailable
+from saas.lib.ids import uuid7
 from saas.lib.inserts import insert_once
 from tenants.bodies import FingerprintParser
-from tenants.views import TenantView
+from tenants.scope import tenant_scope
+from tenants.views import SteppedView, TenantView
 
 KEPT = timedelta(days=7)
 
@@ -30,8 +32,7 @@ class PostingView(TenantView):
 
         An AppError is not kept: its request has changed nothing, and the retry may succeed. Raises IdempotencyKeyReused.
         """
-        given = request.headers.get("Idempotency-Key")
-        key = headers.idempotency_key(None if given is None else given.encode("latin-1", "replace"))
+        key = given_key(request)
         if key is None:
             return act()
         post = Post(organization=self.organization, key=key, fingerprint=self.fingerprint)
@@ -48,7 +49,45 @@ class PostingView(TenantView):
             raise Unavailable("The Idempotency-Key was being given up; try again", retry_after=1)
         if bytes(first.fingerprint) != self.fingerprint:
             raise IdempotencyKeyReused()
-        return Response(json.loads(first.body or "null"), status=first.status, headers={"Idempotent-Replayed": "true"})
+        return replayed(first)
+
+
+class SteppedPostingView(SteppedView):
+    """The same for what is done at Stripe, outside of any transaction: `act` gets a key that makes a repetition harmless.
+
+    Killed in between, the retry does it again with the same key.
+    """
+
+    parser_classes = [FingerprintParser]
+    fingerprint: bytes = b""
+
+    def once(self, request: Request, act: Callable[[str], Response]) -> Response:
+        """As PostingView. Of two at the same time both act, with one key. Raises IdempotencyKeyReused."""
+        key = given_key(request)
+        if key is None:
+            return act(uuid7().hex)
+        with tenant_scope(self.organization.id):
+            insert_once(Post(organization=self.organization, key=key, fingerprint=self.fingerprint))
+            post: Post = Post.objects.of(self.organization).get(key=key)
+        if bytes(post.fingerprint) != self.fingerprint:
+            raise IdempotencyKeyReused()
+        if post.status is not None:
+            return replayed(post)
+        response = act(post.id.hex)
+        with tenant_scope(self.organization.id):
+            body = JSONRenderer().render(response.data).decode()
+            Post.objects.of(self.organization).filter(id=post.id).update(status=response.status_code, body=body)
+        return response
+
+
+def given_key(request: Request) -> str | None:
+    """The request's Idempotency-Key. Raises InvalidRequest."""
+    given = request.headers.get("Idempotency-Key")
+    return headers.idempotency_key(None if given is None else given.encode("latin-1", "replace"))
+
+
+def replayed(post: Post) -> Response:
+    return Response(json.loads(post.body or "null"), status=post.status, headers={"Idempotent-Replayed": "true"})
 
 
 def forget() -> int:

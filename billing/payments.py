@@ -149,7 +149,8 @@ def prices_of(version: PlanVersion) -> list[tuple[str, bool]]:
         raise StateConflict(f"The plan {version.plan_id} costs nothing by itself: choose it without paying")
     known = stripe_catalogue.prices_by_key(list(keys))
     if len(known) < len(keys) and settings.CONFIG.stripe_api_base:  # nobody runs a command for a stand-in
-        stripe_selling.apply()
+        with alone("plans"):
+            stripe_selling.apply()
         known = stripe_catalogue.prices_by_key(list(keys))
     if len(known) < len(keys):
         raise PaymentsUnavailable("Stripe does not know this plan yet; its operator runs manage.py stripe_sync --apply")

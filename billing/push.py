@@ -177,6 +177,17 @@ def _not_accepted(row: StripePush, error: StripeRefused | PaymentsUnavailable) -
     log.warning("Stripe did not say that it took the usage %s: %s", row.identifier, error.detail)
 
 
+def reject(event: str) -> int:
+    """Mark the rows that a thin event of Stripe's names as not counted; how many. The reconciliation finds the others."""
+    count = 0
+    for name, why in stripe_usage.rejected_usage(event).items():
+        with as_operator():
+            rows = StripePush.objects.filter(identifier=name, state__in=[PushState.DUE, PushState.ACCEPTED])
+            count += rows.update(state=PushState.REJECTED, error=why[:500])
+        log.error("Stripe has not counted the usage %s: %s", name, why)
+    return count
+
+
 def _may_send_again(row: StripePush, now: datetime) -> bool:
     """Whether a row whose identifier Stripe may have forgotten has not arrived, by Stripe's sum of its hour."""
     settled = (row.last_sent_at or now) + SUMMARIES_WITHIN

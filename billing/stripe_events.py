@@ -12,7 +12,7 @@ from django.db.models import F
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from billing import payments, settling, stripe_customers, stripe_gateway, stripe_invoices
+from billing import payments, push, settling, stripe_customers, stripe_gateway, stripe_invoices
 from billing.stripe_following import alone, follow
 from billing.stripe_models import StripeEvent
 from billing.stripe_objects import Event
@@ -95,6 +95,7 @@ def _act(row: StripeEvent) -> None:
     kind = row.type.partition(".")[0]
     if row.type in REPORTS:
         log.error("Stripe has not counted usage that it had taken: %s, event %s", row.type, row.event_id)
+        push.reject(row.event_id)
     elif row.type.startswith("checkout.session."):
         _checkout(row.object_id)
     elif row.object_kind == "invoice" and row.type != "invoice.upcoming":

@@ -50,3 +50,12 @@ def usage_by_hour(*, meter: str, customer: str, start: datetime, end: datetime) 
         assert hour is not None
         found[hour] = int(Decimal(str(row["aggregated_value"])))  # a float, of whole numbers below 2^53
     return found
+
+
+def rejected_usage(event: str) -> dict[str, str]:
+    """Of a thin event that tells of usage which was taken and then not counted: why, by identifier. Only samples are named."""
+    json = ask(client().v2.core.events.retrieve, event)
+    kinds = ((json.get("data") or {}).get("reason") or {}).get("error_types") or ()
+    samples = [sample for kind in kinds for sample in kind.get("sample_errors") or ()]
+    named = {(sample.get("request") or {}).get("identifier"): sample.get("error_message") or "" for sample in samples}
+    return {identifier: why for identifier, why in named.items() if identifier}

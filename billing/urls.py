@@ -5,6 +5,7 @@ from django.urls import path
 from billing.cap_views import AlertsView, BudgetsView, BudgetView, CreditView, KeyBudgetView, SpendView
 from billing.invoice_views import InvoicesView, InvoiceView
 from billing.plan_views import PlanView, PricesView
+from billing.purchase_views import CheckoutView, PortalView
 from billing.quote_views import QuoteView
 from billing.seal_views import BillView, SigningKeysView
 from billing.views import CallsView, LimitsView, UsageView
@@ -13,6 +14,8 @@ urlpatterns = [
     path("usage", UsageView.as_view(), name="usage"),
     path("usage/calls", CallsView.as_view(), name="usage-calls"),
     path("billing/plan", PlanView.as_view(), name="billing-plan"),
+    path("billing/checkout", CheckoutView.as_view(), name="billing-checkout"),
+    path("billing/portal", PortalView.as_view(), name="billing-portal"),
     path("billing/invoices", InvoicesView.as_view(), name="billing-invoices"),
     path("billing/invoices/<str:invoice>", InvoiceView.as_view(), name="billing-invoice"),
     path("billing/prices", PricesView.as_view(), name="billing-prices"),

@@ -67,6 +67,8 @@ MANAGEMENT = {
     "GET /api/v1/billing/plan": "billing:read",
     "POST /api/v1/billing/plan": "billing:write",
     "GET /api/v1/billing/prices": "billing:read",
+    "POST /api/v1/billing/checkout": "billing:write",
+    "POST /api/v1/billing/portal": "billing:write",
     "GET /api/v1/billing/invoices": "billing:read",
     "GET /api/v1/billing/invoices/{invoice}": "billing:read",
 }

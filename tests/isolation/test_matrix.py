@@ -28,6 +28,7 @@ BODIES = {
     "POST /api/v1/predictions": {"model": "{model}", "input": {"inputs": [[1, 2]]}},
     "POST /api/v1/quote": {"model": "{model}", "rows": 3},
     "POST /api/v1/billing/plan": {"plan": "free"},
+    "POST /api/v1/billing/checkout": {"plan": "pro"},
 }
 """Bodies that would do, so that nothing else is refused before the name is looked up."""
 

@@ -245,3 +245,18 @@ def test_a_replaced_row_is_told_again_under_another_identifier(world, standin):
 
     assert world.counted() == [(hour, 5000)]
     assert [row.identifier[-2:] for row in world.rows()] == [":0", ":1"]
+
+
+def test_a_thin_event_marks_what_stripe_did_not_count(world, standin, caplog):
+    world.use(world.this_hour - HOUR, 5_000_000)
+    standin.fault("reject_usage")
+    push.push(world.tenant)
+    assert [row.state for row in world.rows()] == ["accepted"]
+    [report] = [event for event in standin.all_delivered() if event["type"] == "v1.billing.meter.error_report_triggered"]
+
+    assert push.reject(report["id"]) == 1
+
+    [row] = world.rows()
+    assert row.state == "rejected"
+    assert "Cannot find the customer" in row.error
+    assert "Stripe has not counted the usage" in caplog.text
