@@ -21,8 +21,9 @@ def show_clock(world: World, params: Json) -> Json:
 @route("POST", "/_standin/clock")
 def move_clock(world: World, params: Json) -> Json:
     """`to` (seconds since 1970) or `by` (seconds): all that falls due until then is done, in order, before this answers."""
-    to = float(params["to"]) if "to" in params else world.exact_now() + float(params.get("by", 0))
-    if to < world.exact_now():
+    now = world.exact_now()
+    to = float(params["to"]) if "to" in params else now + float(params.get("by", 0))
+    if to < now:
         raise invalid("to", "The clock never goes back")
     world.advance(to)
     return {"now": world.exact_now()}
