@@ -41,18 +41,17 @@ def choose(organization_id: UUID, slug: str, *, actor: Actor) -> Subscription:
 
     What is paid for month by month is subscribed to, changed and ended at Stripe. Raises NotFound, StateConflict.
     """
-    with as_operator():
-        current = current_subscription(organization_id)
-        version = for_sale(slug, current.plan_version.currency)
-        if not version.plan.is_public:
-            raise NotFound(f"There is no plan {slug}")
-        if version.id == current.plan_version_id:
-            return current
-        if current.stripe_subscription:
-            raise StateConflict("The plan is paid at Stripe: change it in the billing portal")
-        if _is_billed(version):
-            raise StateConflict(f"The plan {slug} is paid for: subscribe to it by the checkout")
-    return change(organization_id, slug, actor=actor, version=version)
+    return change(organization_id, slug, actor=actor, is_own_choice=True)
+
+
+def check_choice(current: Subscription, version: PlanVersion) -> None:
+    """Raises NotFound or StateConflict unless an organization may go from one to the other by itself."""
+    if not version.plan.is_public:
+        raise NotFound(f"There is no plan {version.plan_id}")
+    if current.stripe_subscription and version.id != current.plan_version_id:
+        raise StateConflict("The plan is paid at Stripe: change it in the billing portal")
+    if _is_billed(version) and version.id != current.plan_version_id:
+        raise StateConflict(f"The plan {version.plan_id} is paid for: subscribe to it by the checkout")
 
 
 def _is_billed(version: PlanVersion) -> bool:
@@ -62,17 +61,26 @@ def _is_billed(version: PlanVersion) -> bool:
 
 
 def change(
-    organization_id: UUID, slug: str, *, actor: Actor, reason: str = "", version: PlanVersion | None = None
+    organization_id: UUID,
+    slug: str,
+    *,
+    actor: Actor,
+    reason: str = "",
+    version: PlanVersion | None = None,
+    is_own_choice: bool = False,
 ) -> Subscription:
     """Put an organization on what is for sale of a plan (or on a given version of it): at once, limits included.
 
     Runs as the operator in a transaction of its own, and not inside one that has changed the organization. Of two changes at
-    once the later one counts; who is on that version already stays as they are. Raises NotFound, StateConflict.
+    once the later one counts; who is on that version already stays as they are. `is_own_choice`: only what `choose` allows.
+    Raises NotFound, StateConflict.
     """
     with as_operator(), transaction.atomic(using="ops"):
         organization = caps.lock(organization_id)
         current = current_subscription(organization)
         version = version or for_sale(slug, current.plan_version.currency)
+        if is_own_choice:
+            check_choice(current, version)
         if version.id == current.plan_version_id:
             return current
         check_change(current, version)
