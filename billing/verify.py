@@ -1,4 +1,7 @@
-"""Whether the books agree: rows = sums, rows = hours as far as rolled up, each account = ledger + journal + open calls."""
+"""Whether the books agree: rows = sums, rows = hours as far as rolled up, each account = ledger + journal + open calls.
+
+And whether each amount is what the price book makes of the row's units.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -42,6 +45,15 @@ FROM rows r FULL JOIN usage_month s USING (tenant_id, api_key_id, period)
 WHERE (r.calls, r.amount_nano) IS DISTINCT FROM (s.calls, s.amount_nano)
 """
 
+# As inference.gateway.pricing.exact: rounded up once. What was clamped cost less than its units, and a test call nothing.
+AMOUNTS = """
+SELECT e.tenant_id, e.price_version, count(*), min(e.call_id::text)
+FROM usage_event e LEFT JOIN price_version p ON p.version = e.price_version
+WHERE e.kind = 'usage' AND NOT e.is_clamped AND (p.version IS NULL OR e.currency <> p.currency
+  OR e.amount_nano <> (p.call_price + e.rows * p.row_price) * 1000000000 + ceil(e.compute_us * p.second_price * 1000))
+GROUP BY 1, 2 ORDER BY 1, 2
+"""
+
 
 def differences() -> Iterator[str]:
     """One line for each disagreement; none if the books are right. Calls may go on meanwhile."""
@@ -63,6 +75,9 @@ def _ledger_differences(connection: Connection) -> Iterator[str]:
         cursor.execute(SUMS)
         for tenant, key, period, rows, there in cursor.fetchall():
             yield f"sum {period}: key {key} of organization {tenant}: rows say {_numbers(rows)}, the sum says {_numbers(there)}"
+        cursor.execute(AMOUNTS)
+        for tenant, version, count, call in cursor.fetchall():
+            yield f"price {version}: organization {tenant}: {count} rows have another amount than their units make, as {call}"
 
 
 def _account_differences(connection: Connection, tenant: UUID) -> Iterator[str]:
