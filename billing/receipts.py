@@ -8,9 +8,9 @@ from inference.books.statement import statement
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS = (
     "call_id, tenant_id, api_key_id, model_id, version_id, mode, kind, price_version, currency, rows, compute_us, amount_nano, "
-    "opened_at, closed_at, digests, is_clamped"
+    "opened_at, closed_at, digests, is_clamped, model_name"
 )
-"""What `of_row` takes, in order, ids as text."""
+"""What `of_row` takes, in order, ids as text. (The name is not stated: a model may be renamed.)"""
 SELECTED = COLUMNS
 for _name in ("call_id", "tenant_id", "api_key_id", "model_id", "version_id"):
     SELECTED = SELECTED.replace(_name, f"replace({_name}::text, '-', '')")
@@ -19,7 +19,7 @@ for _name in ("call_id", "tenant_id", "api_key_id", "model_id", "version_id"):
 def of_row(row: tuple[Any, ...]) -> bytes:  # Any: a row of SELECTED
     """The statement of a ledger row."""
     call, tenant, key, model, version, mode, kind, price, currency, rows, compute_us, amount, opened, closed, *rest = row
-    digests, is_clamped = rest
+    digests, is_clamped, _ = rest
     return statement(
         call=call,
         tenant=tenant,

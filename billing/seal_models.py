@@ -25,6 +25,7 @@ class UsageSeal(models.Model):
     after_batch = models.BigIntegerField()
     last_batch = models.BigIntegerField()
     sealed_at = models.DateTimeField()
+    by_price = models.JSONField(default=list)  # live, answered calls, as billing.seals.Parts makes it
 
     class Meta:
         db_table = "usage_seal"

@@ -1,6 +1,7 @@
 """What a bill is checked by, over HTTP."""
 
 import base64
+from dataclasses import replace
 
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
@@ -9,8 +10,10 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import bill
-from billing.views import ByQuery
+from billing import bill, sealed_usage, usage
+from billing.sealer import sealed_until
+from billing.views import ByQuery, CsvRenderer, UsageRenderer
+from saas.lib import clock
 from saas.lib.signing import signing_keys
 from tenants.permissions import SIGNED_IN
 from tenants.views import ManagementView, TenantView
@@ -48,6 +51,64 @@ class BillView(TenantView):
             content_type="application/x-ndjson",
             headers={"Content-Disposition": f'attachment; filename="bill-{month}.ndjson"'},
         )
+
+
+class BilledUsageView(TenantView):
+    required_scope = "billing:read"
+    renderer_classes = [UsageRenderer, CsvRenderer]
+    content_negotiation_class = ByQuery
+
+    @extend_schema(
+        summary="What bills are made of, by period, model and price",
+        description="Sealed hours: those in which calls were closed, as on bills and invoices, whose usage these rows "
+        "add up to. `sealed_until` says how far they go.",
+        parameters=[
+            OpenApiParameter("granularity", OpenApiTypes.STR, description="Default: day.", enum=["hour", "day", "month"]),
+            OpenApiParameter("month", OpenApiTypes.STR, description="As 2026-11, instead of `from` and `to`."),
+            OpenApiParameter("from", OpenApiTypes.STR, description="Date or time, included. Default: 30 days before `to`."),
+            OpenApiParameter("to", OpenApiTypes.STR, description="Date (its whole day is included) or time."),
+            OpenApiParameter("format", OpenApiTypes.STR, description="csv for CSV.", enum=["json", "csv"]),
+        ],
+        responses={(200, "application/json"): OpenApiTypes.OBJECT, (200, "text/csv"): OpenApiTypes.STR},
+    )
+    def get(self, request: Request) -> Response:
+        query = request.query_params
+        question = usage.Question.parse(query, now=clock.now())
+        if "month" in query:
+            month = bill.Month.parse(query["month"])
+            question = replace(question, start=month.start, end=month.end)
+        until = sealed_until()
+        return Response(
+            {
+                "results": sealed_usage.answer(self.organization, question),
+                "from": question.start,
+                "to": question.end,
+                "sealed_until": until,
+                "columns": sealed_usage.COLUMNS,
+            }
+        )
+
+
+class BilledCallsView(TenantView):
+    required_scope = "billing:read"
+
+    @extend_schema(
+        summary="The calls of a sealed hour, as they are stated in receipts and bills",
+        parameters=[
+            OpenApiParameter("hour", OpenApiTypes.STR, description="As 2026-11-26T04:00:00Z. Default: the last one."),
+            OpenApiParameter("cursor", OpenApiTypes.STR, description="As in `next` of the page before."),
+            OpenApiParameter("limit", OpenApiTypes.INT, description="1 to 1000, default 100."),
+        ],
+        responses=OpenApiTypes.OBJECT,
+    )
+    def get(self, request: Request) -> Response:
+        rows, cursor = sealed_usage.calls(self.organization, sealed_usage.Hour.parse(request.query_params))
+        following = None
+        if cursor is not None:
+            query = request.query_params.copy()
+            query["cursor"] = cursor
+            following = request.build_absolute_uri(f"{request.path}?{query.urlencode()}")
+        return Response({"results": rows, "next": following})
 
 
 class SigningKeysView(ManagementView):

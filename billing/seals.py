@@ -7,7 +7,7 @@ journal) makes one more seal of its hour with the next `seq`. All seals of an or
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -19,7 +19,6 @@ from billing.receipts import SELECTED, milliseconds, of_row
 from inference.books.statement import leaf
 from saas.lib.signing import signing_keys
 
-HOUR = timedelta(hours=1)
 PURPOSE = b"seal"
 BEFORE_THE_FIRST = bytes(32)
 PAGE = 5000  # rows in memory at once
@@ -38,8 +37,8 @@ WHERE tenant_id = %(tenant)s AND hour = %(hour)s
 """
 INSERT = """
 INSERT INTO usage_seal (tenant_id, hour, seq, number, n, amount_nano, merkle_root, prev_seal, key_version, sig, first_call,
-  last_call, after_batch, last_batch, sealed_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now())
+  last_call, after_batch, last_batch, by_price, sealed_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now())
 """
 
 
@@ -87,8 +86,10 @@ class Asking(Protocol):
     def fetchall(self) -> list[tuple[Any, ...]]: ...
 
 
-def page_of(cursor: Asking, tenant: UUID, hour: datetime, span: Span, beyond: UUID | None) -> list[tuple[Any, ...]]:
-    """The ledger's next rows (of SELECTED) of one seal, by call id: those after the call `beyond`. At most PAGE."""
+def page_of(
+    cursor: Asking, tenant: UUID, hour: datetime, span: Span, beyond: UUID | None, *, limit: int = PAGE
+) -> list[tuple[Any, ...]]:
+    """The ledger's next rows (of SELECTED) of one seal, by call id: those after the call `beyond`."""
     start, first = milliseconds(hour), span.first if beyond is None else beyond
     cursor.execute(
         ROWS,
@@ -102,7 +103,7 @@ def page_of(cursor: Asking, tenant: UUID, hour: datetime, span: Span, beyond: UU
             "end": start + 3_599_999,
             "after": span.after,
             "until": span.until,
-            "page": PAGE,
+            "page": limit,
         },
     )
     return cursor.fetchall()
@@ -127,22 +128,44 @@ def seal_hour(connection: Connection, tenant: UUID, hour: datetime, first: UUID,
         number, previous = _last(cursor, tenant)
         cursor.execute(SEALED, {"tenant": str(tenant), "hour": hour, "journal": until >> 40 << 40})
         seq, after = cursor.fetchone() or (0, 0)
-        tree, amount = Tree(), 0
+        tree, amount, parts = Tree(), 0, Parts()
         for row in rows_of(cursor, tenant, hour, Span(first, last, after, until)):
             tree.add(leaf(of_row(row)))
             amount += row[AMOUNT]
+            parts.add(row)
         if not tree.size:
             return None
         seal = Seal(tenant.hex, hour, seq, number + 1, tree.size, amount, tree.root(), previous)
         keys = signing_keys()
         signature = keys.sign(PURPOSE, seal.statement())
-        values = (str(tenant), *seal[1:], keys.current, signature, str(first), str(last), after, until)
+        values = (str(tenant), *seal[1:], keys.current, signature, str(first), str(last), after, until, parts.json())
         cursor.execute(INSERT, values)
     return seal
 
 
 AMOUNT = 11
 """Where a row of SELECTED has its amount."""
+
+
+class Parts:
+    """Sums of live, answered calls by model and price; others cost nothing."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, int, str], list[Any]] = {}  # Any: the model's name, then integers
+
+    def add(self, row: tuple[Any, ...]) -> None:  # Any: a row of SELECTED
+        _, _, _, model, _, mode, kind, price, currency, rows, compute_us, amount, *_, name = row
+        if kind != "usage" or mode != "live":
+            return
+        sums = self._sums.setdefault((model, price, currency), [name, 0, 0, 0, 0])
+        sums[0] = name
+        for place, value in enumerate((1, rows, compute_us, amount), 1):
+            sums[place] += value
+
+    def json(self) -> str:
+        """A list of objects, as `usage_seal.by_price` has them."""
+        names = ("model", "price_version", "currency", "name", "calls", "rows", "compute_us", "amount_nano")
+        return json.dumps([dict(zip(names, (*key, *sums), strict=True)) for key, sums in sorted(self._sums.items())])
 
 
 def _last(cursor: Cursor, tenant: UUID) -> tuple[int, bytes]:

@@ -7,7 +7,7 @@ from billing.invoice_views import InvoicesView, InvoiceView
 from billing.plan_views import PlanView, PricesView
 from billing.purchase_views import CheckoutView, PortalView
 from billing.quote_views import QuoteView
-from billing.seal_views import BillView, SigningKeysView
+from billing.seal_views import BilledCallsView, BilledUsageView, BillView, SigningKeysView
 from billing.views import CallsView, LimitsView, UsageView
 
 urlpatterns = [
@@ -22,6 +22,8 @@ urlpatterns = [
     path("quote", QuoteView.as_view(), name="quote"),
     path("limits", LimitsView.as_view(), name="limits"),
     path("billing/bill", BillView.as_view(), name="bill"),
+    path("billing/usage", BilledUsageView.as_view(), name="billing-usage"),
+    path("billing/usage/calls", BilledCallsView.as_view(), name="billing-usage-calls"),
     path("billing/signing-keys", SigningKeysView.as_view(), name="signing-keys"),
     path("billing/alerts", AlertsView.as_view(), name="billing-alerts"),
     path("billing/budgets", BudgetsView.as_view(), name="billing-budgets"),

@@ -1,4 +1,6 @@
 import secrets
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 import psycopg2
@@ -6,7 +8,7 @@ import pytest
 from django.test import Client
 
 from saas.lib.ids import uuid7
-from tests.billing.journal import Journal
+from tests.billing.journal import Journal, settle
 
 
 @pytest.fixture
@@ -103,3 +105,69 @@ def private_model(alice):
 
     with tenant_scope(alice.organization.id):
         return MLModel.objects.create(organization=alice.organization, name="own")
+
+
+@pytest.fixture
+def first_hour() -> int:
+    """The first of three hours of one month that are over, in milliseconds since the epoch."""
+    start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
+    if (start + timedelta(hours=2)).month != start.month:
+        start -= timedelta(hours=3)
+    return int(start.timestamp() * 1000)
+
+
+@pytest.fixture
+def month(first_hour):
+    """The month of `first_hour`, to be billed."""
+    from billing.bill import Month
+
+    return Month.parse(f"{datetime.fromtimestamp(first_hour / 1000, UTC):%Y-%m}")
+
+
+@pytest.fixture
+def organization(make_organization):
+    return make_organization()
+
+
+@pytest.fixture
+def price(organization):
+    """A price of the organization's own: 1000 nano a call, 10 a row, 7000000 a second."""
+    from billing import prices
+    from inference.models import MLModel
+    from tenants.access import Actor
+    from tenants.scope import tenant_scope
+
+    with tenant_scope(organization.id):
+        model = MLModel.objects.create(organization=organization, name="m", task="tensor")
+    return prices.add_price(
+        model=model,
+        currency="USD",
+        call_price=Decimal("0.000001"),
+        row_price=Decimal("0.00000001"),
+        second_price=Decimal("0.007"),
+        actor=Actor("system", ""),
+    )
+
+
+@pytest.fixture
+def calls(organization, price, first_hour, state, journal):
+    """Records of three sealed hours: 5 live calls in each, one of test mode, one reversed, one clamped."""
+    from billing.sealer import Sealer
+    from tests.billing.billed import HOUR, record
+
+    made = [
+        record(organization, price, first_hour + hour * HOUR + 100 * number, rows=number, compute_us=number * 333)
+        for hour in range(3)
+        for number in range(5)
+    ]
+    made.append(record(organization, price, first_hour + 2 * HOUR + 700, mode="test", nano=0))
+    made.append(record(organization, price, first_hour + 2 * HOUR + 800, kind="reversed", nano=0, compute_us=0))
+    made.append(record(organization, price, first_hour + 2 * HOUR + 900, compute_us=10**6, nano=50, is_clamped=True))
+    for each in made:
+        journal.add(each, at_ms=each.closed_ms)
+    settle(state, journal.name)
+    sealer = Sealer(state, stream=journal.name)
+    while sealer.step():
+        pass
+    sealer.close()
+    return made

@@ -52,6 +52,8 @@ MANAGEMENT = {
     "GET /api/v1/usage/calls": "usage:read",
     "GET /api/v1/limits": "limits:read",
     "GET /api/v1/billing/bill": "billing:read",
+    "GET /api/v1/billing/usage": "billing:read",
+    "GET /api/v1/billing/usage/calls": "billing:read",
     "GET /api/v1/billing/signing-keys": SIGNED_IN,  # the same for all
     "GET /api/v1/billing/alerts": "billing:read",
     "GET /api/v1/billing/budgets": "billing:read",

@@ -111,6 +111,9 @@ PARAMETERS = {
     "GET /api/v1/models": [*LISTED, "visibility"],
     "GET /api/v1/predictions": [*LISTED, "status", "model", "created_after", "created_before"],
     "GET /api/v1/usage": ["group_by", "granularity", "from", "to", "format"],
+    "GET /api/v1/billing/bill": ["month", "format"],
+    "GET /api/v1/billing/usage": ["granularity", "month", "from", "to", "format"],
+    "GET /api/v1/billing/usage/calls": [*LISTED, "hour"],
     "GET /api/v1/usage/calls": [*LISTED, "day", "model", "key", "request_id"],
 }
 """What routes read of their query; others that list take what all lists take."""
