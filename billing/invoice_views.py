@@ -45,7 +45,9 @@ class LineOut(Out):
     starts_at = serializers.DateTimeField(allow_null=True)
     ends_at = serializers.DateTimeField(allow_null=True)
     is_usage = serializers.BooleanField()
-    by_day = serializers.CharField(allow_null=True, help_text="The days behind it; then hours and calls, from GET /usage.")
+    by_day = serializers.CharField(
+        allow_null=True, help_text="The days behind it; then hours and calls, from GET /billing/usage."
+    )
 
 
 class ReconciliationOut(Out):
@@ -133,7 +135,7 @@ def _shown_line(line: dict[str, Any], currency: str) -> dict[str, Any]:  # Any: 
         "starts_at": line["starts_at"],
         "ends_at": line["ends_at"],
         "is_usage": line["is_usage"],
-        "by_day": f"/api/v1/usage?{urlencode(days)}" if line["is_usage"] else None,
+        "by_day": f"/api/v1/billing/usage?{urlencode(days)}" if line["is_usage"] else None,
     }
 
 
