@@ -1,8 +1,8 @@
 """What-if: what the calls of a past month would have cost under another price book. The records stay as they are.
 
 A call is priced anew by its own units (rows, compute time) at the price of the other book that was in force when it opened:
-the model's, else the book's price for all models, else its own price again. Test and reversed calls cost nothing under any book.
-The charge's upper bound, set when a call opens, is not applied: the other book would have set another one.
+the model's, else the book's price for all models, else its own price again. Test and reversed calls cost nothing under any
+book. The charge's upper bound, set when a call opens, is not applied: the other book would have set another one.
 """
 
 import json
