@@ -105,6 +105,13 @@ def test_what_is_wrong_is_refused(client_of, alice, priced, wrong):
     answer = ask(client_of(alice), **({"model": priced().name} | wrong))
 
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+    assert answer.json()["errors"][0]["field"] in wrong
+
+
+def test_a_call_names_its_model(client_of, alice):
+    answer = ask(client_of(alice), rows=1)
+
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "model")
 
 
 def test_a_wrong_line_is_named(client_of, alice, priced):
@@ -114,7 +121,7 @@ def test_a_wrong_line_is_named(client_of, alice, priced):
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "2.rows"
     unknown = ask_lines(client_of(alice), {"model": "nothing-there"})
-    assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "1")
+    assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "1.model")
     no_object = ask_lines(client_of(alice), [1])
     assert no_object.status_code == 422
 
