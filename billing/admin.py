@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from billing import push_admin, sale_admin, stripe_admin  # noqa: F401  # their pages are registered by the import
+from billing import cap_admin, push_admin, sale_admin, stripe_admin  # noqa: F401  # their pages are registered by the import
 from billing.limits import limits_of
 from billing.models import (
     JournalPosition,

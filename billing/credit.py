@@ -207,34 +207,39 @@ def grant(
     same grant comes back. Raises ValidationFailed; StateConflict if that payment was another; Unavailable if the state server
     cannot be told yet: the grant is stored then, and holds soon.
     """
-    _check(amount_nano, expires_at)
     row = CreditGrant(
         organization_id=organization_id,
         amount_nano=amount_nano,
-        remaining_nano=amount_nano,
         category=category,
         reason=reason,
-        actor=f"{actor.kind} {actor.id}".strip(),
         expires_at=expires_at,
         priority=priority,
         payment_intent=payment_intent,
     )
+    check(row)
+    return give(row, actor=actor)
+
+
+def give(row: CreditGrant, *, actor: Actor) -> CreditGrant:
+    """The same with a row that is made and checked already."""
+    row.remaining_nano, row.actor = row.amount_nano, f"{actor.kind} {actor.id}".strip()
     with as_operator(), transaction.atomic(using="ops"):
         with connections["ops"].cursor() as cursor:
-            settle(cursor, organization_id)
+            settle(cursor, row.organization_id)
         if not insert_once(row):
             return _same_payment(row)
-        details = {"amount": text_of(amount_nano), "category": category, "reason": reason}
-        audit.note(organization_id, actor, "credit.granted", row.shown_id, **details)
-        events.fire(events.quota_changed, organization_id)
+        details = {"amount": text_of(row.amount_nano), "category": row.category, "reason": row.reason}
+        audit.note(row.organization_id, actor, "credit.granted", row.shown_id, **details)
+        events.fire(events.quota_changed, row.organization_id)
     return row
 
 
-def _check(amount_nano: int, expires_at: datetime | None) -> None:
+def check(row: CreditGrant) -> None:
+    """Raises ValidationFailed for a grant that cannot be given."""
     wrong = []
-    if not 0 < amount_nano <= MAX_NANO:
+    if not 0 < row.amount_nano <= MAX_NANO:
         wrong.append({"field": "amount", "detail": f"More than 0 and at most {MAX_NANO // NANO}."})
-    if expires_at is not None and expires_at <= clock.now():
+    if row.expires_at is not None and row.expires_at <= clock.now():
         wrong.append({"field": "expires_at", "detail": "In the future, or empty."})
     if wrong:
         raise ValidationFailed("Some fields are not acceptable.", errors=wrong)

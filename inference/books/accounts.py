@@ -97,6 +97,10 @@ class Cap(NamedTuple):
     def left(self) -> int:
         return max(0, self.limit - self.used)
 
+    @property
+    def is_money(self) -> bool:
+        return self.verdict.startswith(("budget", "credit"))
+
 
 # Verdict of a limit, its field without `limit:`, and the sum that it holds for.
 _CAPS = (

@@ -168,7 +168,7 @@ class Front:
             if call.is_replay:
                 head += b"idempotent-replayed: true\r\n"
             if call.left is not None:
-                head += headers.left_lines(call.left)
+                head += headers.left_lines(call.left, call.most_nano - call.cost_nano, call.price.currency)
             if call.key.terms.state in headers.ACCOUNT_LINES:
                 head += headers.ACCOUNT_LINES[call.key.terms.state]
         self._send(exchange, outcome.status, head, outcome.body)

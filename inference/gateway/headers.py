@@ -86,12 +86,12 @@ def limit_lines(limits: list[Limit]) -> bytes:
     return f"ratelimit-policy: {policies}\r\nratelimit: {left}\r\n".encode()
 
 
-@lru_cache(maxsize=1024)
-def left_lines(note: bytes) -> bytes:
-    """What is left of budgets and of credit, each `-` or nano, as books.lua said when the call opened: header lines."""
+def left_lines(note: bytes, given_back: int, currency: str) -> bytes:
+    """What is left of budgets and of credit: as books.lua said at the open (`-` or nano), and what was given back since."""
     budget, credit = note.split()
     named = (("x-maas-budget-left", budget), ("x-maas-credit-left", credit))
-    return "".join([f"{name}: {money.text_of(int(nano))}\r\n" for name, nano in named if nano != b"-"]).encode()
+    lefts = [(name, money.text_of(int(nano) + given_back)) for name, nano in named if nano != b"-"]
+    return "".join([f"{name}: {left} {currency}\r\n" for name, left in lefts]).encode()
 
 
 COST = b"x-maas-cost"

@@ -125,7 +125,7 @@ class Gateway:
         elif verdict == "unknown" and self._loop.time() - call.began < ACCOUNT_WAIT:
             self._loop.call_later(ACCOUNT_RETRY, self._open_again, call)
         else:
-            self.running.fail(call, refusals.of_books(verdict, note))
+            self.running.fail(call, refusals.of_books(verdict, note, call.key.terms.currency, call.opened_ms))
 
     def _open_again(self, call: Call) -> None:
         if not call.is_ended and call.open_call is None:  # its admission may have opened it meanwhile

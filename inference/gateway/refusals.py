@@ -18,16 +18,19 @@ CAPS: dict[str, tuple[str, type[AppError], str]] = {
 """By kind of verdict: the cap's name, its error, and the way out."""
 
 
-def of_books(verdict: str, note: bytes | None = None) -> AppError:
-    """`verdict` is one of inference.books.batch.OPEN_VERDICTS, or "lost"; `note` what books.lua said with it."""
+def of_books(verdict: str, note: bytes | None, currency: str, now_ms: int) -> AppError:
+    """`verdict` is one of inference.books.batch.OPEN_VERDICTS, or "lost"; `note` what books.lua said with it.
+
+    `now_ms` is the platform's time, by which months pass.
+    """
     kind, _, source = verdict.partition(":")
     if kind in CAPS:
-        return _of_cap(kind, source, note or b"0 0")
+        return _of_cap(kind, source, note or b"0 0", currency, now_ms)
     if verdict.startswith("quota:"):
         source = verdict.partition(":")[2]
         return errors.QuotaExceeded(
             f"The {source}'s calls for this month are used up; see GET /api/v1/limits",
-            retry_after=until_next_month(),
+            retry_after=until_next_month(now_ms),
             source=source,
         )
     if verdict == "in_progress":
@@ -43,23 +46,24 @@ def of_books(verdict: str, note: bytes | None = None) -> AppError:
     return errors.Unavailable("The books did not take this call; nothing was charged", retry_after=1, source="platform")
 
 
-def _of_cap(kind: str, source: str, note: bytes) -> AppError:
+def _of_cap(kind: str, source: str, note: bytes, currency: str, now_ms: int) -> AppError:
     """A limit on money or on included calls; `note` is `limit left`, in nano or calls."""
     limit, left = (int(number) for number in note.split())
     name, error, remedy = CAPS[kind]
     resets_at, wait, until = None, None, ""
     if kind != "credit":
-        wait = until_next_month()
-        resets_at = next_month(datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        wait = until_next_month(now_ms)
+        resets_at = next_month(datetime.fromtimestamp(now_ms / 1000, UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
         until = f" until {resets_at}"
     if kind == "included":
         reason = f"The plan includes {limit} calls a month, and {left} are left{until}"
         cap: dict[str, Any] = {"name": name, "limit": limit, "left": left, "resets_at": resets_at}  # Any: JSON
     else:
-        of = f"{money.text_of(left)} is left of the {source}'s {name}"
+        of = f"{money.text_of(left)} {currency} is left of the {source}'s {name}"
         reason = f"{of} of {money.text_of(limit)}{until}" if kind == "budget" else of
         reason += "; this call can cost more"
         cap = {"name": name, "limit": money.text_of(limit), "left": money.text_of(left), "resets_at": resets_at}
+        cap["currency"] = currency
     return error(f"{reason}: {remedy}", retry_after=wait, source=source, cap=cap)
 
 
@@ -124,9 +128,9 @@ def limits_left(key: KeyRecord, key_tokens: int, organization_tokens: int) -> li
     return [(name, limits.burst, window, max(0, tokens), math.ceil((limits.burst - tokens) / limits.rate))]
 
 
-def until_next_month() -> float:
+def until_next_month(now_ms: int) -> float:
     """Seconds until the quotas start anew: the first of the next month, 00:00 UTC."""
-    now = datetime.now(UTC)
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
     return math.ceil((next_month(now) - now).total_seconds())
 
 

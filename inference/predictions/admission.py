@@ -16,6 +16,7 @@ from inference.gateway.usage import period_of
 from inference.predictions.models import Prediction, Status
 from saas.lib import clock
 from saas.lib.errors import ConcurrencyLimited, Unavailable
+from saas.lib.prices import Price
 from saas.lib.valkey import Script
 from tenants import records
 from tenants.principal import KeyRecord
@@ -52,14 +53,15 @@ def take_token(key: KeyRecord) -> None:
 
 
 @_needing_servers()
-def check_caps(key: KeyRecord) -> None:
+def check_caps(key: KeyRecord, price: Price) -> None:
     """Raise the refusal of the first cap of which nothing is left: QuotaExceeded, BudgetExceeded, …; Unavailable.
 
-    What this call can cost is not looked at: the books decide when it runs.
+    How much the call can cost is not looked at, only whether it costs anything: the books decide when it runs.
     """
     if not key.is_capped:
         return
     period = period_of(clock.now_ms() // 3_600_000)
+    costs = price.call_nano or price.row_nano or price.second_nano
     for cap in accounts.caps(key.organization, period, key.id) or ():  # of an account that is being rebuilt nothing is known
-        if not cap.left:
-            raise refusals.of_books(cap.verdict, b"%d 0" % cap.limit)
+        if not cap.left and (costs or not cap.is_money):
+            raise refusals.of_books(cap.verdict, b"%d 0" % cap.limit, key.terms.currency, clock.now_ms())

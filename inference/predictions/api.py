@@ -144,8 +144,8 @@ class PredictionsView(PredictionView):
         if earlier is not None:
             return self.answer(earlier, wait, is_replay=True)
         named = _header(request, "X-Maas-Quote")
-        pricing.price_of(key, route, quotes.read(named) if named is not None else None, clock.now_ms())
-        check_caps(key)
+        price = pricing.price_of(key, route, quotes.read(named) if named is not None else None, clock.now_ms())
+        check_caps(key, price)
         try:
             packed = orjson.dumps(body["input"])
         except orjson.JSONEncodeError as error:  # an integer above 64 bits, half of a surrogate pair

@@ -6,7 +6,7 @@ from tests.billing.journal import settle, usage
 
 PAGES = [
     "usageevent", "usagehour", "usagemonth", "usagerollup", "journalposition", "journalquarantine",
-    "quotachange", "stripepush", "reconrun", "invoice", "stripeevent",
+    "quotachange", "stripepush", "reconrun", "invoice", "stripeevent", "budget", "creditmonth", "alertfired",
 ]  # fmt: skip
 
 

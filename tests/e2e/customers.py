@@ -77,12 +77,14 @@ class Customer:
         return version
 
     def unlimited(self) -> "Customer":
-        """What an operator may grant: limits that no test meets."""
+        """What an operator may grant: limits that no test meets, and a plan without caps."""
         self.service.manage(
             "shell",
             "-c",
-            "from uuid import UUID; from tenants.actions import set_organization_limits as s; "
-            f"s(UUID('{self.organization}'), rate=1e6, burst=1000000, concurrency=10000)",
+            "from uuid import UUID; from billing.plans import change; from tenants.access import SYSTEM; "
+            "from tenants.actions import set_organization_limits as s; "
+            f"o = UUID('{self.organization}'); change(o, 'internal', actor=SYSTEM); "
+            "s(o, rate=1e6, burst=1000000, concurrency=10000)",
         )
         return self
 

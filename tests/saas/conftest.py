@@ -19,7 +19,7 @@ def served(running) -> Iterator["Served"]:  # noqa: F821
     yield running
     gateway = running.gateway
     gateway.hold, gateway.fail_with = False, None
-    gateway.price, gateway.cost_nano = FREE, 0
+    gateway.price, gateway.cost_nano, gateway.left = FREE, 0, None
     for key in gateway.keys.values():
         key.terms.state = "active"
     running.on_loop(lambda: [gateway.finish(call) for call in gateway.held if call not in gateway.abandoned])

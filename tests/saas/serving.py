@@ -121,6 +121,7 @@ class FakeGateway:
         self.fail_with: errors.AppError | None = None
         self.stored: dict[str, tuple[bytes, object]] = {}
         self.price, self.cost_nano = FREE, 0  # of every call
+        self.left: bytes | None = None
 
     def principal(self, presented):
         self.proofs += 1
@@ -158,7 +159,7 @@ class FakeGateway:
     def submit(self, call):
         self.calls.append(call)
         call.limits = [("key", 1000, 1, 999, 1)]
-        call.price, call.cost_nano = self.price, self.cost_nano
+        call.price, call.cost_nano, call.left = self.price, self.cost_nano, self.left
         if self.fail_with:
             call.done(call, self.fail_with)
         elif call.idempotency_key in self.stored:

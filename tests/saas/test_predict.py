@@ -242,6 +242,23 @@ def test_an_answer_says_what_it_cost_and_in_which_state_the_account_is(served):
         assert served.infer("rows", {"inputs": [tensor()]})[1]["x-maas-account"] == state
 
 
+def test_an_answer_says_what_is_left_of_budget_and_credit(served):
+    served.gateway.left, served.gateway.cost_nano = b"1500000000 -", 0
+    for _, told, _ in (served.infer("rows", {"inputs": [tensor()]}), served.predict("flowers", {"inputs": [[1, 2, 5]]})):
+        assert (told["x-maas-budget-left"], "x-maas-credit-left" in told) == ("1.50 USD", False)
+
+
+def test_a_refusal_by_a_cap_names_it_in_both_dialects(served):
+    cap = {"name": "budget", "limit": "5.00", "left": "0.25", "resets_at": "2027-01-01T00:00:00Z", "currency": "USD"}
+    served.gateway.fail_with = errors.BudgetExceeded("too little is left", source="key", retry_after=60, cap=cap)
+    for status, told, body in (
+        served.infer("rows", {"inputs": [tensor()]}),
+        served.predict("flowers", {"inputs": [[1, 2, 5]]}),
+    ):
+        assert (status, body["code"], body["cap"], body["limit_source"]) == (402, "budget_exceeded", cap, "key")
+        assert told["retry-after"] == "60"
+
+
 def test_a_refusal_says_no_cost(served):
     served.gateway.fail_with = errors.PriceMissing("no price")
     for status, told, body in (

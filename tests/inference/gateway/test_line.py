@@ -616,6 +616,23 @@ async def test_a_call_without_a_price_is_refused_before_anything_is_written(desk
     assert (call.open_call, call.id, desk.calls_this_month()) == (None, "", 0)
 
 
+async def test_a_budget_refuses_what_can_cost_more_than_is_left(desk):
+    desk.route.prices = [Price(7, 0, "USD", 1000, 0, 0)]
+    desk.key.is_capped = True
+    limits = accounts.AccountLimits(None, {}, 1, organization_nano=1500, credit_nano=9000)
+    accounts.set_limits(desk.organization, limits)
+    first, outcome = desk.ask()
+    second, refused = desk.ask()
+    error = await refused
+    await desk.reply(await desk.take(), outputs=[], compute_us=7)
+
+    assert (await outcome).status == 200
+    assert first.left == b"500 8000"
+    assert (error.status, error.code, error.source, error.cap["left"]) == (402, "budget_exceeded", "organization", "0.0000005")
+    assert second.left is None
+    await desk.until(lambda: desk.nano() == 1000)
+
+
 async def test_a_suspended_organizations_calls_are_refused(desk):
     desk.key.terms = Terms(state="suspended")
     _, outcome = desk.ask()

@@ -9,6 +9,8 @@ from inference.gateway.headers import left_lines
 
 pytestmark = pytest.mark.no_servers
 
+NOW = int(datetime(2026, 12, 31, 23, tzinfo=UTC).timestamp() * 1000)
+
 
 @pytest.mark.parametrize(
     ("verdict", "note", "code", "name", "limit", "left"),
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.no_servers
     ],
 )
 def test_a_cap_is_named_with_its_size_and_what_is_left(verdict, note, code, name, limit, left):
-    error = refusals.of_books(verdict, note)
+    error = refusals.of_books(verdict, note, "EUR", NOW)
 
     assert (error.status, error.code, error.source) == (402, code, verdict.partition(":")[2])
     assert {key: error.cap[key] for key in ("name", "limit", "left")} == {"name": name, "limit": limit, "left": left}
@@ -28,8 +30,8 @@ def test_a_cap_is_named_with_its_size_and_what_is_left(verdict, note, code, name
     if name == "credit":
         assert (error.cap["resets_at"], error.retry_after) == (None, None)
     else:
-        assert datetime.fromisoformat(error.cap["resets_at"]).day == 1
-        assert error.retry_after > 0
+        assert (error.cap["resets_at"], error.retry_after) == ("2027-01-01T00:00:00Z", 3600)
+    assert error.cap.get("currency") == (None if name == "included_calls" else "EUR")
 
 
 def test_the_month_after_december_is_january():
@@ -37,6 +39,6 @@ def test_the_month_after_december_is_january():
 
 
 def test_headers_say_what_is_left_of_what_there_is():
-    assert left_lines(b"- -") == b""
-    assert left_lines(b"500000000 -") == b"x-maas-budget-left: 0.50\r\n"
-    assert left_lines(b"0 12") == b"x-maas-budget-left: 0.00\r\nx-maas-credit-left: 0.000000012\r\n"
+    assert left_lines(b"- -", 0, "EUR") == b""
+    assert left_lines(b"400000000 -", 100_000_000, "EUR") == b"x-maas-budget-left: 0.50 EUR\r\n"
+    assert left_lines(b"0 12", 0, "EUR") == b"x-maas-budget-left: 0.00 EUR\r\nx-maas-credit-left: 0.000000012 EUR\r\n"
