@@ -10,14 +10,12 @@ from billing import plans, prices
 from inference.gateway import headers, quotes
 from inference.gateway.call import Rendered
 from inference.gateway.quotes import Quote
-from inference.models import MLModel
 from inference.predictions.attempts import build_call
 from inference.predictions.models import Prediction
 from inference.predictions.tasks import _finish
 from saas.lib.prices import Price
 from tenants.access import Actor
 from tenants.actions import catalog_organization
-from tenants.databases import as_operator
 from tenants.scope import tenant_scope
 
 URL = "/api/v1/predictions"
@@ -67,14 +65,13 @@ def test_a_model_without_a_price_is_refused_at_creation(caller, alice, publish):
     assert create(caller, name).status_code == 202
 
 
-def test_without_credit_only_what_costs_nothing_is_taken(caller, alice):
+def test_without_credit_only_what_costs_nothing_is_taken(caller, alice, publish):
     plans.change(alice.organization.id, "prepaid", actor=OPERATOR)
+    name = f"costly-{alice.organization.id.hex[:12]}"
+    prices.add_price(model=publish(catalog_organization(), name, visibility="public"), call_price=Decimal(1), actor=OPERATOR)
     assert create(caller).status_code == 202
-    with as_operator():
-        model = MLModel.objects.get(organization=alice.organization, name="mine")
-    prices.add_price(model=model, organization=alice.organization, call_price=Decimal(1), actor=OPERATOR)
 
-    refused = create(caller)
+    refused = create(caller, name)
 
     assert (refused.status_code, refused.json()["code"]) == (402, "credit_exhausted")
     assert refused.json()["cap"] == {
