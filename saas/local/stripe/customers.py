@@ -49,7 +49,19 @@ def update(world: World, params: Json, id: str) -> Json:
     customer = world.store.get("customer", id)
     fields: Json = {name: params[name] for name in ("email", "name", "description") if name in params}
     fields["metadata"] = merged(customer["metadata"], params.get("metadata"))
+    if "default_payment_method" in (settings := params.get("invoice_settings") or {}):
+        method = world.store.get("payment_method", settings["default_payment_method"])
+        fields["invoice_settings"] = {"default_payment_method": method["id"]}
     return world.change(customer, "customer.updated", **fields)
+
+
+@route("POST", "/v1/payment_methods/{id}/attach")
+def attach(world: World, params: Json, id: str) -> Json:
+    """Stripe's test cards by their names; no card comes by itself here."""
+    number = {"pm_card_visa": "4242424242424242", "pm_card_chargeCustomerFail": "4000000000000341"}.get(id)
+    if number is None:
+        raise missing("payment_method", id)
+    return enter_card(world, str(params.get("customer", "")), number)
 
 
 @route("DELETE", "/v1/customers/{id}")

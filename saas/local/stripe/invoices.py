@@ -131,17 +131,28 @@ def total(world: World, invoice: Json) -> Json:
 def take_pending(world: World, invoice: Json, subscription: str) -> None:
     """Move what waits for the customer's next invoice onto this one."""
     for item in world.store.all("invoiceitem", customer=invoice["customer"], invoice=None):
-        if item["subscription"] in (None, subscription):
+        if subscription_of(item) in (None, subscription):
             add_item(world, invoice, item)
+
+
+def subscription_of(item: Json) -> Any:
+    """The id of the subscription that an invoice item belongs to, None for one of the customer's."""
+    return item["parent"]["subscription_details"]["subscription"] if item["parent"] else None
+
+
+def parent_of(subscription: str | None) -> Json | None:
+    """Where an invoice item names its subscription."""
+    details = {"subscription": subscription, "subscription_item": None}
+    return {"type": "subscription_details", "subscription_details": details} if subscription else None
 
 
 def add_item(world: World, invoice: Json, item: Json) -> None:
     item["invoice"] = invoice["id"]
     world.store.save(item)
-    price = world.store.get("price", item["price"]) if item["price"] else None
+    price = world.store.get("price", item["pricing"]["price_details"]["price"]) if item["pricing"] else None
     period = item["period"]
     more: Json = {"price": price, "quantity": item["quantity"], "invoice_item": item["id"], "metadata": item["metadata"]}
-    more |= {"is_proration": item["proration"], "subscription": item["subscription"]}
+    more |= {"is_proration": item["proration"], "subscription": subscription_of(item)}
     line(world, invoice, item["amount"], item["description"], period["start"], period["end"], **more)
 
 
@@ -303,11 +314,11 @@ def create_item(world: World, params: Json) -> Json:
         "description": params.get("description"),
         "invoice": None,
         "metadata": params.get("metadata") or {},
+        "parent": parent_of(params.get("subscription")),
         "period": {"start": now, "end": now},
-        "price": None,
+        "pricing": None,
         "proration": False,
         "quantity": 1,
-        "subscription": params.get("subscription"),
     }
     item = world.store.add("invoiceitem", "ii", body)
     if params.get("invoice"):

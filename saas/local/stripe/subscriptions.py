@@ -306,6 +306,7 @@ def _pending_usage(world: World, subscription: Json, item: Json, at: int) -> Non
 def _put_off(
     world: World, subscription: Json, item: Json, amount: int, text: str, start: int, end: int, *, quantity: int
 ) -> None:
+    priced = {"price": item["price"]["id"], "product": item["price"]["product"]}
     body = {
         "amount": amount,
         "currency": subscription["currency"],
@@ -314,11 +315,11 @@ def _put_off(
         "description": text,
         "invoice": None,
         "metadata": {},
+        "parent": invoices.parent_of(subscription["id"]),
         "period": {"start": start, "end": end},
-        "price": item["price"]["id"],
+        "pricing": {"type": "price_details", "price_details": priced, "unit_amount_decimal": None},
         "proration": True,
         "quantity": quantity,
-        "subscription": subscription["id"],
     }
     world.emit("invoiceitem.created", world.store.add("invoiceitem", "ii", body))
 
