@@ -8,7 +8,7 @@ import logging
 from datetime import timedelta
 
 from django.db import connections
-from django.db.models import F
+from django.db.models import F, Max
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
@@ -22,6 +22,7 @@ from tenants.databases import as_operator
 LEASE = timedelta(minutes=2)
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=5), timedelta(hours=1)  # after a failure; doubled each time
 BATCH = 500
+KEPT = timedelta(days=90)
 REPORTS = ("v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found")
 INSERT = """
 INSERT INTO stripe_event_inbox (event_id, type, object_kind, object_id, customer, is_thin, created_at, received_at, next_try_at,
@@ -80,9 +81,21 @@ def process_due() -> int:
     return sum(process(name) for name in names)
 
 
-def catch_up(since: timedelta) -> int:
-    """Ask Stripe for the events of the time until now, and take those that never came. How many there were."""
-    return sum(receive(event) for event in stripe_gateway.events_since(clock.now() - since))
+def catch_up(overlap: timedelta) -> int:
+    """Ask Stripe for what has happened since `overlap` before the last event that we know, and take what never came.
+
+    How many there were. After a time without us, or of ours without Stripe, that reaches as far back as it lasted.
+    """
+    now = clock.now()
+    with as_operator():
+        last = StripeEvent.objects.filter(created_at__lte=now).aggregate(last=Max("created_at"))["last"]
+    return sum(receive(event) for event in stripe_gateway.events_since((last or now) - overlap))
+
+
+def forget() -> int:
+    """Remove what was worked through long ago: Stripe lists events of 30 days. How many there were."""
+    with as_operator():
+        return StripeEvent.objects.filter(processed_at__lt=timezone.now() - KEPT).delete()[0]
 
 
 def _finish(row: StripeEvent, **fields: object) -> None:

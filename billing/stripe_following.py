@@ -43,13 +43,18 @@ def let_time_pass() -> int:
     """Put those whose payment has been refused for long into the next state, as Stripe was last read. How many there were."""
     with as_operator():
         rows = list(Subscription.objects.current().filter(state__in=UNPAID))
-    count = 0
-    for row in rows:
+    return sum(_let_time_pass(row) for row in rows)
+
+
+def _let_time_pass(seen: Subscription) -> bool:
+    with alone(seen.stripe_customer):  # or a payment that was read meanwhile would be forgotten again
+        with as_operator():
+            row = current_subscription(seen.organization_id)
         state = state_of(Facts(row.stripe_status, row.unpaid_since), clock.now())
-        if state != row.state:
-            plans.set_state(row.organization_id, state, actor=STRIPE, reason="unpaid for long")
-            count += 1
-    return count
+        if state == row.state or row.unpaid_since is None:
+            return False
+        plans.set_state(row.organization_id, state, actor=STRIPE, reason="unpaid for long")
+        return True
 
 
 @contextmanager

@@ -112,5 +112,11 @@ def sweep_stripe_events() -> int:
 
 @shared_task(time_limit=1800)
 def catch_up_with_stripe(hours: int) -> int:
-    """Events of the last hours that were never delivered. How many there were."""
+    """Events that were never delivered, from `hours` before the last one on. How many there were."""
     return stripe_events.catch_up(timedelta(hours=hours)) if is_set_up() else 0
+
+
+@shared_task(time_limit=600)
+def forget_stripe_events() -> int:
+    """Remove events that were worked through long ago; how many."""
+    return stripe_events.forget()

@@ -217,6 +217,11 @@ CELERY_BEAT_SCHEDULE: dict[str, Any] = {
         "kwargs": {"hours": 2},
         "options": {"expires": 300},
     },
+    "forget-stripe-events": {
+        "task": "billing.tasks.forget_stripe_events",
+        "schedule": crontab(hour=4, minute=11),
+        "options": {"expires": 600},
+    },
     "catch-up-with-stripe-daily": {  # Stripe tries for three days
         "task": "billing.tasks.catch_up_with_stripe",
         "schedule": crontab(hour=4, minute=41),

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,6 +18,7 @@ from saas.lib import clock
 from saas.lib.errors import StateConflict, ValidationFailed
 from tenants.databases import as_operator
 from tests.racing import at_once
+from tests.waiting import PATIENCE
 
 GOOD, LATER = "4242424242424242", "4000000000000341"
 
@@ -28,7 +30,9 @@ def organization(alice):
 
 @pytest.fixture(autouse=True)
 def _follow_its_clock(standin, monkeypatch):
-    """The platform's clock is the stand-in's, as in a local service."""
+    """The platform's clock is the stand-in's, as in a local service, and it has heard of no other Stripe."""
+    with as_operator():
+        StripeEvent.objects.all().delete()
     monkeypatch.setattr(clock, "now", lambda: datetime.fromtimestamp(standin.world.exact_now(), UTC))
 
 
@@ -112,6 +116,55 @@ def test_what_was_never_delivered_is_found_in_the_list_of_events(standin, organi
     assert stripe_events.catch_up(timedelta(hours=2)) == 0
     stripe_events.process_due()
     assert current(organization).plan_version.plan_id == "pro"
+
+
+def test_what_came_while_nobody_listened_is_found_however_long_that_was(standin, organization, work):
+    buy(standin, organization)
+    work()
+    standin.fault("lose", times=1000)
+    stripe_customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True, key="c")
+    standin.advance_to(standin.next_month() + timedelta(days=5))
+    work()
+    assert current(organization).plan_version.plan_id == "pro"
+
+    stripe_events.catch_up(timedelta(hours=2))
+    stripe_events.process_due()
+    assert current(organization).plan_version.plan_id == "free"
+
+
+def test_only_what_was_worked_through_long_ago_is_forgotten(standin, organization):
+    old, new = datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC)
+    names = {name: f"evt_{secrets.token_hex(8)}" for name in ("old", "new", "waits")}
+    with as_operator():
+        StripeEvent.objects.create(event_id=names["old"], type="t", processed_at=old)
+        StripeEvent.objects.create(event_id=names["new"], type="t", processed_at=new)
+        StripeEvent.objects.create(event_id=names["waits"], type="t", received_at=old, next_try_at=new + timedelta(days=1))
+
+    assert stripe_events.forget() >= 1
+    with as_operator():
+        left = StripeEvent.objects.filter(event_id__in=names.values())
+        assert {row.event_id for row in left} == {names["new"], names["waits"]}
+
+
+def test_one_at_a_time_is_at_an_object_of_stripes(embedded):
+    name, order = secrets.token_hex(8), []
+    is_in, may_leave = threading.Event(), threading.Event()
+
+    def first():
+        with stripe_following.alone(name):
+            is_in.set()
+            may_leave.wait(PATIENCE)
+            order.append("first")
+
+    def second():
+        is_in.wait(PATIENCE)
+        threading.Timer(0.2, may_leave.set).start()  # what it waits for, not how long
+        with stripe_following.alone(name):
+            order.append("second")
+
+    at_once(first, second)
+
+    assert order == ["first", "second"]
 
 
 def test_an_event_that_fails_is_tried_again(standin, organization, work):
