@@ -173,6 +173,9 @@ class Subscription(TenantModel):
     unpaid_since = models.DateTimeField(
         null=True, blank=True, help_text="Since when an invoice is open whose payment was refused."
     )
+    told_state = models.CharField(
+        max_length=12, blank=True, default="", db_default="", help_text="Of which its owners were told last."
+    )
     actor = models.CharField(max_length=60, blank=True)
     reason = models.CharField(max_length=500, blank=True)
 

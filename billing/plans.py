@@ -98,6 +98,7 @@ def change(
             stripe_subscription=current.stripe_subscription,
             stripe_status=current.stripe_status,
             unpaid_since=current.unpaid_since,
+            told_state=current.told_state,
             actor=str(actor),
             reason=reason,
         )

@@ -14,6 +14,7 @@ from billing import (
     push,
     reconcile,
     settling,
+    state_mails,
     stripe_events,
     stripe_following,
 )
@@ -96,6 +97,12 @@ def settle_invoice(invoice: str) -> None:
         settling.settle(UUID(invoice))
     except PaymentsUnavailable as error:
         log.warning("an invoice waits for Stripe: %s: %s", invoice, error.detail)
+
+
+@shared_task(time_limit=300)
+def mail_states() -> int:
+    """Mail the states of accounts that were not mailed yet; how many."""
+    return state_mails.mail_due()
 
 
 @shared_task(time_limit=600)
