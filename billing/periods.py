@@ -31,7 +31,10 @@ AND split_part(stream_id, '-', 1)::bigint < %s
 
 @dataclass(frozen=True)
 class Period:
-    """From `start` up to, not including, `end`: a month of a subscription, or what it has of it. `meter`: an event name."""
+    """From `start` up to, not including, `end`: a month of a subscription, or what it has of it. `meter`: an event name.
+
+    Stripe counts for the prices of now what is told from `told_from` on: after a change of plan, the moment of it.
+    """
 
     tenant: UUID
     customer: str
@@ -39,6 +42,7 @@ class Period:
     meter: str
     start: datetime
     end: datetime
+    told_from: datetime
 
 
 def meter_of(currency: str) -> str:
@@ -71,8 +75,12 @@ def periods_of(row: Subscription, *, since: datetime, until: datetime) -> list[P
     if not any(item.is_metered for item in found.items):
         return []
     meter = meter_of(row.plan_version.currency)
-    months = _months(found, max(since, found.created_at), until)
-    return [Period(row.organization_id, found.customer, found.id, meter, start, end) for start, end in months if end > since]
+    begun = max((item.period_start for item in found.items if item.is_metered and item.period_start), default=found.created_at)
+    return [
+        Period(row.organization_id, found.customer, found.id, meter, start, end, begun if start <= begun < end else start)
+        for start, end in _months(found, max(since, found.created_at), until)
+        if end > since
+    ]
 
 
 def _months(subscription: StripeSubscription, since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:

@@ -18,9 +18,10 @@ from django.db import connections, transaction
 from django.db.models import F, Max, Sum
 from django.db.models.functions import Coalesce
 
-from billing import meters, periods, stripe_usage
+from billing import periods, stripe_usage
 from billing.models import StripePush, StripePushed, UsageSeal
 from billing.periods import HOUR, Period
+from billing.push_doubt import may_send_again
 from billing.push_models import PushState
 from billing.rating import METER
 from billing.stripe_gateway import StripeRefused
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 OLDEST = timedelta(days=35) - HOUR  # Stripe takes no older timestamp
 KNOWN_FOR = timedelta(hours=20)  # Stripe knows an identifier for 24 hours at least
-SUMMARIES_WITHIN = timedelta(hours=1)  # after which what has arrived is in Stripe's sums
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=15)
 REFUSALS = (400, 404)  # not 409: another request was at it; nor 401 and 403, which are about our key
 LOCKS = 7_302  # the class of our advisory locks, for making rows
@@ -102,7 +102,7 @@ def _add(period: Period, hour: datetime, *, nano: int, value: int) -> None:
         hour=hour,
         seq=seq,
         period_start=period.start,
-        told_at=max(hour, period.start),
+        told_at=max(hour, period.told_from),  # what came too late for the prices before counts for those of now
         nano=nano,
         value=value,
         stripe_customer=period.customer,
@@ -142,7 +142,8 @@ def _next_due(tenant: UUID) -> StripePush | None:
 def _deliver(row: StripePush) -> bool:
     """Send one row, and write down what came of it. Nobody else sends for this organization meanwhile."""
     now = clock.now()
-    if row.first_sent_at is not None and now - row.first_sent_at >= KNOWN_FOR and not _may_send_again(row, now):
+    if row.first_sent_at is not None and now - row.first_sent_at >= KNOWN_FOR and not may_send_again(row, now):
+        row.refresh_from_db()
         return row.state == PushState.ACCEPTED
     pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(row.attempts, 10))
     _write(  # before it is sent: a row without a time was never sent
@@ -186,39 +187,6 @@ def reject(event: str) -> int:
             count += rows.update(state=PushState.REJECTED, error=why[:500])
         log.error("Stripe has not counted the usage %s: %s", name, why)
     return count
-
-
-def _may_send_again(row: StripePush, now: datetime) -> bool:
-    """Whether a row whose identifier Stripe may have forgotten has not arrived, by Stripe's sum of its hour."""
-    settled = (row.last_sent_at or now) + SUMMARIES_WITHIN
-    if now < settled:
-        _write(row, next_try_at=settled)
-        return False
-    there, known = at_stripe(row), _accepted_in_hour(row)
-    if there == known:
-        return True
-    if there == known + row.value:
-        _write(row, state=PushState.ACCEPTED, accepted_at=now, error="found in Stripe's sum of the hour")
-        return False
-    _write(row, state=PushState.UNCLEAR, error=f"Stripe's sum of the hour is {there}, without this row it would be {known}")
-    log.error("it cannot be told whether Stripe has usage %s: its sum is %s, ours without it %s", row.identifier, there, known)
-    return False
-
-
-def at_stripe(row: StripePush) -> int:
-    """What Stripe has counted for the row's customer and meter in its hour."""
-    start = row.hour
-    found = stripe_usage.usage_by_hour(
-        meter=meters.meter_id(row.meter), customer=row.stripe_customer, start=start, end=start + HOUR
-    )
-    return found.get(start, 0)
-
-
-def _accepted_in_hour(row: StripePush) -> int:
-    rows = StripePush.objects.of(row.organization_id).filter(
-        meter=row.meter, hour=row.hour, stripe_customer=row.stripe_customer, state=PushState.ACCEPTED
-    )
-    return int(rows.aggregate(value=Coalesce(Sum("value"), 0))["value"])
 
 
 def _write(row: StripePush, **fields: object) -> None:

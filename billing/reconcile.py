@@ -15,9 +15,10 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from billing import meters, periods, push, stripe_usage
-from billing.models import ReconRun, StripePush
+from billing.models import Invoice, ReconRun, StripePush
 from billing.periods import HOUR, Period
-from billing.push_models import PushState, Verdict
+from billing.push_doubt import SUMMARIES_WITHIN
+from billing.push_models import PushState, Settlement, Verdict
 from billing.rating import METER
 from saas.lib import clock
 from tenants.databases import as_operator
@@ -31,7 +32,7 @@ MOST_HOURS = 100  # named in one run
 
 @dataclass
 class Hour:
-    """What is known of one hour: `covered` and `ledger` in nano, the others in units. `since`: the newest time of a change."""
+    """What is known of an hour: `ledger` is sealed in it, `covered` in rows, both in nano; the rest is what is told at it."""
 
     ledger: int = 0
     covered: int = 0
@@ -55,7 +56,7 @@ class Hour:
 
     def is_fresh(self, now: datetime) -> bool:
         """Whether Stripe's sums may not show yet what it has accepted."""
-        return self.accepted_at is not None and now - self.accepted_at < push.SUMMARIES_WITHIN
+        return self.accepted_at is not None and now - self.accepted_at < SUMMARIES_WITHIN
 
     def _verdict_of_stripe(self, more: int, now: datetime) -> Verdict:
         unknown = sum(row.value for row in self.under_way if row.first_sent_at is not None)
@@ -89,7 +90,15 @@ def reconcile_all(tenant: UUID) -> list[ReconRun]:
         for row in periods.subscriptions_of(tenant)
         for period in periods.periods_of(row, since=now - push.OLDEST, until=now)
     ]
-    return [reconcile(period) for period in found]
+    return [reconcile(period, draft=_billed(period)) for period in found]
+
+
+def _billed(period: Period) -> int | None:
+    """The units on the period's invoice, if there is one that is final: what is sealed later is on none."""
+    with as_operator():
+        invoices = Invoice.objects.of(period.tenant).filter(stripe_subscription=period.subscription, period_end=period.end)
+        found: Invoice | None = invoices.filter(settlement=Settlement.SETTLED).first()
+    return None if found is None else sum(line["units"] for line in found.lines if line["is_usage"])
 
 
 def _hours(period: Period) -> dict[datetime, Hour]:
@@ -97,19 +106,19 @@ def _hours(period: Period) -> dict[datetime, Hour]:
     for hour, nano in periods.sealed(period).items():
         hours[hour] = Hour(ledger=nano)
     for row in _rows(period):
-        known = hours.setdefault(row.hour, Hour())
+        told = hours.setdefault(periods.hour_of(row.told_at), Hour())
         is_own = row.stripe_subscription == period.subscription and row.period_start == period.start
         if not is_own:
-            known.elsewhere += row.value if row.state == PushState.ACCEPTED else 0
+            told.elsewhere += row.value if row.state == PushState.ACCEPTED else 0
             continue
-        known.covered += row.nano
+        hours.setdefault(row.hour, Hour()).covered += row.nano
         if row.state == PushState.ACCEPTED:
-            known.accepted += row.value
-            known.accepted_at = max(filter(None, (known.accepted_at, row.accepted_at)), default=None)
+            told.accepted += row.value
+            told.accepted_at = max(filter(None, (told.accepted_at, row.accepted_at)), default=None)
         elif row.state == PushState.DUE:
-            known.under_way.append(row)
+            told.under_way.append(row)
         else:
-            known.refused += row.value
+            told.refused += row.value
     return hours
 
 

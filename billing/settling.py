@@ -6,7 +6,8 @@ at the deadline if it does not. Each step may be repeated; whoever runs it and d
 """
 
 import logging
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from billing import invoices, meters, periods, push, stripe_invoices
@@ -108,7 +109,14 @@ def _periods(row: Invoice, found: StripeInvoice) -> list[Period]:
         if own.stripe_subscription == found.subscription
         for period in periods.periods_of(own, since=found.period_start, until=found.period_end)
     ]
-    return [period for period in candidates if period.end <= found.period_end][-1:]
+    ended = [period for period in candidates if period.end <= found.period_end][-1:]
+    return [replace(period, told_from=_told_from(found, period)) for period in ended]
+
+
+def _told_from(found: StripeInvoice, period: Period) -> datetime:
+    """Since when the invoice counts usage for its last price: the period's start, or a change of plan in it."""
+    begun = [line.period_start for line in found.lines if line.period_start and meters.meter_of_price(line.price)]
+    return max((start for start in begun if period.start <= start < period.end), default=period.start)
 
 
 def _units(found: StripeInvoice, period: Period) -> int:

@@ -20,7 +20,7 @@ from billing import (
 )
 from billing.stripe_gateway import is_set_up
 from billing.verify import differences
-from saas.lib.errors import PaymentsUnavailable
+from saas.lib.errors import AppError
 from tenants.databases import as_operator
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def push_organization(tenant: str) -> int:
     """What Stripe does not take now it is told later: the rows say when."""
     try:
         return push.push(UUID(tenant))
-    except PaymentsUnavailable as error:
+    except AppError as error:  # Stripe is away, or refuses: the next round tries again
         log.warning("usage waits for Stripe: organization %s: %s", tenant, error.detail)
         return 0
 
@@ -78,7 +78,7 @@ def reconcile_usage() -> None:
 def reconcile_organization(tenant: str) -> None:
     try:
         reconcile.reconcile_all(UUID(tenant))
-    except PaymentsUnavailable as error:
+    except AppError as error:  # Stripe is away, or refuses: the next round tries again
         log.warning("the reconciliation waits for Stripe: organization %s: %s", tenant, error.detail)
 
 
@@ -95,7 +95,7 @@ def settle_invoices() -> None:
 def settle_invoice(invoice: str) -> None:
     try:
         settling.settle(UUID(invoice))
-    except PaymentsUnavailable as error:
+    except AppError as error:  # Stripe is away, or refuses: the next round tries again
         log.warning("an invoice waits for Stripe: %s: %s", invoice, error.detail)
 
 

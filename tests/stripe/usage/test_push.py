@@ -145,6 +145,25 @@ def test_when_the_identifier_may_be_forgotten_the_sum_of_the_hour_decides(world,
     assert [row.state for row in world.rows()] == ["accepted"]
 
 
+def test_of_several_in_doubt_those_that_arrived_are_found(world, standin):
+    hour = world.this_hour - HOUR
+    world.use(hour, 5_000)
+    standin.fault("drop_after", path=EVENTS)
+    push.push(world.tenant)
+    for nano in (5_000, 7_000):
+        world.use(hour, nano)
+        standin.fault("drop_before", path=EVENTS)
+        push.push(world.tenant)
+    standin.fault("forget_identifiers")
+    world.move(hours=22)
+
+    for _ in range(2):
+        push.push(world.tenant)
+
+    assert sorted(world.counted()) == [(hour, 5), (hour, 12)]
+    assert sorted(row.state for row in world.rows()) == ["accepted", "accepted", "replaced", "replaced"]
+
+
 def test_a_sum_that_fits_neither_is_for_a_person(world, standin):
     hour = world.this_hour - HOUR
     world.use(hour, 5_000_000)

@@ -4,8 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from billing import push, settling, stripe_gateway, stripe_invoices
+from billing import push, settling, stripe_customers, stripe_gateway, stripe_invoices
 from billing.models import Invoice
+from billing.reconcile import reconcile_all
+from saas.lib import clock
 from tenants.databases import as_operator
 from tests.stripe.usage.test_push import EVENTS, event
 from tests.stripe.usage.world import HOUR
@@ -167,9 +169,60 @@ def test_the_first_invoice_is_only_written_down(world):
 
 
 def test_a_strangers_invoice_is_not_ours(world, standin):
-    from billing import stripe_customers
-
     stranger = stripe_customers.create_customer(organization="0" * 32, email="s@example.org", name="S")
     drafts = standin.ask("POST", "/v1/invoices", {"customer": stranger.id})
     if drafts[0] == 200:
         assert settling.heard_of(drafts[1]["id"]) is None
+
+
+def test_a_month_without_usage_becomes_final(world):
+    end = (world.this_hour + timedelta(days=31)).replace(day=1, hour=0)
+    world.move_to(end)
+    world.sealed_until(end)
+    [draft] = [found for found in stripe_invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+
+    assert settling.settle(held(world, draft.id).id)
+
+
+def test_after_a_change_of_plan_what_was_not_told_yet_is_on_the_invoice_too(world, catalogue):
+    hour = world.this_hour
+    world.use(hour, 15_000_000_000)
+    world.move(hours=2, minutes=20)
+    stripe_customers.change_subscription(
+        world.stripe.id, prices=catalogue["team"], metadata={}, proration_at=clock.now().replace(microsecond=0), key="change"
+    )
+    world.use(clock.now() + timedelta(minutes=1), 7_000_000_000)
+    end = (hour + timedelta(days=31)).replace(day=1, hour=0)
+    world.move_to(end)
+    world.sealed_until(end)
+    [draft] = [found for found in stripe_invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+
+    assert settling.settle(held(world, draft.id).id)
+
+    lines = stripe_invoices.retrieve_invoice(draft.id).lines
+    assert sum(line.units for line in lines if line.units > 1) == 22_000_000
+
+
+def test_the_last_month_of_what_was_canceled_is_settled_too(world):
+    hour = world.this_hour
+    world.use(hour, 15_000_000_000)
+    stripe_customers.cancel_subscription(world.stripe.id, at_period_end=True, key="cancel")
+    end = (hour + timedelta(days=31)).replace(day=1, hour=0)
+    world.move_to(end)
+    world.sealed_until(end)
+    [draft] = [found for found in stripe_invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+
+    assert settling.settle(held(world, draft.id).id)
+
+    assert stripe_invoices.retrieve_invoice(draft.id).total_minor == 500  # five dollars beyond what was included
+
+
+def test_what_is_sealed_after_the_invoice_is_named(world, month):
+    settling.settle(held(world, month).id)
+    world.use(world.rows()[0].hour, 1_000_000)
+    push.push(world.tenant)
+    world.move(hours=2)
+
+    of_the_month = reconcile_all(world.tenant)[0]
+
+    assert (of_the_month.verdict, of_the_month.ledger, of_the_month.draft) == ("missing", 25_001_000, 25_000_000)
