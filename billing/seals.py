@@ -30,6 +30,9 @@ WHERE tenant_id = %(tenant)s AND day BETWEEN %(first_day)s AND %(last_day)s AND 
 AND split_part(stream_id, '-', 1)::bigint BETWEEN %(start)s AND %(end)s AND batch > %(after)s AND batch <= %(until)s
 ORDER BY call_id LIMIT %(page)s
 """.replace("columns", SELECTED)
+# A page is read in the order of the index: the planner, which cannot know how few rows a page needs, would else read and sort
+# all of the hour for each, 140 times as much for an hour of a million calls.
+IN_ORDER = "SET LOCAL enable_sort = off; SET LOCAL max_parallel_workers_per_gather = 0"
 # Each journal numbers its batches in a range of its own, from a multiple of 2^40.
 SEALED = """
 SELECT count(*), coalesce(max(last_batch) FILTER (WHERE last_batch > %(journal)s), %(journal)s) FROM usage_seal
@@ -91,6 +94,7 @@ def page_of(
 ) -> list[tuple[Any, ...]]:
     """The ledger's next rows (of SELECTED) of one seal, by call id: those after the call `beyond`."""
     start, first = milliseconds(hour), span.first if beyond is None else beyond
+    cursor.execute(IN_ORDER, None)
     cursor.execute(
         ROWS,
         {
