@@ -62,6 +62,7 @@ class World:
             )
         self._make_model()
         self._make_prediction()
+        self._make_budgets()
         self._make_invoice()
 
     def _make_invoice(self):
@@ -105,6 +106,15 @@ class World:
                 version_number="1.0.0", hardware="cpu", endpoint="predict", input=sealed, timeout=5,
                 expires_at=timezone.now() + timedelta(hours=1), request_id=f"of-alice-{self.name}",
             )  # fmt: skip
+
+    def _make_budgets(self):
+        from billing import budgets
+        from tenants.access import SYSTEM
+        from tenants.scope import tenant_scope
+
+        with tenant_scope(self.organization.id):
+            for key in (None, self.key):
+                budgets.put(self.organization, key, 10**12, actor=SYSTEM)
 
     def names(self):
         """What Alice's things are called, in paths, bodies and filters."""
