@@ -1,6 +1,6 @@
 """Whether the books agree: rows = sums, rows = hours as far as rolled up, each account = ledger + journal + open calls.
 
-And whether each amount is what the price book makes of the row's units.
+And whether each amount is what the price book makes of the row's units, and grants have paid what months were charged.
 """
 
 from collections.abc import Iterator
@@ -53,6 +53,20 @@ WHERE e.kind = 'usage' AND NOT e.is_clamped AND (p.version IS NULL OR e.currency
   OR e.amount_nano <> (p.call_price + e.rows * p.row_price) * 1000000000 + ceil(e.compute_us * p.second_price * 1000))
 GROUP BY 1, 2 ORDER BY 1, 2
 """
+# What grants have paid, against what months say that they have paid; and months that were charged more than the ledger holds.
+CREDIT = """
+WITH grants AS (
+  SELECT tenant_id, sum(amount_nano - remaining_nano - expired_nano) AS used FROM credit_grant GROUP BY 1
+), months AS (
+  SELECT c.tenant_id, sum(c.burnt_nano) AS burnt, sum(greatest(0, c.spent_nano - coalesce(u.amount_nano, 0))) AS beyond
+  FROM credit_month c LEFT JOIN (
+    SELECT tenant_id, period, sum(amount_nano) AS amount_nano FROM usage_month GROUP BY 1, 2
+  ) u USING (tenant_id, period) GROUP BY 1
+)
+SELECT tenant_id, coalesce(used, 0)::bigint, coalesce(burnt, 0)::bigint, coalesce(beyond, 0)::bigint
+FROM grants FULL JOIN months USING (tenant_id)
+WHERE coalesce(used, 0) <> coalesce(burnt, 0) OR coalesce(beyond, 0) > 0
+"""
 
 
 def differences() -> Iterator[str]:
@@ -72,6 +86,9 @@ def _ledger_differences(connection: Connection) -> Iterator[str]:
         cursor.execute(HOURS)
         for tenant, hour, rows, there in cursor.fetchall():
             yield f"hour {hour:%Y-%m-%dT%H}: organization {tenant}: rows say {_numbers(rows)}, the hour says {_numbers(there)}"
+        cursor.execute(CREDIT)
+        for tenant, used, burnt, beyond in cursor.fetchall():
+            yield f"credit: organization {tenant}: grants paid {used}, months say {burnt}, of which the ledger lacks {beyond}"
         cursor.execute(SUMS)
         for tenant, key, period, rows, there in cursor.fetchall():
             yield f"sum {period}: key {key} of organization {tenant}: rows say {_numbers(rows)}, the sum says {_numbers(there)}"

@@ -10,6 +10,7 @@ from billing import credit, plans, quotas
 from billing import ledger as ledger_module
 from billing.cap_models import BURN_ORDER, CreditGrant
 from billing.credit import Burnt, Grant, allocate
+from billing.verify import differences
 from inference.books import accounts
 from saas.lib.errors import StateConflict, ValidationFailed
 from tenants.access import SYSTEM
@@ -251,3 +252,21 @@ def test_the_application_sees_its_own_limits_only(make_organization, as_role, pr
         assert cursor.fetchall() == []
         cursor.execute("SELECT * FROM credit_grant WHERE tenant_id = %s", [str(prepaid.id)])
         assert cursor.fetchall() == []
+
+
+def test_the_nightly_comparison_sees_credit_that_nobody_used(prepaid, spend, connection, as_role):
+    give(prepaid, 100)
+    spend(prepaid, 30)
+    settled(connection, prepaid)
+    mine = f"credit: organization {prepaid.id}"
+    assert [line for line in differences() if line.startswith(mine)] == []
+
+    as_role("ops").execute("UPDATE credit_grant SET remaining_nano = 60 WHERE tenant_id = %s", [str(prepaid.id)])
+    assert [line for line in differences() if line.startswith(mine)] == [
+        f"{mine}: grants paid 40, months say 30, of which the ledger lacks 0"
+    ]
+    as_role("ops").execute("UPDATE credit_grant SET remaining_nano = 70 WHERE tenant_id = %s", [str(prepaid.id)])
+    as_role("ops").execute("UPDATE credit_month SET spent_nano = 35 WHERE tenant_id = %s", [str(prepaid.id)])
+    assert [line for line in differences() if line.startswith(mine)] == [
+        f"{mine}: grants paid 30, months say 30, of which the ledger lacks 5"
+    ]
