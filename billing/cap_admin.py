@@ -46,7 +46,7 @@ class GrantForm(CheckedForm):
 
 @admin.register(CreditGrant)
 class CreditGrantAdmin(AddOnlyAdmin):
-    """Adding one gives the credit at once. Who is not on a prepaid plan uses it up before anything is due."""
+    """Adding one gives the credit at once. It refuses calls only where the plan is prepaid, but is used up on any."""
 
     form = GrantForm
     list_display = [

@@ -64,7 +64,7 @@ class CreditOut(serializers.Serializer):  # type: ignore[type-arg]
     balance = serializers.CharField()
     currency = serializers.CharField()
     is_prepaid = serializers.BooleanField(
-        help_text="Calls are refused when it is used up; else it is used before anything is due."
+        help_text="Calls that cost something are refused when it is used up; else never for want of it."
     )
     grants = GrantOut(many=True)
 
