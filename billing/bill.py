@@ -24,6 +24,7 @@ from billing.terms import price_of
 from inference.books.scripts import JOURNAL
 from saas.lib import clock
 from saas.lib.errors import ValidationFailed
+from saas.lib.money import nano_of_decimal, text_of
 from saas.lib.signing import signing_keys
 from tenants.models import Organization
 from tenants.scope import tenant_scope
@@ -136,8 +137,8 @@ def shown_plan(plan: PlanVersion) -> dict[str, Any]:  # Any: JSON
     return {
         "plan": plan.plan_id,
         "version": plan.version,
-        "monthly_fee": str(plan.monthly_fee),
-        "included_amount": str(plan.included_amount),
+        "monthly_fee": text_of(nano_of_decimal(plan.monthly_fee)),
+        "included_amount": text_of(nano_of_decimal(plan.included_amount)),
         "overage": plan.overage,
     }
 

@@ -10,7 +10,7 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import bill, sealed_usage, usage
+from billing import archive, bill, sealed_usage, usage
 from billing.sealer import sealed_until
 from billing.views import ByQuery, CsvRenderer, UsageRenderer
 from saas.lib import clock
@@ -109,6 +109,24 @@ class BilledCallsView(TenantView):
             query["cursor"] = cursor
             following = request.build_absolute_uri(f"{request.path}?{query.urlencode()}")
         return Response({"results": rows, "next": following})
+
+
+class ReceiptsView(TenantView):
+    required_scope = "billing:read"
+
+    @extend_schema(
+        summary="Receipts of calls, and the seals that they are in",
+        description="For calls in the ledger, whether or not they asked for a receipt (only those that did have digests). "
+        "What is not there is left out.",
+        parameters=[
+            OpenApiParameter("call", OpenApiTypes.STR, many=True, description="Id of a call; up to 100 times."),
+        ],
+        responses=OpenApiTypes.OBJECT,
+    )
+    def get(self, request: Request) -> Response:
+        calls = archive.parse_calls(request.query_params.getlist("call"))
+        found = [archive.receipt_of(self.organization, call) for call in calls]
+        return Response({"results": [receipt for receipt in found if receipt is not None]})
 
 
 class SigningKeysView(ManagementView):

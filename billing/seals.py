@@ -101,8 +101,8 @@ def page_of(
             "tenant": str(tenant),
             "beyond": str(beyond or UUID(int=first.int - 1)),
             "last": str(span.last),
-            "first_day": _day(first),
-            "last_day": _day(span.last),
+            "first_day": day_of_call(first),
+            "last_day": day_of_call(span.last),
             "start": start,
             "end": start + 3_599_999,
             "after": span.after,
@@ -187,6 +187,6 @@ def _last(cursor: Cursor, tenant: UUID) -> tuple[int, bytes]:
     return number, seal.digest()
 
 
-def _day(call: UUID) -> datetime:
+def day_of_call(call: UUID) -> datetime:
     """The partition of a call, by its id."""
     return datetime.fromtimestamp((call.int >> 80) // 86_400_000 * 86_400, UTC)

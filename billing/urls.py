@@ -7,7 +7,7 @@ from billing.invoice_views import InvoicesView, InvoiceView
 from billing.plan_views import PlanView, PricesView
 from billing.purchase_views import CheckoutView, PortalView
 from billing.quote_views import QuoteView
-from billing.seal_views import BilledCallsView, BilledUsageView, BillView, SigningKeysView
+from billing.seal_views import BilledCallsView, BilledUsageView, BillView, ReceiptsView, SigningKeysView
 from billing.views import CallsView, LimitsView, UsageView
 
 urlpatterns = [
@@ -24,6 +24,7 @@ urlpatterns = [
     path("billing/bill", BillView.as_view(), name="bill"),
     path("billing/usage", BilledUsageView.as_view(), name="billing-usage"),
     path("billing/usage/calls", BilledCallsView.as_view(), name="billing-usage-calls"),
+    path("billing/receipts", ReceiptsView.as_view(), name="billing-receipts"),
     path("billing/signing-keys", SigningKeysView.as_view(), name="signing-keys"),
     path("billing/alerts", AlertsView.as_view(), name="billing-alerts"),
     path("billing/budgets", BudgetsView.as_view(), name="billing-budgets"),

@@ -54,6 +54,7 @@ MANAGEMENT = {
     "GET /api/v1/billing/bill": "billing:read",
     "GET /api/v1/billing/usage": "billing:read",
     "GET /api/v1/billing/usage/calls": "billing:read",
+    "GET /api/v1/billing/receipts": "billing:read",
     "GET /api/v1/billing/signing-keys": SIGNED_IN,  # the same for all
     "GET /api/v1/billing/alerts": "billing:read",
     "GET /api/v1/billing/budgets": "billing:read",

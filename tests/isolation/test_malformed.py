@@ -118,6 +118,7 @@ PARAMETERS = {
     "GET /api/v1/predictions": [*LISTED, "status", "model", "created_after", "created_before"],
     "GET /api/v1/usage": ["group_by", "granularity", "from", "to", "format"],
     "GET /api/v1/billing/bill": ["month", "format"],
+    "GET /api/v1/billing/receipts": ["call"],
     "GET /api/v1/billing/usage": ["granularity", "month", "from", "to", "format"],
     "GET /api/v1/billing/usage/calls": [*LISTED, "hour"],
     "GET /api/v1/usage/calls": [*LISTED, "day", "model", "key", "request_id"],
