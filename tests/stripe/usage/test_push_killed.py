@@ -55,6 +55,19 @@ def test_a_killed_push_is_finished_by_the_next(world, environment, point):
     assert {row.state for row in world.rows()} == {"accepted"}
 
 
+def test_a_killed_push_is_remembered_longer_than_stripe_remembers(world, environment, standin):
+    hour = world.this_hour - HOUR
+    world.use(hour, 5_000_000)
+    assert run(world, environment, "Stripe has answered").wait(PATIENCE) == -signal.SIGKILL
+    standin.fault("forget_identifiers")
+    world.move(hours=21)
+
+    push.push(world.tenant)
+
+    assert world.counted() == [(hour, 5000)]
+    assert [row.state for row in world.rows()] == ["accepted"]
+
+
 def test_many_at_once_tell_each_unit_once(world, environment):
     for n in range(12):
         world.use(world.this_hour + n * HOUR, 1_000_500)
