@@ -1,7 +1,7 @@
 """Invoices with usage become final only when the ledger, what was pushed, Stripe's sums and the invoice agree.
 
 A draft is held as soon as we hear of it. Then, as often as needed: see that its period is sealed, push what is left of it,
-compare. If all agree it is made final. If not it stays a draft, and an operator is called: at once if it cannot heal by itself,
+compare. If all agree, credit that was used is taken off, and it is made final. If not it stays a draft, and an operator is called: at once if it cannot heal by itself,
 at the deadline if it does not. Each step may be repeated; whoever runs it and dies leaves it to the next one.
 """
 
@@ -10,8 +10,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from billing import invoices, meters, periods, push, stripe_invoices
-from billing.models import Invoice
+from billing import invoice_credit, invoices, meters, periods, push, stripe_invoices
+from billing.models import Invoice, ReconRun
 from billing.periods import Period
 from billing.push_models import Settlement, Verdict
 from billing.rating import METER
@@ -60,14 +60,16 @@ def settle(invoice: UUID) -> bool:
             return False  # it is not due, or another one is at it
         row = Invoice.objects.get(id=invoice)
     found = stripe_invoices.retrieve_invoice(row.stripe_invoice)
-    if found.status != "draft":
+    if found.status != "draft":  # made final by who was killed then, or by hand
         invoices.write(found)
-        _later(row, settlement=row.settlement, after=None)
+        _later(row, settlement=Settlement.SETTLED if _agreed(found, row) else Settlement.NONE, after=None)
         return True
     if found.finalizes_by_itself:
         stripe_invoices.hold_invoice(found.id)
     verdict = _compare(row, found)
     if verdict == Verdict.MATCH:
+        for period in _periods(row, found):
+            invoice_credit.take_off(stripe_invoices.retrieve_invoice(found.id), period)
         invoices.write(stripe_invoices.finalize_invoice(found.id))
         _later(row, settlement=Settlement.SETTLED, after=None)
         log.info("the invoice %s agrees with the ledger and is final", found.id)
@@ -77,6 +79,13 @@ def settle(invoice: UUID) -> bool:
     if not is_lag or (row.deadline_at is not None and now >= row.deadline_at):
         log.error("the invoice %s of organization %s stays a draft: %s", found.id, row.organization_id, verdict or "unsealed")
     return False
+
+
+def _agreed(found: StripeInvoice, row: Invoice) -> bool:
+    """Whether its usage was found right while it was a draft."""
+    with as_operator():
+        runs = ReconRun.objects.of(row.organization_id).filter(stripe_subscription=found.subscription, draft__isnull=False)
+        return bool(runs.filter(period_end=found.period_end, verdict=Verdict.MATCH).exists())
 
 
 def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:

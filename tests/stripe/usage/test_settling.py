@@ -226,3 +226,61 @@ def test_what_is_sealed_after_the_invoice_is_named(world, month):
     of_the_month = reconcile_all(world.tenant)[0]
 
     assert (of_the_month.verdict, of_the_month.ledger, of_the_month.draft) == ("missing", 25_001_000, 25_000_000)
+
+
+@pytest.fixture
+def give(world, ledger_row):
+    """`give(nano)`: credit that the month's usage has used up, as the ledger's sums say."""
+    from billing import credit
+    from tenants.access import SYSTEM
+
+    def do(nano, used):
+        credit.grant(world.tenant, amount_nano=nano, category="promotional", reason="welcome", actor=SYSTEM)
+        ledger_row(used)
+
+    return do
+
+
+@pytest.fixture
+def ledger_row(world):
+    """`ledger_row(nano)`: the month's sum, as the drain would have written it with the rows."""
+
+    def do(nano):
+        world.metering.execute(
+            "INSERT INTO usage_month (tenant_id, api_key_id, period, calls, amount_nano) VALUES (%s, %s, %s, 1, %s)",
+            [str(world.tenant), str(world.tenant), f"{world.this_hour:%Y-%m}", nano],
+        )
+
+    return do
+
+
+@pytest.mark.parametrize(("granted", "taken_off"), [(4_000_000_000, 400), (40_000_000_000, 1500)])
+def test_credit_that_was_used_is_taken_off_once(world, give, granted, taken_off):
+    hour = world.this_hour - HOUR
+    world.use(hour, 25_000_000_000)
+    give(granted, 25_000_000_000)
+    end = (hour + timedelta(days=31)).replace(day=1, hour=0)
+    world.move_to(end)
+    world.sealed_until(end)
+    [draft] = [found for found in stripe_invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+    row = held(world, draft.id)
+    [period] = settling._periods(row, draft)
+    push.push(world.tenant)
+    settling.invoice_credit.take_off(stripe_invoices.retrieve_invoice(draft.id), period)  # and killed before the rest
+
+    assert settling.settle(row.id)
+
+    found = stripe_invoices.retrieve_invoice(draft.id)
+    assert [line.amount_minor for line in found.lines if line.description == "Credit used"] == [-taken_off]
+    assert found.total_minor == 5000 + 1500 - taken_off
+
+
+def test_who_is_killed_after_making_it_final_leaves_it_to_the_next(world, month):
+    row = held(world, month)
+    settling._compare(row, stripe_invoices.retrieve_invoice(month))
+    stripe_invoices.finalize_invoice(month)
+
+    assert settling.settle(row.id)
+
+    row.refresh_from_db(using="ops")
+    assert (row.settlement, row.next_check_at) == ("settled", None)
