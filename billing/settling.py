@@ -1,8 +1,9 @@
 """Invoices with usage become final only when the ledger, what was pushed, Stripe's sums and the invoice agree.
 
 A draft is held as soon as we hear of it. Then, as often as needed: see that its period is sealed, push what is left of it,
-compare. If all agree, credit that was used is taken off, and it is made final. If not it stays a draft, and an operator is called: at once if it cannot heal by itself,
-at the deadline if it does not. Each step may be repeated; whoever runs it and dies leaves it to the next one.
+compare. If all agree, credit that was used is taken off, and it is made final. If not it stays a draft, and an operator is
+called: at once if it cannot heal by itself, at the deadline if it does not. Each step may be repeated; whoever runs it and dies
+leaves it to the next one.
 """
 
 import logging
