@@ -96,10 +96,12 @@ class PricesView(TenantView):
 
     @extend_schema(responses=ModelPricesOut(many=True), summary="What the models cost that the organization may call")
     def get(self, request: Request) -> Response:
-        public = MLModel.objects.of(CATALOG_ID).published().values("pk")
+        public = list(MLModel.objects.of(CATALOG_ID).published().values_list("pk", flat=True))
         models = MLModel.objects.live().filter(Q(organization_id=self.organization.id) | Q(pk__in=public))
-        own_terms = terms.read(self.organization)
-        return page(request, models, lambda model: shown_prices(model, own_terms, self.organization.slug))
+        listed, own_terms = price_list.of_models(public), terms.read(self.organization)
+        return page(
+            request, models, lambda model: shown_prices(model, listed.get(model.id, []), own_terms, self.organization.slug)
+        )
 
 
 def shown(subscription: Subscription) -> dict[str, Any]:  # Any: JSON
@@ -124,10 +126,9 @@ def shown_version(version: PlanVersion) -> dict[str, Any]:  # Any: JSON
     }
 
 
-def shown_prices(model: MLModel, own_terms: Terms, slug: str) -> dict[str, Any]:  # Any: JSON
-    """The price in force and the next one, as the organization with these terms pays them."""
+def shown_prices(model: MLModel, listed: list[Price], own_terms: Terms, slug: str) -> dict[str, Any]:  # Any: JSON
+    """The price in force and the next one, as the organization with these terms pays them; `listed` is everybody's."""
     now_ms = clock.now_ms()
-    listed = price_list.of_models([model.id]).get(model.id, [])
     lists = [own_terms.overrides.get(model.id.hex, []), listed]
     if not model.is_public:
         lists[1:] = [own_terms.overrides.get(pricing.PRIVATE, []), [FREE]]
