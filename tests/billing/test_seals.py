@@ -13,6 +13,7 @@ import pytest
 from billing.drain import Drain
 from billing.merkle import Tree
 from billing.sealer import Sealer
+from inference.books.scripts import END_HOURS
 from inference.books.statement import leaf
 from saas.lib.ids import uuid7
 from saas.lib.signing import is_signed, signing_keys
@@ -156,6 +157,14 @@ def test_an_idle_journal_gets_a_marker_after_which_nothing_older_can_enter(state
         assert drain.step() == 0
     assert len(journal) == 0
     assert ledger("SELECT count(*) FROM journal_quarantine WHERE stream = %s", journal.name) == [(0,)]
+
+
+def test_a_clock_that_is_ahead_ends_no_hour(state, journal, tenant, start):
+    last = journal.add(call(tenant, start), at_ms=start)
+    ahead = int(datetime.now(UTC).timestamp() * 1000) + HOUR
+
+    assert END_HOURS.run_sync(state, [journal.name], [ahead, last]) == 0
+    assert len(journal) == 1
 
 
 def test_a_row_that_comes_late_makes_a_seal_of_its_own_and_changes_none(state, journal, tenant, sealer, seals, start, as_role):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+from billing.records import MARKER
 from inference.books.record import unpack_record
 from tests.drill.evidence import Evidence, Mark, Prediction, Request, Row, Sums, Upset
 from tests.e2e.customers import Customer
@@ -86,7 +87,8 @@ def _journal(service: Service) -> list[Row]:
     with service.state() as state:
         state.set_response_callback("XRANGE", lambda reply, **options: reply)  # a dict would keep one of many fields called `r`
         entries = state.execute_command("XRANGE", "journal", "-", "+")
-    records = [unpack_record(packed) for _, fields in entries for packed in fields[1::2]]
+    pairs = [pair for _, fields in entries for pair in zip(fields[::2], fields[1::2], strict=True)]
+    records = [unpack_record(packed) for name, packed in pairs if name != MARKER]
     return [Row(r.call, r.request_id, r.tenant, r.key, r.kind, r.endpoint, r.period, r.nano) for r in records]
 
 
