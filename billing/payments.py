@@ -115,7 +115,7 @@ def preview(organization_id: UUID, slug: str) -> Invoice:
     )
 
 
-def change_plan(organization_id: UUID, slug: str, *, key: str) -> Subscription | None:
+def change_plan(organization_id: UUID, slug: str) -> Subscription | None:
     """Change the subscription that runs: limits at once, money by Stripe's proration. Raises StateConflict without one."""
     current, version = _running(organization_id, slug)
     now = clock.now().replace(microsecond=0)
@@ -125,20 +125,17 @@ def change_plan(organization_id: UUID, slug: str, *, key: str) -> Subscription |
             prices=prices_of(version),
             metadata={"organization": organization_id.hex, "plan": slug, "version": str(version.version)},
             proration_at=now,
-            key=f"change:{organization_id.hex}:{key}:{now.timestamp():.0f}",  # a key belongs to its parameters
         )
     return follow(current.stripe_customer)
 
 
-def cancel(organization_id: UUID, *, key: str, at_period_end: bool = True) -> Subscription | None:
+def cancel(organization_id: UUID, *, at_period_end: bool = True) -> Subscription | None:
     """End the subscription with its period, or at once. Raises StateConflict without one."""
     with as_operator():
         current = current_subscription(organization_id)
     if current.stripe_status not in RUNNING:
         raise StateConflict("There is no subscription that could be canceled")
-    stripe_customers.cancel_subscription(
-        current.stripe_subscription, at_period_end=at_period_end, key=f"cancel:{organization_id.hex}:{key}"
-    )
+    stripe_customers.cancel_subscription(current.stripe_subscription, at_period_end=at_period_end)
     return follow(current.stripe_customer)
 
 

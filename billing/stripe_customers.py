@@ -1,20 +1,23 @@
 """Customers at Stripe, what they subscribe to, and the pages on which they pay. Cards are left to Stripe entirely."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from billing.stripe_gateway import ask, client, every, once, tax
 from billing.stripe_objects import Checkout, Customer, Invoice, Subscription
+from saas.lib import clock
 
 
 def create_customer(*, organization: str, email: str, name: str) -> Customer:
-    """The customer of an organization (its id, hexadecimal): the same one however often this is called."""
-    params = {"email": email, "name": name, "metadata": {"organization": organization}}
+    """The customer of an organization (its id, hexadecimal): the same one however often this is called, within a day."""
     service = client().v1.customers
-    find = partial(every, service.list, params={"email": email})
-    return Customer.read(once(service.create, params, key=f"customer:{organization}", find=find))
+    # What may change from one call to the next is not in the request that makes it: a key belongs to its parameters.
+    since = {"created": {"gte": int((clock.now() - timedelta(days=1)).timestamp())}}
+    find = partial(every, service.list, params=since)
+    made = once(service.create, {"metadata": {"organization": organization}}, key=f"customer:{organization}", find=find)
+    return update_customer(made["id"], email=email, name=name)
 
 
 def retrieve_customer(customer: str) -> Customer:
@@ -121,7 +124,7 @@ def subscriptions_of(customer: str) -> list[Subscription]:
 
 
 def change_subscription(
-    subscription: str, *, prices: Sequence[tuple[str, bool]], metadata: dict[str, str], proration_at: datetime, key: str
+    subscription: str, *, prices: Sequence[tuple[str, bool]], metadata: dict[str, str], proration_at: datetime
 ) -> Subscription:
     """Exchange its prices; the flat fee is prorated by Stripe at `proration_at`, the moment of the preview that was shown."""
     params = {
@@ -131,7 +134,7 @@ def change_subscription(
         "metadata": metadata,
         "cancel_at_period_end": False,
     }
-    return Subscription.read(ask(client().v1.subscriptions.update, subscription, params=params, key=key))
+    return Subscription.read(ask(client().v1.subscriptions.update, subscription, params=params))
 
 
 def preview_change(subscription: str, *, prices: Sequence[tuple[str, bool]], proration_at: datetime) -> Invoice:
@@ -145,12 +148,12 @@ def preview_change(subscription: str, *, prices: Sequence[tuple[str, bool]], pro
     return Invoice.read(ask(client().v1.invoices.create_preview, params=params))
 
 
-def cancel_subscription(subscription: str, *, at_period_end: bool, key: str) -> Subscription:
+def cancel_subscription(subscription: str, *, at_period_end: bool) -> Subscription:
     """At the period's end, or at once: then what was used is invoiced, and the rest of the fee is given back."""
     service = client().v1.subscriptions
     if at_period_end:
-        return Subscription.read(ask(service.update, subscription, params={"cancel_at_period_end": True}, key=key))
-    return Subscription.read(ask(service.cancel, subscription, params={"invoice_now": True, "prorate": True}, key=key))
+        return Subscription.read(ask(service.update, subscription, params={"cancel_at_period_end": True}))
+    return Subscription.read(ask(service.cancel, subscription, params={"invoice_now": True, "prorate": True}))
 
 
 def _exchange(now: Subscription, prices: Sequence[tuple[str, bool]]) -> list[dict[str, Any]]:

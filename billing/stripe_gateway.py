@@ -7,7 +7,8 @@ inside a transaction.
 - The SDK repeats what ended in a lost connection, 409 or 5xx (`RETRIES`), with the same Idempotency-Key; a 429, which it never
   repeats, is repeated here (`BUSY_TRIES`).
 - Stripe keeps an answer for its key, **a 500 too**: only another key can get another answer. `once` first looks whether the
-  first request left its object behind. Meter events have their identifier instead, and never a key of ours.
+  first request left its object behind. What can be done twice without harm (a change, a finalization) has no key of ours, and
+  meter events have their identifier.
 - Errors: PaymentsUnavailable (nothing happened; OutcomeUnknown: it may have), PaymentRefused (a card), StripeRefused (we err).
 """
 

@@ -33,7 +33,7 @@ def hold_invoice(invoice: str) -> Invoice:
 def finalize_invoice(invoice: str) -> Invoice:
     """Make a draft final and let Stripe collect it, with its reminders."""
     params = {"auto_advance": True}
-    return Invoice.read(ask(client().v1.invoices.finalize_invoice, invoice, params=params, key=f"finalize:{invoice}"))
+    return Invoice.read(ask(client().v1.invoices.finalize_invoice, invoice, params=params))
 
 
 def pay_invoice(invoice: str) -> Invoice:
@@ -42,7 +42,7 @@ def pay_invoice(invoice: str) -> Invoice:
 
 
 def void_invoice(invoice: str) -> Invoice:
-    return Invoice.read(ask(client().v1.invoices.void_invoice, invoice, key=f"void:{invoice}"))
+    return Invoice.read(ask(client().v1.invoices.void_invoice, invoice))
 
 
 def add_invoice_item(

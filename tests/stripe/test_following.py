@@ -122,7 +122,7 @@ def test_what_came_while_nobody_listened_is_found_however_long_that_was(standin,
     buy(standin, organization)
     work()
     standin.fault("lose", times=1000)
-    stripe_customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True, key="c")
+    stripe_customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
     standin.advance_to(standin.next_month() + timedelta(days=5))
     work()
     assert current(organization).plan_version.plan_id == "pro"
@@ -244,7 +244,7 @@ def test_time_alone_leads_to_grace_and_suspension_while_stripe_is_away(standin, 
 def test_a_subscription_that_ends_paid_leads_back_to_free(standin, organization, work):
     buy(standin, organization)
     work()
-    payments.cancel(organization.id, key="c")
+    payments.cancel(organization.id)
     assert current(organization).plan_version.plan_id == "pro"
     standin.advance_to(standin.next_month() + timedelta(hours=2))
     work()
@@ -261,7 +261,7 @@ def test_a_subscription_that_ends_unpaid_closes(standin, organization, work):
     work()
     use_card(standin, organization, LATER)
     standin.advance_to(standin.next_month() + timedelta(hours=2))
-    stripe_customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True, key="c")
+    stripe_customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
     standin.advance_to(standin.next_month() + timedelta(hours=2))
     work()
 
@@ -275,7 +275,7 @@ def test_a_plan_is_changed_at_once_here_and_prorated_there(standin, organization
     standin.advance(3600)
     expected = payments.preview(organization.id, "pro")
 
-    payments.change_plan(organization.id, "pro", key="k")
+    payments.change_plan(organization.id, "pro")
 
     assert current(organization).plan_version.plan_id == "pro"
     standin.advance_to(standin.next_month())
@@ -310,9 +310,7 @@ def test_a_plan_that_costs_nothing_by_itself_is_not_paid_for(standin, organizati
         buy(standin, organization, plan)
 
 
-@pytest.mark.parametrize(
-    "change", [lambda who: payments.change_plan(who.id, "pro", key="k"), lambda who: payments.cancel(who.id, key="k")]
-)
+@pytest.mark.parametrize("change", [lambda who: payments.change_plan(who.id, "pro"), lambda who: payments.cancel(who.id)])
 def test_without_a_subscription_there_is_nothing_to_change(standin, organization, change):
     with pytest.raises(StateConflict, match="no subscription"):
         change(organization)

@@ -163,7 +163,7 @@ def test_a_refused_first_payment_leaves_it_incomplete_and_then_expired(standin, 
 def test_the_last_month_of_a_canceled_one_is_invoiced_without_a_new_fee(standin, subscribe, use):
     subscription = subscribe()
     use(1_100)
-    stripe_customers.cancel_subscription(subscription.id, at_period_end=True, key="c")
+    stripe_customers.cancel_subscription(subscription.id, at_period_end=True)
     standin.advance_to(standin.next_month() + timedelta(hours=2))
 
     assert (status(subscription), latest(subscription).paid_minor) == ("canceled", 100)

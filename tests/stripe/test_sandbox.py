@@ -102,8 +102,8 @@ def test_a_subscription_lives(customer, prices):
     now = datetime.now(UTC).replace(microsecond=0)
     preview = stripe_customers.preview_change(subscription.id, prices=prices[1:], proration_at=now)
     assert any(line.is_proration for line in preview.lines)
-    assert stripe_customers.cancel_subscription(subscription.id, at_period_end=True, key=secrets.token_hex(8)).cancels_at
-    ended = stripe_customers.cancel_subscription(subscription.id, at_period_end=False, key=secrets.token_hex(8))
+    assert stripe_customers.cancel_subscription(subscription.id, at_period_end=True).cancels_at
+    ended = stripe_customers.cancel_subscription(subscription.id, at_period_end=False)
     assert ended.status == "canceled"
 
 

@@ -34,7 +34,7 @@ def lived_in(standin, subscribe, customer, catalogue):
     stripe_invoices.credit_note(invoice=subscription.latest_invoice, amount_minor=1, reason="x", is_refund=False, key="n")
     stripe_customers.portal_link(customer=customer.id, return_url="https://m.test")
     standin.advance_to(standin.next_month() + timedelta(hours=2))
-    stripe_customers.cancel_subscription(subscription.id, at_period_end=False, key="x")
+    stripe_customers.cancel_subscription(subscription.id, at_period_end=False)
     standin.ask("POST", "/v1/test_helpers/test_clocks", {"frozen_time": standin.now + 10})
     return standin
 

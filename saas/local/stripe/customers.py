@@ -36,7 +36,9 @@ def create(world: World, params: Json) -> Json:
 @route("GET", "/v1/customers")
 def list_all(world: World, params: Json) -> Json:
     wanted = {"email": params["email"]} if "email" in params else {}
-    return page(world.store.all("customer", **wanted), params, "/v1/customers")
+    since = int((params.get("created") or {}).get("gte", 0))
+    found = [customer for customer in world.store.all("customer", **wanted) if customer.get("created", since) >= since]
+    return page(found, params, "/v1/customers")
 
 
 @route("GET", "/v1/customers/{id}")
