@@ -95,7 +95,8 @@ class Deliverer(threading.Thread):
             with _direct.open(request, timeout=TIMEOUT) as answer:
                 return bool(200 <= answer.status < 300)
         except urllib.error.HTTPError as error:
-            log.warning("webhook answered %s: %s", error.code, error.read(300))
+            with error:  # an answer too, which must be closed
+                log.warning("webhook answered %s: %s", error.code, error.read(300))
             return False
         except OSError:
             return False  # nobody listens just now
