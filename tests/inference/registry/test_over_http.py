@@ -54,8 +54,9 @@ def test_a_large_upload_does_not_grow_the_process_that_takes_it(service, api, na
     """200 MB of something that is no model: streamed, refused by its verdict, and not left in memory."""
     size = 200 << 20
     chunk = secrets.token_bytes(1 << 20)
-    head = b'--b\r\nContent-Disposition: form-data; name="artifact"; filename="m"\r\n\r\n'
-    tail = b"\r\n--b--\r\n"
+    boundary = secrets.token_hex(16)  # so long that it is not in the chunk by chance
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="artifact"; filename="m"\r\n\r\n'.encode()
+    tail = f"\r\n--{boundary}--\r\n".encode()
 
     def body():
         yield head
@@ -66,7 +67,7 @@ def test_a_large_upload_does_not_grow_the_process_that_takes_it(service, api, na
 
     peaks = []
     before = resident(service)
-    headers = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(len(head) + size + len(tail))}
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}", "Content-Length": str(len(head) + size + len(tail))}
     request = requests.Request("POST", f"{api.base}/{name}/versions", data=body(), headers=headers)
     prepared = api.prepare_request(request)
     del prepared.headers["Transfer-Encoding"]
