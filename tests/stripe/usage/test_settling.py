@@ -189,7 +189,7 @@ def test_after_a_change_of_plan_what_was_not_told_yet_is_on_the_invoice_too(worl
     world.use(hour, 15_000_000_000)
     world.move(hours=2, minutes=20)
     stripe_customers.change_subscription(
-        world.stripe.id, prices=catalogue["team"], metadata={}, proration_at=clock.now().replace(microsecond=0), key="change"
+        world.stripe.id, prices=catalogue["team"], metadata={}, proration_at=clock.now().replace(microsecond=0)
     )
     world.use(clock.now() + timedelta(minutes=1), 7_000_000_000)
     end = (hour + timedelta(days=31)).replace(day=1, hour=0)
@@ -206,7 +206,7 @@ def test_after_a_change_of_plan_what_was_not_told_yet_is_on_the_invoice_too(worl
 def test_the_last_month_of_what_was_canceled_is_settled_too(world):
     hour = world.this_hour
     world.use(hour, 15_000_000_000)
-    stripe_customers.cancel_subscription(world.stripe.id, at_period_end=True, key="cancel")
+    stripe_customers.cancel_subscription(world.stripe.id, at_period_end=True)
     end = (hour + timedelta(days=31)).replace(day=1, hour=0)
     world.move_to(end)
     world.sealed_until(end)
