@@ -11,7 +11,8 @@ from billing import credit, plans, rating, stripe_catalogue, stripe_customers, s
 from billing.cap_models import Category, CreditGrant
 from billing.models import PlanVersion, Subscription
 from billing.plan_models import current_subscription
-from billing.stripe_following import RUNNING, STRIPE, alone, follow
+from billing.states import RUNNING
+from billing.stripe_following import STRIPE, alone, follow
 from billing.stripe_objects import Checkout, Invoice, Payment
 from saas.lib import clock
 from saas.lib.errors import PaymentsUnavailable, StateConflict, ValidationFailed
@@ -42,12 +43,15 @@ def checkout_plan(organization_id: UUID, slug: str, *, email: str, success_url: 
     """
     with as_operator():
         current = current_subscription(organization_id)
-    version = plans.for_sale(slug, current.plan_version.currency)
-    if current.stripe_subscription and current.stripe_status in RUNNING:
-        raise StateConflict("There is a subscription already: change it instead")
+    version = _offered(current, slug)
     prices = prices_of(version)
+    customer = customer_of(organization_id, email=email)
+    # As Stripe says, too: what was just paid there we may not have heard of yet, and usage would be billed twice.
+    known = [current.stripe_status, *(found.status for found in stripe_customers.subscriptions_of(customer))]
+    if any(status in RUNNING for status in known):
+        raise StateConflict("There is a subscription already: change it instead")
     return stripe_customers.checkout_for_subscription(
-        customer=customer_of(organization_id, email=email),
+        customer=customer,
         prices=prices,
         metadata={"organization": organization_id.hex, "plan": slug, "version": str(version.version)},
         success_url=success_url,
@@ -159,4 +163,11 @@ def _running(organization_id: UUID, slug: str) -> tuple[Subscription, PlanVersio
         current = current_subscription(organization_id)
     if current.stripe_status not in RUNNING:
         raise StateConflict("There is no subscription that could be changed: subscribe first")
-    return current, plans.for_sale(slug, current.plan_version.currency)
+    return current, _offered(current, slug)
+
+
+def _offered(current: Subscription, slug: str) -> PlanVersion:
+    """What the organization gets of a plan now. Raises NotFound, StateConflict: it is not sold to it."""
+    version = plans.for_sale(slug, current.plan_version.currency)
+    plans.check_offer(current, version)
+    return version

@@ -10,6 +10,7 @@ from django.db.models import Sum
 from billing import terms
 from billing.models import PlanVersion, Subscription, UsageMonth
 from billing.plan_models import LIMITS, State, current_subscription
+from billing.states import RUNNING
 from inference.books import accounts
 from saas.lib import clock
 from saas.lib.errors import NotFound, StateConflict
@@ -46,12 +47,17 @@ def choose(organization_id: UUID, slug: str, *, actor: Actor) -> Subscription:
 
 def check_choice(current: Subscription, version: PlanVersion) -> None:
     """Raises NotFound or StateConflict unless an organization may go from one to the other by itself."""
-    if not version.plan.is_public:
-        raise NotFound(f"There is no plan {version.plan_id}")
-    if current.stripe_subscription and version.id != current.plan_version_id:
+    check_offer(current, version)
+    if current.stripe_status in RUNNING and version.id != current.plan_version_id:
         raise StateConflict("The plan is paid at Stripe: change it in the billing portal")
     if _is_billed(version) and version.id != current.plan_version_id:
         raise StateConflict(f"The plan {version.plan_id} is paid for: subscribe to it by the checkout")
+
+
+def check_offer(current: Subscription, version: PlanVersion) -> None:
+    """Raises NotFound for a plan that is not public, unless an operator has put the organization on it."""
+    if not version.plan.is_public and version.plan_id != current.plan_version.plan_id:
+        raise NotFound(f"There is no plan {version.plan_id}")
 
 
 def _is_billed(version: PlanVersion) -> bool:

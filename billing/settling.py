@@ -92,7 +92,11 @@ def _agreed(found: StripeInvoice, row: Invoice) -> bool:
 def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
     """What the four numbers say; None while the period's last hours are not sealed."""
     verdict: Verdict | None = Verdict.MATCH
-    for period in _periods(row, found):
+    its_periods = _periods(row, found)
+    if not its_periods and not _may_bill_nothing(row, found):
+        log.error("the invoice %s bills usage of no period that is known", found.id)
+        return Verdict.EXCESS
+    for period in its_periods:
         with as_operator():
             until = sealed_until()
         if until is None or until < periods.hour_of(period.end):
@@ -100,13 +104,21 @@ def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
         push.cover(period)
         push.send_due(period.tenant)
         run = reconcile(period, draft=_units(stripe_invoices.retrieve_invoice(found.id), period))
-        with as_operator():
+        verdict = Verdict(run.verdict)
+        if verdict != Verdict.MATCH:
+            return verdict
+        with as_operator():  # it reads every row of the period, so only when all else agrees
             journaled = periods.journaled(period.tenant, period.start, period.end) // METER
-        if run.verdict == Verdict.MATCH and journaled != run.ledger:
+        if journaled != run.ledger:
             log.error("the seals of %s hold %s units, the rows %s", period, run.ledger, journaled)
             return Verdict.MISSING
-        verdict = Verdict(run.verdict)
     return verdict
+
+
+def _may_bill_nothing(row: Invoice, found: StripeInvoice) -> bool:
+    """Whether an invoice without a period of usage is right: of a subscription that we follow, and without metered lines."""
+    is_followed = found.subscription in {own.stripe_subscription for own in periods.subscriptions_of(row.organization_id)}
+    return is_followed and not any(meters.meter_of_price(line.price) for line in found.lines)
 
 
 def _periods(row: Invoice, found: StripeInvoice) -> list[Period]:

@@ -19,7 +19,9 @@ from billing.plan_models import State
 
 GRACE_AFTER = timedelta(days=3)
 SUSPENDED_AFTER = timedelta(days=14)
+RUNNING = ("trialing", "active", "past_due", "unpaid", "paused")
 ENDED = ("canceled", "incomplete_expired")
+"""What Stripe calls a subscription that runs, and one that has ended."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from django.db import connections
 
 from billing import plans, stripe_customers, stripe_invoices
 from billing.plan_models import PlanVersion, State, Subscription, current_subscription
-from billing.states import Facts, state_of
+from billing.states import RUNNING, Facts, state_of
 from billing.stripe_objects import Subscription as StripeSubscription
 from saas.lib import clock
 from tenants.access import Actor
@@ -18,7 +18,6 @@ from tenants.databases import as_operator
 from tenants.models import Organization
 
 STRIPE = Actor("system", "stripe")
-RUNNING = ("trialing", "active", "past_due", "unpaid", "paused")
 UNPAID = (State.PAST_DUE, State.GRACE)  # which time alone turns into another
 
 log = logging.getLogger(__name__)
@@ -29,6 +28,8 @@ def follow(customer: str) -> Subscription | None:
 
     One at a time for each customer, so that whoever writes last has read last.
     """
+    if not customer:  # an object of Stripe's without a customer: our rows without one are not its
+        return None
     with alone(customer):
         organization = organization_of(customer)
         if organization is None:

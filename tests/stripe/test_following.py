@@ -10,12 +10,13 @@ import pytest
 from django.core.management import call_command
 from django.test import Client
 
-from billing import payments, stripe_customers, stripe_events, stripe_following, stripe_invoices
+from billing import payments, plans, stripe_customers, stripe_events, stripe_following, stripe_invoices
 from billing.cap_models import CreditGrant
 from billing.models import StripeEvent, Subscription
 from billing.plan_models import current_subscription
 from saas.lib import clock
-from saas.lib.errors import StateConflict, ValidationFailed
+from saas.lib.errors import NotFound, StateConflict, ValidationFailed
+from tenants.access import Actor
 from tenants.databases import as_operator
 from tests.racing import at_once
 from tests.waiting import PATIENCE
@@ -384,3 +385,40 @@ def test_stripe_sync_prints_a_plan_and_then_makes_it_once(standin, capsys):
     assert capsys.readouterr().out == planned.replace("would make", "make").replace("Nothing was changed: add --apply.\n", "")
     call_command("stripe_sync", apply=True)
     assert capsys.readouterr().out == "Stripe knows all plans.\n"
+
+
+def test_a_plan_that_is_not_public_is_sold_to_whom_an_operator_has_put_on_it(standin, organization, work):
+    with pytest.raises(NotFound):
+        buy(standin, organization, plan="custom")
+
+    plans.change(organization.id, "custom", actor=Actor("operator", "o"))
+    buy(standin, organization, plan="custom")
+    work()
+
+    assert (current(organization).plan_version.plan_id, current(organization).stripe_status) == ("custom", "active")
+
+
+def test_who_has_paid_in_one_window_cannot_pay_in_another_before_we_hear_of_it(standin, organization, work):
+    buy(standin, organization)
+
+    with pytest.raises(StateConflict, match="already"):
+        buy(standin, organization)
+
+
+def test_whose_subscription_has_ended_chooses_freely_again(standin, organization, work):
+    buy(standin, organization)
+    work()
+    with pytest.raises(StateConflict, match="paid at Stripe"):
+        plans.choose(organization.id, "prepaid", actor=Actor("user", "u"))
+    stripe_customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
+    standin.advance_to(standin.next_month() + timedelta(hours=1))
+    work()
+    assert current(organization).plan_version.plan_id == "free"
+
+    plans.choose(organization.id, "prepaid", actor=Actor("user", "u"))
+
+    assert current(organization).plan_version.plan_id == "prepaid"
+
+
+def test_what_has_no_customer_is_nobodys(organization):
+    assert stripe_following.follow("") is None

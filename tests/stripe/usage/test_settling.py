@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from billing import push, settling, stripe_customers, stripe_gateway, stripe_invoices
-from billing.models import Invoice
+from billing.models import Invoice, Subscription
 from billing.reconcile import reconcile_all
 from saas.lib import clock
 from tenants.databases import as_operator
@@ -284,3 +284,16 @@ def test_who_is_killed_after_making_it_final_leaves_it_to_the_next(world, month)
 
     row.refresh_from_db(using="ops")
     assert (row.settlement, row.next_check_at) == ("settled", None)
+
+
+def test_usage_of_a_period_that_nobody_knows_stays_a_draft(world, month, caplog):
+    row = held(world, month)
+    with as_operator():
+        Subscription.objects.of(world.tenant).update(stripe_subscription="sub_another")
+
+    assert settling.settle(row.id) is False
+
+    assert stripe_invoices.retrieve_invoice(month).status == "draft"
+    row.refresh_from_db(using="ops")
+    assert row.settlement == "mismatch"
+    assert "no period that is known" in caplog.text
