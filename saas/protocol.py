@@ -48,6 +48,7 @@ class FrontProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.front: Front = self.app_state["front"]
         self.hot: HotExchange | None = None  # the hot exchange under way; self.cycle may be one behind it
+        self.has_asked = False  # a whole request
         self.is_deaf = False  # what still comes is not read
         self.is_in_head = self.is_declining = False
         self.reading_since = 0.0  # loop time at which a message began that is not complete; 0: none
@@ -66,6 +67,7 @@ class FrontProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self.idle_since = self.loop.time()
+        self.server_state.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left: what runs for it is abandoned. (uvicorn tells only the latest of pipelined requests.)"""
@@ -179,6 +181,16 @@ class FrontProtocol(HttpToolsProtocol):
     def _is_idle(self) -> bool:
         return (self.cycle is None or self.cycle.response_complete) and not self.pipeline
 
+    def precedence(self) -> tuple[bool, float] | None:
+        """As saas.room.Connection says."""
+        is_sending = bool(self.reading_since) and not self.is_in_head and not self.pipeline  # its only request's body
+        if self.transport.is_closing() or self.flow.write_paused or not (is_sending or self._is_idle()):
+            return None
+        return self.has_asked, self.reading_since or self.idle_since
+
+    def drop(self) -> None:
+        self.transport.abort()
+
     # --- the parser's callbacks
 
     def on_message_begin(self) -> None:
@@ -234,7 +246,7 @@ class FrontProtocol(HttpToolsProtocol):
                 self._weigh(hot, len(body))
 
     def on_message_complete(self) -> None:
-        self.reading_since = 0.0
+        self.reading_since, self.has_asked = 0.0, True
         if self.is_declining:
             return
         hot = self.cycle

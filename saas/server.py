@@ -13,6 +13,8 @@ from typing import Any
 from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
+from saas import room
+
 STOP_SECONDS = 4.0  # that running calls get at a stop; what is left then is answered 503 and costs nothing
 ROLL_SECONDS = 65.0  # the same at a rolling restart: longer than the longest deadline
 SUCCESSOR_SECONDS = 20.0  # that a process waits for its successor before it stops accepting
@@ -61,6 +63,14 @@ class State(ServerState):
         self.date_line = b""
         self.is_draining = False
         self.body_bytes = 0  # of large bodies that are being received
+        self.most_connections = room.most_connections()
+
+    def make_room(self) -> None:
+        """Close connections that nobody is answered on, if there are too many."""
+        if len(self.connections) > self.most_connections:
+            for connection in room.spare(self.connections):  # type: ignore[arg-type]  # they are FrontProtocols
+                self.connections.discard(connection)  # here already: it is told of its end later
+                connection.drop()
 
 
 class FrontServer(Server):

@@ -1,8 +1,10 @@
 """The gateway as processes of gunicorn, with the real databases behind them: start, health, restart, stop."""
 
+import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -19,13 +21,17 @@ from tests.waiting import PATIENCE, until
 
 
 class Gunicorn:
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], *, files: tuple[int, int] | None = None) -> None:
+        """`files`: how many it may have open at first, and at most."""
+        self.files = files
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.environment = os.environ | environment | {"PORT": str(self.port), "METRICS_TOKEN": "scraper"}
 
     def __enter__(self) -> "Gunicorn":
         command = [sys.executable, "-m", "gunicorn", "-c", "saas/gunicorn.py", "saas.asgi:application"]
+        if self.files:
+            command = ["prlimit", f"--nofile={self.files[0]}:{self.files[1]}", *command]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -234,3 +240,19 @@ def test_a_stop_ends_idle_connections_and_leaves_no_process(embedded):
         running.process.terminate()
         assert running.process.wait(PATIENCE) == 0
         assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]
+
+
+def test_connections_that_ask_nothing_take_no_place_from_those_that_do(embedded):
+    """Twice as many as there may be files."""
+    with Gunicorn(embedded, files=(100, 300)) as running, contextlib.ExitStack() as crowd:
+        assert {resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in running.workers()} == {(300, 300)}
+        with Raw(running.port) as client:
+            client.send(request_bytes("/v2", method="GET"))
+            assert client.response()[0] == 200
+            for count in range(600):
+                idle = crowd.enter_context(Raw(running.port))
+                if count % 2:
+                    idle.send(b"GET /livez HT")
+            assert running.get("/livez")[0] == 200
+            client.send(request_bytes("/v2", method="GET"))
+            assert client.response()[0] == 200

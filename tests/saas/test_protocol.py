@@ -273,6 +273,26 @@ def test_a_slow_call_does_not_count_as_idle(served, monkeypatch):
         assert raw.response()[0] == 200
 
 
+def test_who_asks_nothing_makes_room_first_and_a_call_under_way_never_does(served):
+    served.gateway.hold = True
+    served.server.server_state.most_connections = 3
+    with served.connect() as caller, served.connect() as sender, served.connect() as silent:
+        caller.send(request_bytes(ROWS, BODY))
+        until(lambda: served.gateway.held)
+        sender.send(request_bytes("/else", b"abc") + request_bytes("/else", b"a", length=3))
+        assert sender.response()[2] == b"django:3"
+        with served.connect() as later:
+            assert silent.is_closed()
+            later.send(request_bytes("/else", b"abc"))
+            assert later.response()[2] == b"django:3"
+            with served.connect() as last:
+                assert last.is_closed()  # the others have asked once
+            sender.send(b"bc")
+            assert sender.response()[2] == b"django:3"
+            served.on_loop(served.gateway.finish, served.gateway.held[0])
+            assert caller.response()[0] == 200
+
+
 def test_a_client_that_leaves_frees_its_call(served):
     served.gateway.hold = True
     with served.connect() as raw:
