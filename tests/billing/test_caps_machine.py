@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import timedelta
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -239,6 +240,7 @@ def _counts(cap: accounts.Cap, most: int) -> bool:
     return most > 0 or not cap.verdict.startswith(("budget", "credit"))
 
 
+@pytest.mark.timeout(300 + 3 * RUNS)
 def test_no_order_of_things_breaks_a_limit_or_loses_an_amount(state, make_organization, make_key):
     with closing(ledger_module.connect()) as connection:
         run_state_machine_as_test(
