@@ -1,5 +1,7 @@
 """The ways to Stripe's pages over HTTP: for buying a plan or credit, and for all that is bought already."""
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -11,11 +13,13 @@ from rest_framework.response import Response
 from billing import payments
 from billing.cap_shapes import AmountField
 from billing.idempotent import SteppedPostingView
-from saas.lib.errors import StateConflict
+from billing.stripe_gateway import StripeRefused
+from saas.lib.errors import PaymentsUnavailable, StateConflict
 from tenants.bodies import Body
 from tenants.models import Membership, Role
 from tenants.scope import tenant_scope
 
+log = logging.getLogger(__name__)
 Out = serializers.Serializer[Any]  # Any: answers are bound to no model
 
 
@@ -43,6 +47,15 @@ class PurchaseView(SteppedPostingView):
     """Base: all of it is for who may write billing, and happens at Stripe."""
 
     required_scope = "billing:write"
+
+    def once(self, request: Request, act: Callable[[str], Response]) -> Response:
+        """As SteppedPostingView. What Stripe refuses is for the operator, who alone can mend it, and alone sees why."""
+        try:
+            return super().once(request, act)
+        except StripeRefused as error:
+            log.error("Stripe refused what a customer asked for: %s %s", error.stripe_code, error.detail)
+            detail = "Stripe did not accept this request; nothing was bought or changed. Ask the platform's operator."
+            raise PaymentsUnavailable(detail) from error
 
     def email(self) -> str:
         """Where Stripe sends invoices: the caller's address, or for a key the first owner's. Raises StateConflict."""

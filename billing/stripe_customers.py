@@ -56,6 +56,7 @@ def checkout_for_subscription(
         "success_url": success_url,
         "cancel_url": cancel_url,
         **tax(),
+        **_address(),
     }
     return Checkout.read(ask(client().v1.checkout.sessions.create, params=params, key=key))
 
@@ -82,8 +83,14 @@ def checkout_for_credit(
         "success_url": success_url,
         "cancel_url": cancel_url,
         **tax(),
+        **_address(),
     }
     return Checkout.read(ask(client().v1.checkout.sessions.create, params=params, key=key))
+
+
+def _address() -> dict[str, Any]:
+    """With Stripe Tax a page asks where the customer is taxed, and keeps that: without it Stripe refuses the page."""
+    return {"customer_update": {"address": "auto", "name": "auto"}} if tax() else {}
 
 
 def retrieve_checkout(checkout: str) -> Checkout:

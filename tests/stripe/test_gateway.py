@@ -260,7 +260,7 @@ def test_a_customer_with_a_card_subscribes_without_a_page(standin, subscribe, ca
 
 def test_taxes_are_reckoned_by_stripe_where_that_is_on(standin, settings, customer, catalogue):
     settings.CONFIG = settings.CONFIG.model_copy(update={"stripe_tax": True})
-    stripe_customers.checkout_for_subscription(
+    page = stripe_customers.checkout_for_subscription(
         customer=customer.id,
         prices=catalogue["pro"],
         metadata={},
@@ -268,8 +268,33 @@ def test_taxes_are_reckoned_by_stripe_where_that_is_on(standin, settings, custom
         cancel_url="https://m.test",
         key="t",
     )
+    asked = standin.requests()[-1]["params"]
 
-    assert standin.requests()[-1]["params"]["automatic_tax"] == {"enabled": "true"}
+    assert asked["automatic_tax"] == {"enabled": "true"}
+    assert asked["customer_update"] == {"address": "auto", "name": "auto"}
+    with pytest.raises(StripeRefused) as refusal:  # nobody knows yet where the customer is taxed
+        stripe_customers.create_subscription(customer=customer.id, prices=catalogue["team"], metadata={}, key="no-page")
+    assert refusal.value.stripe_code == "customer_tax_location_invalid"
+    assert standin.click(page.url, card="4242424242424242", do="pay")[0] == 303
+    bought = stripe_customers.create_subscription(customer=customer.id, prices=catalogue["team"], metadata={}, key="later")
+    assert bought.status == "active"
+
+
+def test_credit_can_be_bought_with_taxes(standin, settings, customer):
+    settings.CONFIG = settings.CONFIG.model_copy(update={"stripe_tax": True})
+    page = stripe_customers.checkout_for_credit(
+        customer=customer.id,
+        amount_minor=500,
+        currency="USD",
+        description="Credit",
+        metadata={},
+        success_url="https://m.test",
+        cancel_url="https://m.test",
+        key="c",
+    )
+
+    assert standin.click(page.url, card="4242424242424242", do="pay")[0] == 303
+    assert standin.ask("GET", f"/v1/customers/{customer.id}")[1]["address"] == {"country": "US"}
 
 
 def test_events_are_listed_from_a_moment_on(standin, customer):

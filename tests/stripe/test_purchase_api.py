@@ -93,6 +93,16 @@ def test_after_a_failure_the_retry_does_it(client_of, alice, standin):
     assert len(sessions(standin)) == 1
 
 
+def test_what_stripe_refuses_of_ours_is_for_the_operator_to_see(client_of, alice, standin):
+    post(client_of(alice), PORTAL, {})  # makes the customer
+    [customer] = standin.world.store.all("customer")
+    standin.world.store.remove(customer["id"])
+    answer = post(client_of(alice), CHECKOUT, {"credit": "5"})
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "payments_unavailable")
+    assert customer["id"] not in answer.content.decode()
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -3,8 +3,8 @@
 from typing import Any
 
 from saas.local.stripe import subscriptions
-from saas.local.stripe.catalogue import is_true, need
-from saas.local.stripe.customers import charge, enter_card
+from saas.local.stripe.catalogue import need
+from saas.local.stripe.customers import charge, enter_card, is_taxed
 from saas.local.stripe.refusals import Refusal, invalid
 from saas.local.stripe.routes import route, work
 from saas.local.stripe.store import Json, page
@@ -32,7 +32,7 @@ def create(world: World, params: Json) -> Json:
     body: Json = {
         "amount_subtotal": total,
         "amount_total": total,
-        "automatic_tax": {"enabled": is_true((params.get("automatic_tax") or {}).get("enabled")), "status": None},
+        "automatic_tax": {"enabled": is_taxed(world, customer, params), "status": None},
         "cancel_url": params.get("cancel_url"),
         "client_reference_id": params.get("client_reference_id"),
         "created": world.now(),
@@ -53,7 +53,7 @@ def create(world: World, params: Json) -> Json:
     session = world.store.add("checkout.session", "cs_test", body)
     session["url"] = f"{world.base_url}/checkout/{session['id']}"
     world.store.save(session)
-    more = {key: params[key] for key in ("subscription_data", "payment_intent_data") if key in params}
+    more = {key: params[key] for key in ("subscription_data", "payment_intent_data", "customer_update") if key in params}
     world.store.add("checkout.more", "more", more | {"prices": params.get("line_items", [])}, id=f"more_{session['id']}")
     world.later(expires, "checkout.expire", session["id"])
     return shown(session)
@@ -119,6 +119,8 @@ def pay(world: World, id: str, number: str) -> Json:
         raise Refusal(400, f"This page is {session['status']}")
     more = world.store.get("checkout.more", f"more_{id}")
     enter_card(world, session["customer"], number)
+    if (more.get("customer_update") or {}).get("address") == "auto":
+        world.change(world.store.get("customer", session["customer"]), "customer.updated", address={"country": "US"})
     fields: dict[str, Any] = {"status": "complete", "url": None, "payment_status": "paid"}
     if session["mode"] == "subscription":
         data = more.get("subscription_data") or {}

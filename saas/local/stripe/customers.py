@@ -1,6 +1,6 @@
 """Customers and their cards. A card does what its number says; no other data of it is kept."""
 
-from saas.local.stripe.catalogue import merged
+from saas.local.stripe.catalogue import is_true, merged
 from saas.local.stripe.refusals import Refusal, declined, missing
 from saas.local.stripe.routes import route
 from saas.local.stripe.store import Json, page
@@ -17,6 +17,7 @@ CARDS = {
 @route("POST", "/v1/customers")
 def create(world: World, params: Json) -> Json:
     body = {
+        "address": params.get("address"),
         "balance": 0,
         "created": world.now(),
         "currency": None,
@@ -49,7 +50,7 @@ def retrieve(world: World, params: Json, id: str) -> Json:
 @route("POST", "/v1/customers/{id}")
 def update(world: World, params: Json, id: str) -> Json:
     customer = world.store.get("customer", id)
-    fields: Json = {name: params[name] for name in ("email", "name", "description") if name in params}
+    fields: Json = {name: params[name] for name in ("email", "name", "description", "address") if name in params}
     fields["metadata"] = merged(customer["metadata"], params.get("metadata"))
     if "default_payment_method" in (settings := params.get("invoice_settings") or {}):
         method = world.store.get("payment_method", settings["default_payment_method"])
@@ -88,6 +89,22 @@ def enter_card(world: World, customer_id: str, number: str) -> Json:
     world.emit("payment_method.attached", method)
     world.change(customer, "customer.updated", invoice_settings={"default_payment_method": method["id"]})
     return method
+
+
+def is_taxed(world: World, customer_id: str, params: Json) -> bool:
+    """Whether Stripe Tax is on for this request. Raises a refusal for a customer of whom nobody knows, or asks, the address."""
+    if not is_true((params.get("automatic_tax") or {}).get("enabled")):
+        return False
+    is_asked = (params.get("customer_update") or {}).get("address") == "auto"
+    if not (is_asked or world.store.get("customer", customer_id).get("address")):
+        raise Refusal(
+            400,
+            "Automatic tax calculation in Checkout requires a valid address on the Customer, or `customer_update[address]`"
+            " set to 'auto' to save the address entered during Checkout to the Customer.",
+            code="customer_tax_location_invalid",
+            param="automatic_tax",
+        )
+    return True
 
 
 def card_of(world: World, customer_id: str) -> Json | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from saas.local.stripe import invoices, rating
 from saas.local.stripe.catalogue import is_true, merged, need
+from saas.local.stripe.customers import is_taxed
 from saas.local.stripe.refusals import Refusal, invalid
 from saas.local.stripe.routes import route, work
 from saas.local.stripe.store import Json, page
@@ -31,7 +32,7 @@ def begin(world: World, customer: str, params: Json, *, must_pay: bool = False) 
     items = params["items"]
     if not 0 < len(items) <= MOST_ITEMS:
         raise invalid("items", f"A subscription has 1 to {MOST_ITEMS} items")
-    tax = {"enabled": is_true((params.get("automatic_tax") or {}).get("enabled")), "liability": None}
+    tax = {"enabled": is_taxed(world, customer, params), "liability": None}
     body: Json = {
         "automatic_tax": tax,
         "billing_cycle_anchor": anchor,
