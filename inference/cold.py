@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 
 from inference.engine.errors import ModelUnavailable
 from inference.lanes import Reply
-from inference.pump import BYTES_AT_ONCE, Taken, lane_of, messages
+from inference.pump import BYTES_AT_ONCE, Taken, lane_of
+from inference.replies import messages
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """The lane between gateways and workers: what lies in it, and the names of its keys on the lanes server.
 
-A gateway pushes one `Work` per call; a worker answers with one message per gateway, a list of `Reply`.
+A gateway pushes one `Work` per call; a worker answers with one message per gateway, a list of `Reply`. A large reply is kept
+on the server until its gateway fetches it (inference/keep.lua); the message says only that it is there.
 """
 
 from typing import Any
@@ -52,6 +53,7 @@ class Reply(msgspec.Struct, array_like=True):
     queue_us: int = 0  # from `sent` to the start of the run
     compute_us: int = 0  # the call's share, by rows, of its batch's run
     batch_rows: int = 0
+    is_kept: bool = False  # only a notice: the reply lies under kept:{gateway}
 
 
 def bytes_of(reply: Reply) -> int:
@@ -84,6 +86,11 @@ def resident_key(version: str) -> str:
 
 def replies_channel(gateway: str) -> str:
     return f"replies:{gateway}"
+
+
+def kept_key(gateway: str) -> str:
+    """The hash of large replies that the gateway has not fetched yet."""
+    return f"kept:{gateway}"
 
 
 def lanes_key(hardware: str) -> str:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import accumulate
 from typing import NamedTuple
@@ -20,7 +20,8 @@ import msgspec
 
 from inference.engine.residency import Resident
 from inference.lane_connection import REPLY_SECONDS, LaneConnection, pack_command
-from inference.lanes import Reply, Work, bytes_of, lane_key, pack_replies, pack_work, replies_channel, unpack_work
+from inference.lanes import Reply, Work, bytes_of, lane_key, pack_work, unpack_work
+from inference.replies import publish
 from inference.slow import SLOW_US, SlowPlaces
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,6 @@ BYTES_AT_ONCE = 64 << 20  # of calls that one pop shall bring
 HAND_OVER_US = 2000  # a batch that is expected to take longer does not hold up the other lanes
 POP_SECONDS = 1  # a blocking pop ends after so long even if nothing came
 RECONNECT_SECONDS = 0.2
-LARGE_MESSAGE = 8 << 20  # bytes
 WAKE_SECONDS = 60  # a pump that is gone does not read its wake-up
 BUCKETS = 12  # of the histogram: 1, 2, 4, … 2048 rows and more
 
@@ -278,7 +278,7 @@ class Pump:
                 foreign.append(taken)
         if foreign:
             refused += self._reject(foreign)
-        unsent += publish([(taken.work.gateway, reply) for taken, reply in refused])
+        unsent += publish([(taken.work, reply) for taken, reply in refused])
         return mine
 
     def _expected_us(self, batch: list[Taken]) -> float:
@@ -289,11 +289,11 @@ class Pump:
 
     def _run(self, batches: dict[str, list[Taken]], counters: Counters) -> list[bytes]:
         """Run each version's calls; the commands that publish the replies."""
-        answers: list[tuple[str, Reply]] = []
+        answers: list[tuple[Work, Reply]] = []
         for version, batch in batches.items():
             resident = self._residents.get(version)
             if resident is None:  # it left between the pop and here
-                answers += [(taken.work.gateway, reply) for taken, reply in self._reject(batch)]
+                answers += [(taken.work, reply) for taken, reply in self._reject(batch)]
                 continue
             began = time.time()
             works = [taken.work for taken in batch]
@@ -312,9 +312,9 @@ class Pump:
                 counters.rows += work.rows
                 if reply.code:
                     counters.failed += 1
-                answers.append((work.gateway, reply))
+                answers.append((work, reply))
             if again:
-                answers += [(taken.work.gateway, reply) for taken, reply in self._reject(again)]
+                answers += [(taken.work, reply) for taken, reply in self._reject(again)]
             counters.calls += len(works) - len(again)
             rows = sum([work.rows for work in works])
             counters.batch_rows[min(BUCKETS - 1, max(0, rows - 1).bit_length())] += 1
@@ -341,21 +341,3 @@ def _replies(resident: Resident, works: list[Work]) -> Sequence[Reply | None]:
     except Exception:
         log.exception("a batch of %s failed inside the engine", resident.source.version)
         return [Reply(work.number, "internal_error", "The platform failed on this call; nothing was charged") for work in works]
-
-
-def messages(answers: Iterable[tuple[str, Reply]]) -> list[tuple[str, bytes]]:
-    """One (channel, message) per gateway, from (gateway, reply); one per reply where that would be a large one."""
-    by_gateway: dict[str, list[Reply]] = {}
-    for gateway, reply in answers:
-        by_gateway.setdefault(gateway, []).append(reply)
-    return [(replies_channel(gateway), message) for gateway, replies in by_gateway.items() for message in _packed(replies)]
-
-
-def _packed(replies: list[Reply]) -> list[bytes]:
-    message = pack_replies(replies)
-    return [message] if len(message) <= LARGE_MESSAGE else [pack_replies([reply]) for reply in replies]
-
-
-def publish(answers: Iterable[tuple[str, Reply]]) -> list[bytes]:
-    """The same as packed commands."""
-    return [pack_command(("PUBLISH", channel, message)) for channel, message in messages(answers)]

