@@ -37,7 +37,7 @@ RETRIES = 2
 BUSY_TRIES = 4
 BUSY_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds before a 429 is repeated, doubled each time, with jitter
 SIGNATURE_TOLERANCE = 300  # seconds
-LONGEST_NAME = 255  # characters of an id of Stripe's
+LONGEST_NAME, LONGEST_KIND = 255, 100  # characters of an id of Stripe's, and of what something is
 _MEMORY = "request"  # the metadata key under which an object remembers the request that made it
 
 log = logging.getLogger(__name__)
@@ -184,8 +184,9 @@ def read_webhook(body: bytes, signature: str) -> Event:
         raise InvalidRequest("The webhook's signature is not valid: none of our secrets has made it")
     try:
         event = Event.read(json.loads(body))
-        names = (event.id, event.type, event.object_kind, event.object_id, event.customer)
-        if not event.id or not all(len(name) <= LONGEST_NAME and name.isprintable() for name in names):
+        names, kinds = (event.id, event.object_id, event.customer), (event.type, event.object_kind)
+        fit = [len(name) <= LONGEST_NAME for name in names] + [len(kind) <= LONGEST_KIND for kind in kinds]
+        if not event.id or not all(fit) or not all(name.isprintable() for name in names + kinds):
             raise ValueError
         return event
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:  # a time may be anything

@@ -142,6 +142,8 @@ ABOUT = '"data":{"object":{}}'
         f'{{"id":"e\\u0000","type":"t","created":1,{ABOUT}}}'.encode(),
         f'{{"id":"{"e" * 300}","type":"t","created":1,{ABOUT}}}'.encode(),
         f'{{"id":"","type":"t","created":1,{ABOUT}}}'.encode(),
+        f'{{"id":"e","type":"{"t" * 101}","created":1,{ABOUT}}}'.encode(),
+        f'{{"id":"e","type":"t","created":1,"data":{{"object":{{"object":"{"o" * 101}","id":"x"}}}}}}'.encode(),
         b'{"id":5,"type":["t"],"created":1,"data":{"object":{"id":{}}}}',
     ],
 )
