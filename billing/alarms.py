@@ -4,27 +4,37 @@ from datetime import timedelta
 
 from django.db.models import Q
 
-from billing.models import Invoice, ReconRun, StripePush
+from billing.models import Invoice, ReconRun, StripeEvent, StripePush, Subscription
 from billing.push_models import PushState, Settlement, Verdict
+from billing.states import RUNNING
 from inference.gateway.health import BILLING_ALARMS
 from saas.lib import clock
 from tenants import records
 from tenants.databases import as_operator
 
-LATELY = timedelta(hours=2)  # each period is compared every hour
+LATELY = timedelta(hours=2)  # each period is compared every hour, and what is due is told every few minutes
+FAILURES = 3  # of an event: the third try is some 15 s after the first
 
 
 def count() -> dict[str, int]:
-    """By kind: rows that Stripe refused or may have lost, periods that differ, invoices that stay drafts."""
+    """By kind: rows that Stripe refused or may have lost, or that nobody sends; events that fail again and again; periods that
+    differ; 1 if nothing was compared lately although somebody has subscribed to usage; invoices that stay drafts.
+    """
     now = clock.now()
     is_stuck = Q(settlement=Settlement.MISMATCH) | Q(settlement=Settlement.WAITING, deadline_at__lte=now)
-    newest = ReconRun.objects.filter(created_at__gt=now - LATELY).order_by(
+    newest = ReconRun.objects.filter(created_at__gt=now - LATELY, created_at__lte=now).order_by(
         "organization_id", "stripe_subscription", "period_start", "-created_at"
     )
     with as_operator():
         runs = newest.distinct("organization_id", "stripe_subscription", "period_start").values_list("verdict", flat=True)
+        late = StripePush.objects.filter(state=PushState.DUE, created_at__lte=now - LATELY)
+        failing = StripeEvent.objects.filter(processed_at=None, attempts__gte=FAILURES)
+        metered = Subscription.objects.current().filter(stripe_status__in=RUNNING, since__lte=now - LATELY)
         return {
             "pushes": StripePush.objects.filter(state__in=[PushState.REJECTED, PushState.UNCLEAR]).count(),
+            "late_pushes": late.count(),
+            "events": failing.count(),
+            "uncompared": int(not runs and metered.exclude(plan_version__overage=[]).exists()),
             "differences": sum(verdict not in (Verdict.MATCH, Verdict.LAG) for verdict in runs),
             "invoices": Invoice.objects.filter(is_stuck).count(),
         }

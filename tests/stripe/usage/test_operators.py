@@ -5,9 +5,11 @@ from uuid import uuid4
 import pytest
 from django.test import Client
 
-from billing import alarms, push, tasks
+from billing import alarms, plans, push, tasks
 from billing.models import Invoice, StripePush
 from billing.reconcile import reconcile_all
+from saas.lib import clock
+from tenants.access import SYSTEM
 from tenants.databases import as_operator
 from tenants.models import AuditEvent
 from tests.stripe.usage.world import HOUR
@@ -56,6 +58,28 @@ def test_what_waits_is_counted(world, refused, lanes):
     assert counts["differences"] == before["differences"] + 1
     assert counts["invoices"] == before["invoices"] + 1
     assert {kind.decode(): int(count) for kind, count in lanes.hgetall("billing:alarms").items()} == counts
+
+
+def test_what_stands_still_is_counted(world, standin):
+    from billing.models import StripeEvent, Subscription
+
+    world.move(days=100)  # away from what other tests have compared
+    world.use(world.this_hour - HOUR, 5_000_000)
+    push.push(world.tenant)
+    before = alarms.count()
+    with as_operator():
+        StripePush.objects.of(world.tenant).update(state="due", created_at=clock.now() - 2 * HOUR)
+        StripeEvent.objects.create(event_id=f"evt_{uuid4().hex}", type="invoice.paid", attempts=3)
+        StripeEvent.objects.create(event_id=f"evt_{uuid4().hex}", type="invoice.paid", attempts=2)
+        plans.change(world.tenant, "pro", actor=SYSTEM)
+        Subscription.objects.of(world.tenant).current().update(since=clock.now() - 3 * HOUR, stripe_status="active")
+    counts = alarms.count()
+
+    assert counts["late_pushes"] == before["late_pushes"] + 1
+    assert counts["events"] == before["events"] + 1
+    assert counts["uncompared"] == 1
+    reconcile_all(world.tenant)
+    assert alarms.count()["uncompared"] == 0
 
 
 def test_a_person_may_say_that_it_arrived(world, refused, operator):
