@@ -46,6 +46,7 @@ class Ending:
         self._protocol, self._cycle = protocol, cycle
 
     def write(self, data: bytes) -> None:
+        self._protocol.unread.written = len(data)
         self._protocol.transport.write(data)
 
     def is_closing(self) -> bool:

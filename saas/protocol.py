@@ -20,6 +20,7 @@ from saas.lib import errors
 from saas.lib.errors import AppError
 from saas.repeats import MAX_MISSES, Head, raw_head
 from saas.server import State
+from saas.unread import Unread
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ LARGE = 64 << 10  # bytes of a body, beyond which the head is checked before it 
 MAX_BODIES = 256 << 20  # bytes of large bodies that one process receives at the same time
 HEAD_SECONDS = 10.0  # for the head, and for a body before MIN_RATE counts
 MIN_RATE = 16 << 10  # bytes per second of a body
-STALLED_SECONDS = 30.0  # that a client may read nothing of its answer
 LINGER_SECONDS = 2.0  # after an answer before the request's end: read on, so that a reset does not destroy the answer
 UNKNOWN_API = UNKNOWN._replace(dialect=API)
 
@@ -55,7 +55,7 @@ class FrontProtocol(HttpToolsProtocol):
         self.received = 0  # bytes of its head, then of its body, after those it began with
         self.incoming = self.begun_with = 0  # bytes that are being parsed, and those among which the message's first was
         self.overhead = 0  # bytes since its head that were not body, without body in between
-        self.idle_since = self.stalled_since = 0.0
+        self.idle_since = 0.0
         self.closes_at = 0.0  # loop time; 0: not lingering
         self.url, self.headers, self.content_length = b"", [], UNTOLD
         self.running: RequestResponseCycle | None = None  # the latest that went to ASGI
@@ -66,7 +66,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        self.idle_since = self.loop.time()
+        self.idle_since, self.unread = self.loop.time(), Unread(transport)
         self.server_state.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -142,12 +142,12 @@ class FrontProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         """The client reads slowly: its next requests wait in its own socket."""
-        self.stalled_since = self.loop.time()
+        self.unread.begin(self.loop.time())
         self.flow.pause_writing()
         self.flow.pause_reading()
 
     def resume_writing(self) -> None:
-        self.stalled_since = 0.0
+        self.unread.end()
         self.flow.resume_writing()
         self.flow.resume_reading()
 
@@ -163,8 +163,9 @@ class FrontProtocol(HttpToolsProtocol):
             if now > self.closes_at:
                 self.transport.abort()
         elif self.flow.write_paused or self.transport.is_closing():
-            self.stalled_since = self.stalled_since or now
-            if now - self.stalled_since > STALLED_SECONDS:
+            if not self.unread.since:
+                self.unread.begin(now)
+            elif self.unread.is_too_slow(now):
                 self.transport.abort()
         elif self.reading_since:
             if self.flow.read_paused and not self.is_in_head:
@@ -335,6 +336,7 @@ class FrontProtocol(HttpToolsProtocol):
         last = b"connection: close\r\n\r\n" if closes else b"\r\n"
         length = b"content-length: %d\r\n" % len(body)
         shown = b"" if hot.method == b"HEAD" else body
+        self.unread.written = len(shown)
         if len(shown) > LARGE:
             transport.writelines([b"".join((STATUS_LINE[status], state.date_line, head, length, last)), shown])
         else:

@@ -13,7 +13,7 @@ from typing import Any
 from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
-from saas import room
+from saas import room, unread
 
 STOP_SECONDS = 4.0  # that running calls get at a stop; what is left then is answered 503 and costs nothing
 ROLL_SECONDS = 65.0  # the same at a rolling restart: longer than the longest deadline
@@ -101,6 +101,7 @@ class FrontServer(Server):
             idle = IDLE_GRACE if state.is_draining else self.config.timeout_keep_alive
             for connection in list(state.connections):
                 connection.sweep(now, now - self._swept, idle)  # type: ignore[union-attr]  # they are FrontProtocols
+            unread.drop_slowest(state.connections, now)  # type: ignore[arg-type]  # the same
             self._swept = now
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

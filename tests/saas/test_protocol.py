@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from saas import protocol
+from saas import protocol, unread
 from tests.saas.serving import Raw, Served, request_bytes, tensor
 from tests.waiting import until
 
@@ -314,7 +314,7 @@ def test_all_pipelined_calls_of_a_client_that_leaves_are_freed(served):
 
 
 def test_a_client_that_never_reads_is_not_read_from_for_ever(served, monkeypatch):
-    monkeypatch.setattr(protocol, "STALLED_SECONDS", 0.5)
+    monkeypatch.setattr(unread, "STALLED_SECONDS", 0.5)
     body = json.dumps({"inputs": [tensor(shape=(5000, 4), data=[1.5] * 20_000)]}).encode()
     with served.connect() as raw:
         raw.socket.settimeout(0.5)
