@@ -234,6 +234,18 @@ def give(row: CreditGrant, *, actor: Actor) -> CreditGrant:
     return row
 
 
+def end(payment_intent: str, *, reason: str, actor: Actor) -> bool:
+    """Have what is unused of a payment's credit expire: the bookkeeper does it within seconds. Whether it gave credit."""
+    now = clock.now()
+    with as_operator(), transaction.atomic(using="ops"):
+        row: CreditGrant | None = CreditGrant.objects.filter(payment_intent=payment_intent).first()
+        if row is None:
+            return False
+        if CreditGrant.objects.filter(id=row.id, remaining_nano__gt=0).exclude(expires_at__lte=now).update(expires_at=now):
+            audit.note(row.organization_id, actor, "credit.ended", row.shown_id, reason=reason)
+    return True
+
+
 def check(row: CreditGrant) -> None:
     """Raises ValidationFailed for a grant that cannot be given."""
     wrong = []

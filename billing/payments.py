@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.conf import settings
 
-from billing import credit, plans, rating, stripe_catalogue, stripe_customers, stripe_selling
+from billing import credit, plans, rating, stripe_catalogue, stripe_customers, stripe_invoices, stripe_selling
 from billing.cap_models import Category, CreditGrant
 from billing.models import PlanVersion, Subscription
 from billing.plan_models import current_subscription
@@ -104,6 +104,17 @@ def grant_credit(payment: Payment) -> CreditGrant | None:
         actor=STRIPE,
         payment_intent=payment.id,
     )
+
+
+def end_credit(payment_id: str, *, reason: str) -> None:
+    """End what is unused of the credit that a payment has bought: its money goes back. Nothing if it was for something else.
+
+    Raises StateConflict while its credit is not given yet: call again.
+    """
+    if "credit_nano" not in stripe_invoices.retrieve_payment(payment_id).metadata:
+        return
+    if not credit.end(payment_id, reason=reason, actor=STRIPE):
+        raise StateConflict(f"The credit of the payment {payment_id} is not given yet")
 
 
 def portal(organization_id: UUID, *, email: str, return_url: str) -> str:

@@ -111,6 +111,8 @@ def _act(row: StripeEvent) -> None:
         push.reject(row.event_id)
     elif row.type.startswith("checkout.session."):
         _checkout(row.object_id)
+    elif row.object_kind in ("refund", "dispute"):
+        _taken_back(row.object_kind, row.object_id)
     elif row.object_kind == "invoice" and row.type != "invoice.upcoming":
         with alone(row.object_id):
             settling.heard_of(row.object_id)
@@ -129,3 +131,10 @@ def _checkout(name: str) -> None:
     elif checkout.mode == "payment" and checkout.payment:
         with alone(checkout.payment):
             payments.grant_credit(stripe_invoices.retrieve_payment(checkout.payment))
+
+
+def _taken_back(kind: str, name: str) -> None:
+    """Money of a payment went back, or is about to."""
+    if payment := stripe_invoices.payment_taken_back(kind, name):
+        with alone(payment):
+            payments.end_credit(payment, reason=kind)

@@ -4,7 +4,9 @@ from functools import partial
 from typing import Any
 
 from billing.stripe_gateway import ask, client, every, once
-from billing.stripe_objects import Given, Invoice, Payment
+from billing.stripe_objects import Given, Invoice, Payment, reference
+
+CAME_TO_NOTHING = ("failed", "canceled", "won", "warning_closed")  # states of refunds and disputes that leave us the money
 
 
 def retrieve_invoice(invoice: str) -> Invoice:
@@ -80,6 +82,13 @@ def refund(*, payment: str, amount_minor: int, key: str) -> Given:
     params = {"payment_intent": payment, "amount": amount_minor, "reason": "requested_by_customer"}
     find = partial(every, service.list, params={"payment_intent": payment})
     return Given.read(once(service.create, params, key=key, find=find))
+
+
+def payment_taken_back(kind: str, name: str) -> str:
+    """The payment whose money a "refund" or "dispute" takes back; "" if it came to nothing, or was for no such payment."""
+    service: Any = client().v1.refunds if kind == "refund" else client().v1.disputes  # Any: both retrieve by a name
+    json = ask(service.retrieve, name)
+    return "" if json["status"] in CAME_TO_NOTHING else reference(json.get("payment_intent"))
 
 
 def retrieve_payment(payment: str) -> Payment:

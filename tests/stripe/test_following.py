@@ -3,17 +3,20 @@
 import json
 import secrets
 import threading
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.core.management import call_command
 from django.test import Client
+from django.utils import timezone
 
-from billing import payments, plans, stripe_customers, stripe_events, stripe_following, stripe_invoices
+from billing import credit, ledger, payments, plans, stripe_customers, stripe_events, stripe_following, stripe_invoices
 from billing.cap_models import CreditGrant
 from billing.models import StripeEvent, Subscription
 from billing.plan_models import current_subscription
+from inference.books import accounts
 from saas.lib import clock
 from saas.lib.errors import NotFound, StateConflict, ValidationFailed
 from tenants.access import Actor
@@ -337,6 +340,58 @@ def test_credit_that_was_paid_for_is_granted_once(standin, organization, work):
     assert len(credit_of(organization)) == 1
     with pytest.raises(StateConflict, match="less than the credit"):
         payments.grant_credit(replace(payment, id="pi_other", amount_minor=2549))
+
+
+def buy_credit(standin, organization, card=GOOD):
+    """Ten dollars; the payment's id."""
+    urls = {"success_url": "https://m.test", "cancel_url": "https://m.test"}
+    page = payments.checkout_credit(organization.id, 10**10, email="a@example.org", key=secrets.token_hex(4), **urls)
+    assert standin.click(page.url, card=card, do="pay")[0] == 303
+    return stripe_customers.retrieve_checkout(page.id).payment
+
+
+def credit_left(organization):
+    """After the bookkeeper's next round: (remaining, expired) of each grant, and what calls may still spend."""
+    with closing(ledger.connect()) as connection:
+        credit.expire_due(connection, clock.now())
+    with as_operator():
+        grants = [(row.remaining_nano, row.expired_nano) for row in CreditGrant.objects.of(organization).order_by("id")]
+    return grants, accounts.read(organization.id.hex).limits.credit_nano
+
+
+def test_money_that_went_back_takes_the_unused_credit_with_it(standin, organization, work):
+    plans.change(organization.id, "prepaid", actor=Actor("system", "test"))
+    first, _ = buy_credit(standin, organization), buy_credit(standin, organization)
+    work()
+    assert credit_left(organization) == ([(10**10, 0), (10**10, 0)], 2 * 10**10)
+    stripe_invoices.refund(payment=first, amount_minor=1000, key=secrets.token_hex(4))
+    work()
+
+    assert credit_left(organization) == ([(0, 10**10), (10**10, 0)], 10**10)
+
+
+def test_disputed_credit_cannot_be_spent_though_the_dispute_was_heard_of_first(standin, organization, work):
+    plans.change(organization.id, "prepaid", actor=Actor("system", "test"))
+    buy_credit(standin, organization, card="4000000000000259")
+    work()
+    with as_operator():
+        dispute = StripeEvent.objects.get(type="charge.dispute.created")
+        assert (dispute.processed_at, "not given yet" in dispute.error) == (None, True)
+        StripeEvent.objects.filter(event_id=dispute.event_id).update(next_try_at=timezone.now())
+    stripe_events.process_due()
+
+    assert credit_left(organization) == ([(0, 10**10)], 0)
+
+
+def test_a_refund_of_anything_else_ends_no_credit(standin, organization, work):
+    buy_credit(standin, organization)
+    buy(standin, organization)
+    work()
+    [fee] = [row for row in standin.world.store.all("payment_intent") if "credit_nano" not in row["metadata"]]
+    stripe_invoices.refund(payment=fee["id"], amount_minor=100, key=secrets.token_hex(4))
+    work()
+
+    assert credit_left(organization)[0] == [(10**10, 0)]
 
 
 @pytest.mark.parametrize("card", [LATER, "4000000000000002"])

@@ -39,7 +39,7 @@ def test_the_page_names_what_is_bought_and_can_be_read_aloud(standin, checkout):
     assert '<html lang="en">' in text
     assert all(part in text for part in ("<title>Checkout</title>", "<main>", "<h1>", "<legend>Card</legend>", "<caption>"))
     assert "<script" not in text
-    assert len(re.findall(r"<label><input type=\"radio\"", text)) == 3
+    assert len(re.findall(r"<label><input type=\"radio\"", text)) == 4
 
 
 def test_paying_leads_back_with_the_session(standin, checkout):

@@ -29,7 +29,7 @@ def lived_in(standin, subscribe, customer, catalogue):
         customer=customer.id, amount_minor=500, currency="USD", description="Credit", metadata={},
         success_url="https://m.test", cancel_url="https://m.test", key="c",
     )  # fmt: skip
-    standin.click(session.url, card="4242424242424242", do="pay")
+    standin.click(session.url, card="4000000000000259", do="pay")
     stripe_invoices.refund(payment=stripe_customers.retrieve_checkout(session.id).payment, amount_minor=100, key="r")
     stripe_invoices.credit_note(invoice=subscription.latest_invoice, amount_minor=1, reason="x", is_refund=False, key="n")
     stripe_customers.portal_link(customer=customer.id, return_url="https://m.test")

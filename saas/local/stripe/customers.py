@@ -10,6 +10,7 @@ from saas.local.stripe.world import World
 CARDS = {
     "4242424242424242": ("works", "a card that works"),
     "4000000000000341": ("later", "a card that is taken, but whose later charges fail"),
+    "4000000000000259": ("disputed", "a card that pays, and whose payment is disputed at once"),
     "4000000000000002": ("declined", "a card that is declined"),
 }
 
@@ -121,7 +122,8 @@ def charge(world: World, customer_id: str, amount: int, currency: str, *, metada
     method = card_of(world, customer_id)
     if method is None:
         raise Refusal(402, "The customer has no payment method.", kind="card_error", code="payment_method_missing")
-    if any(number.endswith(method["card"]["last4"]) for number, (does, _) in CARDS.items() if does == "later"):
+    behaviour = next(does for number, (does, _) in CARDS.items() if number.endswith(method["card"]["last4"]))
+    if behaviour == "later":
         raise declined()
     body = {
         "amount": amount,
@@ -136,7 +138,27 @@ def charge(world: World, customer_id: str, amount: int, currency: str, *, metada
     }
     payment = world.store.add("payment_intent", "pi", body)
     world.emit("payment_intent.succeeded", payment)
+    if behaviour == "disputed":
+        _dispute(world, payment)
     return payment
+
+
+def _dispute(world: World, payment: Json) -> None:
+    body = {
+        "amount": payment["amount"],
+        "created": world.now(),
+        "currency": payment["currency"],
+        "metadata": {},
+        "payment_intent": payment["id"],
+        "reason": "fraudulent",
+        "status": "needs_response",
+    }
+    world.emit("charge.dispute.created", world.store.add("dispute", "du", body))
+
+
+@route("GET", "/v1/disputes/{id}")
+def retrieve_dispute(world: World, params: Json, id: str) -> Json:
+    return world.store.get("dispute", id)
 
 
 @route("GET", "/v1/payment_intents/{id}")
@@ -170,6 +192,11 @@ def refund(world: World, payment: Json, amount: int, params: Json) -> Json:
     made = world.store.add("refund", "re", body)
     world.emit("refund.created", made)
     return made
+
+
+@route("GET", "/v1/refunds/{id}")
+def retrieve_refund(world: World, params: Json, id: str) -> Json:
+    return world.store.get("refund", id)
 
 
 @route("GET", "/v1/refunds")
