@@ -10,10 +10,7 @@ import ipaddress
 import logging
 import os
 import sys
-import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "saas.settings")
@@ -23,7 +20,6 @@ from django.core.wsgi import get_wsgi_application
 _django = get_wsgi_application()
 
 import orjson  # noqa: E402  # Django has to be set up before what follows
-from a2wsgi import WSGIMiddleware  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.db import close_old_connections  # noqa: E402
 
@@ -40,13 +36,11 @@ from inference.routes import ModelRoute  # noqa: E402
 from saas.config import Config  # noqa: E402
 from saas.lib import garbage, ids  # noqa: E402
 from saas.lib.errors import NotFound, PayloadTooLarge  # noqa: E402
+from saas.management import Management, Receive, Scope, Send, respond  # noqa: E402
 from tenants.problems import problem  # noqa: E402
 
 log = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 STOP_GRACE = 0.5  # seconds: the server has let calls end already
 SWITCH_SECONDS = 0.0005  # after which a thread gives the interpreter to the loop, which asks for it many times in a call
 FORWARDED = {b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via"}
@@ -71,30 +65,12 @@ class AsgiExchange(Exchange):
         self.answer.set_result((status, head, body))
 
 
-def watch_client(loop: asyncio.AbstractEventLoop, receive: Receive) -> Callable[[], bool]:
-    """For a thread of Django that has read its request and waits: tells from now on whether the client has left."""
-
-    async def until_it_leaves() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    return asyncio.run_coroutine_threadsafe(until_it_leaves(), loop).done
-
-
-def count(
-    loop: asyncio.AbstractEventLoop, metrics: Metrics, began: float, method: str, route: str, status: int, code: str
-) -> None:
-    """Count a request that a thread of Django has answered, on the loop: the counters are for one thread."""
-    loop.call_soon_threadsafe(metrics.observe, method, route, status, code, time.perf_counter() - began)
-
-
 class Application:
     """One per process; `front` and `health` exist from the lifespan's startup on."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        # a2wsgi has types of its own for what both protocols leave open
-        self._django: Any = WSGIMiddleware(_django, workers=config.threads_web)  # type: ignore[arg-type]
+        self._management = Management(_django, threads=config.threads_web, body_max=config.body_max_bytes)
         self._gateway: Gateway | None = None
         self._front: Front | None = None
         self._health: Health | None = None
@@ -110,10 +86,7 @@ class Application:
             elif (target := target_in(scope)) is not None:
                 await answer(self._front, target, scope, receive, send)
             else:
-                loop = asyncio.get_running_loop()
-                scope["watch_client"] = partial(watch_client, loop, receive)
-                scope["count"] = partial(count, loop, self._front.metrics, time.perf_counter())
-                await self._django(scope, receive, send)
+                await self._management.answer(scope, receive, send, self._front.metrics)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -158,19 +131,19 @@ class Application:
         assert self._health is not None
         given = dict(scope["headers"])
         request_id, (_, trace) = ids.request_id(given.get(b"x-request-id")), ids.trace(given.get(b"traceparent"))
-        respond = partial(_respond, send, request_id, trace)
+        reply = partial(respond, send, request_id, trace)
         if path == "/livez":
-            await respond(200, b"application/json", b'{"live":true}')
+            await reply(200, b"application/json", b'{"live":true}')
         elif path == "/readyz":
             checks = await self._health.checks()
             is_ready = all(checks.values())
             body = orjson.dumps({"ready": is_ready, "checks": checks})
-            await respond(200 if is_ready else 503, b"application/json", body)
+            await reply(200 if is_ready else 503, b"application/json", body)
         elif may_scrape(scope, self._config.metrics_token.get_secret_value()):
-            await respond(200, PLAIN, await self._health.metrics())
+            await reply(200, PLAIN, await self._health.metrics())
         else:
             body = orjson.dumps(problem(NotFound(), request_id))
-            await respond(404, b"application/problem+json", body)
+            await reply(404, b"application/problem+json", body)
 
 
 def target_in(scope: Scope) -> Target | None:
@@ -224,17 +197,6 @@ async def read_body(front: Front, exchange: AsgiExchange, receive: Receive) -> b
     if size > front.body_max:
         front.refuse(exchange, PayloadTooLarge(f"The body may have {front.body_max} bytes at most"))
     return True
-
-
-async def _respond(send: Send, request_id: str, trace: str, status: int, content_type: bytes, body: bytes) -> None:
-    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-    headers += [
-        (b"x-request-id", request_id.encode()),
-        (b"traceparent", trace.encode()),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def may_scrape(scope: Scope, token: str) -> bool:

@@ -32,6 +32,7 @@ LARGE = 64 << 10  # bytes of a body, beyond which the head is checked before it 
 MAX_BODIES = 256 << 20  # bytes of large bodies that one process receives at the same time
 HEAD_SECONDS = 10.0  # for the head, and for a body before MIN_RATE counts
 MIN_RATE = 16 << 10  # bytes per second of a body
+MIN_RATE_UPLOAD = 128 << 10  # of one that is larger than a call's may be: an upload, which holds a thread
 LINGER_SECONDS = 2.0  # after an answer before the request's end: read on, so that a reset does not destroy the answer
 UNKNOWN_API = UNKNOWN._replace(dialect=API)
 
@@ -177,7 +178,8 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _is_slow(self, waited: float) -> bool:
         late = waited - HEAD_SECONDS
-        return late > 0 and (self.is_in_head or self.received < late * MIN_RATE)
+        is_upload = max(self.content_length, self.received) > self.front.body_max
+        return late > 0 and (self.is_in_head or self.received < late * (MIN_RATE_UPLOAD if is_upload else MIN_RATE))
 
     def _is_idle(self) -> bool:
         return (self.cycle is None or self.cycle.response_complete) and not self.pipeline

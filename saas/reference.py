@@ -111,7 +111,7 @@ def statuses_of(place: str, method: str, operation: Document) -> list[int]:
         statuses.add(400)
     if place in ("/api/v1/predictions", "/api/v1/quote") and method == "post":
         statuses.add(402)
-    if (place.startswith("/v2") and takes_key) or (place == "/api/v1/predictions" and method == "post"):
+    if takes_key or not place.startswith("/v2"):
         statuses.add(429)
     return sorted(statuses)
 

@@ -2,8 +2,11 @@
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.core.files.uploadedfile import UploadedFile
@@ -13,12 +16,14 @@ from rest_framework.request import Request
 from inference import artifacts
 from inference.caps import Room
 from saas.lib import jsontext
-from saas.lib.errors import InvalidRequest, PayloadTooLarge, Unavailable
+from saas.lib.errors import ConcurrencyLimited, InvalidRequest, PayloadTooLarge, Unavailable
+from saas.lib.places import Places
 from tenants.bodies import refuse_encoding
 
 CHUNK = 1 << 18
 MAX_MANIFEST = 8 << 20  # bytes
 FORM_BYTES = MAX_MANIFEST + (1 << 20)  # what a form may have beside the artifact
+PLACES = Places(overall=8, per_organization=2)  # uploads that are being received
 FIELDS = frozenset({"artifact", "manifest", "version"})
 
 
@@ -101,6 +106,15 @@ def limit(request: Request, parts: Parts, room: Room) -> None:
     """Take no more than there is room for. Raises ArtifactTooLarge now, if the body's length says enough, or on the way."""
     parts.room = room
     room.check(max(1, int(request.META.get("CONTENT_LENGTH") or 0) - FORM_BYTES))
+
+
+@contextmanager
+def place(organization_id: UUID) -> Iterator[None]:
+    """One of the organization's uploads at the same time. Raises ConcurrencyLimited if it has as many as it may."""
+    with PLACES.take(organization_id) as is_mine:
+        if not is_mine:
+            raise ConcurrencyLimited("Too many uploads are under way: wait until one is received", retry_after=5)
+        yield
 
 
 def receive(request: Request) -> tuple[Part, Any, str | None]:  # Any: the decoded manifest

@@ -140,7 +140,8 @@ class VersionsView(ModelsOwnerView):
             room = lock_for_version(actions.lock_model(found))
         try:
             upload.limit(request, self.parts, room)
-            artifact, manifest, number = upload.receive(request)
+            with upload.place(self.organization.id):
+                artifact, manifest, number = upload.receive(request)
             assert artifact.path is not None
             version = actions.upload_version(
                 model=found,

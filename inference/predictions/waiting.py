@@ -3,42 +3,17 @@
 Between two looks nothing is open but the thread's own connection, which it has whether it waits or not.
 """
 
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from uuid import UUID
 
 from inference.predictions.models import TERMINAL, Prediction
+from saas.lib.places import Places
 from tenants.scope import tenant_scope
 
 FIRST_PAUSE = 0.03  # seconds between looks: short while most answers come, then longer
 LONGEST_PAUSE = 0.5
 GROWTH = 1.3
-
-
-class Places:
-    """Room for so many that wait, in this process."""
-
-    def __init__(self, *, overall: int, per_organization: int) -> None:
-        self._overall, self._per_organization = overall, per_organization
-        self._lock = threading.Lock()
-        self.taken: Counter[UUID] = Counter()
-
-    @contextmanager
-    def take(self, organization_id: UUID) -> Iterator[bool]:
-        """Whether there was a place; it is free again at the end."""
-        with self._lock:
-            is_mine = self.taken.total() < self._overall and self.taken[organization_id] < self._per_organization
-            self.taken[organization_id] += is_mine
-        try:
-            yield is_mine
-        finally:
-            with self._lock:
-                self.taken[organization_id] -= is_mine
-                if not self.taken[organization_id]:
-                    del self.taken[organization_id]
 
 
 PLACES = Places(overall=4, per_organization=2)

@@ -60,15 +60,16 @@ def logging_config(form: str) -> dict[str, Any]:  # Any: dictConfig's nested val
 def request_line(handler: Handler) -> Handler:
     """Write one line per request, after tenants.middleware.request_ids: the route's pattern, never the raw path or a body.
 
-    In a gateway process it is counted there too (saas/asgi.py).
+    In a gateway process it is counted there too (saas/management.py).
     """
 
     def handle(request: HttpRequest) -> HttpResponse:
-        began = time.perf_counter()
+        scope = request.META.get("asgi.scope", {})
+        began = scope.get("began") or time.perf_counter()  # there, when the request arrived: the wait for a thread is in it
         response = handler(request)
         fields = _fields(request, response, time.perf_counter() - began)
         requests.info("", extra={EXTRA: fields})
-        if count := request.META.get("asgi.scope", {}).get("count"):
+        if count := scope.get("count"):
             count(fields["method"], fields["route"], fields["status"], fields["code"])
         return response
 

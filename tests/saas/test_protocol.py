@@ -252,6 +252,17 @@ def test_a_trickling_request_is_ended(served, monkeypatch, sent):
         assert (status, error_of(body), headers["connection"]) == (408, "request_timeout", "close")
 
 
+def test_an_upload_has_to_come_faster_than_a_call(served, monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "MIN_RATE", 0)
+    with served.connect() as call, served.connect() as upload:
+        call.send(request_bytes(ROWS, BODY[:5], length=len(BODY)))
+        upload.send(request_bytes("/api/v1/models/iris/versions", b"a", length=200_001))
+        assert upload.response()[0] == 408
+        call.send(BODY[5:])
+        assert call.response()[0] == 200
+
+
 def test_an_idle_connection_is_closed_after_the_keep_alive_time(served, monkeypatch):
     monkeypatch.setattr(served.server.config, "timeout_keep_alive", 0.2)
     with served.connect() as raw:

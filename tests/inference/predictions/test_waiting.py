@@ -1,7 +1,5 @@
 """Waiting for a prediction with `Prefer: wait`: what it costs meanwhile, how many may, and when it ends."""
 
-import asyncio
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
@@ -10,7 +8,6 @@ from django.db import connection, connections
 
 from inference.predictions.models import Prediction, Status
 from inference.predictions.waiting import PLACES, Places, wait_until_finished
-from saas.asgi import watch_client
 from saas.lib.ids import parse_id
 from tenants.scope import tenant_scope
 from tests.waiting import until
@@ -101,27 +98,3 @@ def test_a_client_that_is_watched_ends_its_wait_by_leaving(caller, made):
     )
 
     assert (answer.json()["status"], left) == ("starting", [True])
-
-
-@pytest.mark.no_servers
-def test_the_server_tells_a_thread_that_the_client_left():
-    async def serve():
-        messages = asyncio.Queue()
-        messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
-        told = []
-
-        def django():
-            has_left = watch_client(loop, messages.get)
-            told.append(has_left())
-            loop.call_soon_threadsafe(messages.put_nowait, {"type": "http.disconnect"})
-            until(has_left)
-
-        loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=django)
-        thread.start()
-        async with asyncio.timeout(60):
-            while thread.is_alive():
-                await asyncio.sleep(0.01)
-        return told
-
-    assert asyncio.run(serve()) == [False]

@@ -4,10 +4,12 @@ import hashlib
 import io
 import json
 import threading
+from contextlib import ExitStack
 
 import pytest
 from django.conf import settings
 
+from inference.api.upload import PLACES
 from tests.inference.intake.onnx_models import linear, one
 
 
@@ -301,3 +303,13 @@ def test_what_cannot_be_stored_leaves_nothing_behind(model, upload, artifacts_fo
     assert quarantined() == []
     assert model.get("/api/v1/models/iris/versions").json()["results"] == []
     folder.unlink()
+
+
+def test_an_organization_has_a_share_of_the_uploads_that_are_received(model, upload, alice, artifacts_folder):
+    with ExitStack() as uploads:
+        for _ in range(2):
+            uploads.enter_context(PLACES.take(alice.organization.id))
+        refused = upload(model, "iris")
+
+    assert (refused.status_code, refused.json()["code"], refused.headers["Retry-After"]) == (429, "concurrency_limited", "5")
+    assert upload(model, "iris").status_code == 202

@@ -1,0 +1,175 @@
+"""What goes to Django: a request gets a thread once its body is here and it is its caller's turn; uploads have their own.
+
+So neither a body that trickles nor one caller's many requests keep the others waiting.
+"""
+
+import asyncio
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import orjson
+from a2wsgi import WSGIMiddleware
+from django.conf import settings
+from django.http import parse_cookie
+from django.utils.datastructures import CaseInsensitiveMapping
+
+from inference.gateway.metrics import Metrics
+from saas.lib import ids
+from saas.lib.errors import AppError, CapacityExhausted, ConcurrencyLimited, PayloadTooLarge
+from saas.turns import Turns
+from tenants import keys
+from tenants.authentication import presented_key
+from tenants.problems import CONTENT_TYPE, problem
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+PRESENT, PRESENT_EACH = 512, 64  # requests that are received, wait or run: of all callers, of one
+UPLOADS, UPLOADS_EACH = 8, 2  # uploads under way, each with a thread that reads it: of all callers, of one
+LARGEST = 8 << 20  # bytes of a body at least: what settings.DATA_UPLOAD_MAX_MEMORY_SIZE allows a form
+MAX_BYTES, SHARE_BYTES = 256 << 20, 64 << 20  # of bodies in memory: of all callers, of one
+_UPLOAD = re.compile(r"/api/v1/models/.+/versions/?").fullmatch
+
+
+class Management:
+    """Answers with `wsgi` in `threads` threads, one caller has half at most. Bodies have `body_max` bytes, or LARGEST."""
+
+    def __init__(self, wsgi: Any, *, threads: int, body_max: int) -> None:  # Any: a2wsgi has types of its own
+        self._django: Any = WSGIMiddleware(wsgi, workers=threads)
+        self._uploader: Any = WSGIMiddleware(wsgi, workers=UPLOADS)
+        self._turns = Turns(threads, each=max(1, threads // 2), present=PRESENT, present_each=PRESENT_EACH)
+        self._uploads = Turns(UPLOADS, each=UPLOADS_EACH, present=UPLOADS, present_each=UPLOADS_EACH)
+        self._bodies = Bodies(max(body_max, LARGEST))
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, metrics: Metrics) -> None:
+        began = scope["began"] = time.perf_counter()
+        scope["count"] = partial(count, asyncio.get_running_loop(), metrics, began)
+        caller = caller_of(scope)
+        try:
+            if scope["method"] == "POST" and _UPLOAD(scope["path"]):
+                with self._uploads.presence(caller):  # as many as there are threads: nobody waits for one
+                    await self._uploader(scope, receive, send)
+            else:
+                with self._turns.presence(caller):
+                    await self._in_turn(caller, scope, receive, send)
+        except AppError as error:
+            metrics.observe(scope["method"], "", error.status, error.code, time.perf_counter() - began)
+            await refuse(error, scope, send)
+
+    async def _in_turn(self, caller: str, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._bodies.received(caller, scope, receive) as body:
+            if body is None:
+                return
+            gone = asyncio.ensure_future(_gone(receive))
+            scope["watch_client"] = lambda: gone.done
+            try:
+                async with self._turns.place(caller, gone) as is_mine:
+                    if is_mine:
+                        await self._django(scope, partial(_whole, body), send)
+            finally:
+                gone.cancel()
+
+
+class Bodies:
+    """The bodies in memory, of `largest` bytes each at most."""
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+        self._held: Counter[str] = Counter()  # bytes by caller
+
+    @asynccontextmanager
+    async def received(self, caller: str, scope: Scope, receive: Receive) -> AsyncIterator[bytes | None]:
+        """The request's whole body, None if the client left. Raises PayloadTooLarge, ConcurrencyLimited, CapacityExhausted."""
+        declared = int(dict(scope["headers"]).get(b"content-length", b"0"))
+        chunks: list[bytes] = []
+        size, more = 0, True
+        try:
+            while more:
+                if max(declared, size) > self._largest:
+                    raise PayloadTooLarge(f"The body may have {self._largest} bytes at most")
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    yield None
+                    return
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+                self._hold(caller, len(chunks[-1]))
+                more = message.get("more_body", False)
+            yield b"".join(chunks)
+        finally:
+            self._held[caller] -= size
+            if not self._held[caller]:
+                del self._held[caller]
+
+    def _hold(self, caller: str, size: int) -> None:
+        self._held[caller] += size
+        if self._held[caller] > max(SHARE_BYTES, self._largest):
+            raise ConcurrencyLimited("Too many large requests are under way: wait for answers", retry_after=1)
+        if self._held.total() > MAX_BYTES:
+            raise CapacityExhausted("Too many large requests are under way", retry_after=1, source="platform")
+
+
+def caller_of(scope: Scope) -> str:
+    """Who asks, as far as the head tells: a key's public id, else a session, else an address. Nothing is proved here."""
+    given = CaseInsensitiveMapping((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+    public_id = keys.parse(presented_key(given) or "")
+    if public_id is not None:
+        return f"key {public_id}"
+    session = given.get("X-Session-Token") or parse_cookie(given.get("Cookie", "")).get(settings.SESSION_COOKIE_NAME)
+    if session:
+        return f"session {session}"
+    return f"address {scope['client'][0] if scope.get('client') else ''}"
+
+
+def count(
+    loop: asyncio.AbstractEventLoop, metrics: Metrics, began: float, method: str, route: str, status: int, code: str
+) -> None:
+    """Count a request that a thread of Django has answered, on the loop: the counters are for one thread."""
+    loop.call_soon_threadsafe(metrics.observe, method, route, status, code, time.perf_counter() - began)
+
+
+async def refuse(error: AppError, scope: Scope, send: Send) -> None:
+    """Answer with problem details; a connection whose body was not read ends."""
+    given = dict(scope["headers"])
+    request_id, (_, trace) = ids.request_id(given.get(b"x-request-id")), ids.trace(given.get(b"traceparent"))
+    extra = []
+    if error.retry_after is not None:
+        extra.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
+    if given.keys() & {b"content-length", b"transfer-encoding"}:
+        extra.append((b"connection", b"close"))
+    body = orjson.dumps(problem(error, request_id))
+    await respond(send, request_id, trace, error.status, CONTENT_TYPE.encode(), body, extra=extra)
+
+
+async def respond(
+    send: Send, request_id: str, trace: str, status: int, content_type: bytes, body: bytes, *, extra: Headers = ()
+) -> None:
+    """Send a whole answer that is not Django's."""
+    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+    headers += [
+        (b"x-request-id", request_id.encode()),
+        (b"traceparent", trace.encode()),
+        (b"x-content-type-options", b"nosniff"),
+        *extra,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client of a request that was received has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _whole(body: bytes) -> Message:
+    return {"type": "http.request", "body": body, "more_body": False}

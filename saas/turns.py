@@ -1,0 +1,73 @@
+"""Which request is next: callers take turns, and each has a share of the places. All of it happens on one event loop."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from saas.lib.errors import CapacityExhausted, ConcurrencyLimited
+
+
+class Turns:
+    """`places` run at the same time, at most `each` of one caller's; `present` are here at most, `present_each` of one's."""
+
+    def __init__(self, places: int, *, each: int, present: int, present_each: int) -> None:
+        self._free, self._each = places, each
+        self._present_most, self._present_each = present, present_each
+        self._present: Counter[str] = Counter()
+        self._running: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by caller; the first in it is next
+
+    @contextmanager
+    def presence(self, caller: str) -> Iterator[None]:
+        """Be here. Raises ConcurrencyLimited if too many of this caller's are, CapacityExhausted if too many of all are."""
+        if self._present[caller] >= self._present_each:
+            raise ConcurrencyLimited(f"{self._present_each} of these requests are under way: wait for answers", retry_after=1)
+        if self._present.total() >= self._present_most:
+            raise CapacityExhausted("Too many requests are under way", retry_after=1, source="platform")
+        self._present[caller] += 1
+        try:
+            yield
+        finally:
+            _less(self._present, caller)
+
+    @asynccontextmanager
+    async def place(self, caller: str, gone: "asyncio.Future[None]") -> AsyncIterator[bool]:
+        """Wait for a place and have it. False if `gone`, the client's leaving, came first."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(turn)
+        self._next()
+        try:
+            await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
+            yield turn.done() and not gone.done()
+        finally:
+            if turn.done():
+                _less(self._running, caller)
+                self._free += 1
+                self._next()
+            else:
+                self._forget(caller, turn)
+
+    def _next(self) -> None:
+        while self._free:
+            caller = next((caller for caller in self._waiting if self._running[caller] < self._each), None)
+            if caller is None:
+                return
+            turns = self._waiting.pop(caller)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[caller] = turns  # behind all others
+            self._running[caller] += 1
+            self._free -= 1
+            turn.set_result(None)
+
+    def _forget(self, caller: str, turn: "asyncio.Future[None]") -> None:
+        self._waiting[caller].remove(turn)
+        if not self._waiting[caller]:
+            del self._waiting[caller]
+
+
+def _less(counter: Counter[str], caller: str) -> None:
+    counter[caller] -= 1
+    if not counter[caller]:
+        del counter[caller]
