@@ -3,20 +3,22 @@
 In a gateway process /livez, /readyz and /metrics are answered on the event loop (saas/asgi.py) and do not come here.
 """
 
-from collections.abc import Iterable
+import hashlib
+from functools import cache
+from threading import Lock
 from typing import Any
 
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
 from django.urls import path, re_path
-from django.views import defaults
+from django.utils.cache import get_conditional_response
+from django.views import View, defaults
 from django.views.csrf import csrf_failure
 from django.views.decorators.csrf import csrf_exempt
+from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer2
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
-from rest_framework.negotiation import BaseContentNegotiation
-from rest_framework.renderers import BaseRenderer
-from rest_framework.request import Request
+from drf_spectacular.views import SpectacularSwaggerSplitView
 
 import tenants.schema  # noqa: F401  # drf-spectacular finds its classes so
 from saas.lib import csp
@@ -25,6 +27,7 @@ from tenants.problems import as_app_error, problem_response
 
 SWAGGER_STYLE = "'sha256-MMpT0iDxyjALd9PdfepImGX3DBfJPXZ4IlDWdPAgtn0='"
 """Of the style block in drf-spectacular's swagger_ui.html."""
+_making = Lock()
 
 
 def livez(request: HttpRequest) -> HttpResponse:
@@ -74,16 +77,6 @@ def is_api(request: HttpRequest) -> bool:
     return request.path_info.lstrip("/").partition("/")[0] in ("api", "v2", "_allauth", "stripe")
 
 
-class OnlyForm(BaseContentNegotiation):
-    """The view's one renderer, whatever is asked for."""
-
-    def select_renderer(
-        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
-    ) -> tuple[BaseRenderer, str]:
-        (renderer,) = renderers
-        return renderer, renderer.media_type
-
-
 class DocsView(SpectacularSwaggerSplitView):
     """The API reference as a page. Its script comes by itself, its few lines of style are allowed by their hash."""
 
@@ -93,11 +86,26 @@ class DocsView(SpectacularSwaggerSplitView):
         return response
 
 
-class SchemaView(SpectacularAPIView):
+class SchemaView(View):
     """The API reference as JSON."""
 
-    renderer_classes = [OpenApiJsonRenderer2]
-    content_negotiation_class = OnlyForm
+    def get(self, request: HttpRequest) -> HttpResponseBase:
+        body, etag = api_schema()
+        response = HttpResponse(body, content_type="application/json", headers={"ETag": etag, "Cache-Control": "no-cache"})
+        return get_conditional_response(request, etag=etag, response=response) or response
+
+
+def api_schema() -> tuple[bytes, str]:
+    """The document and its ETag, made once in a process; by one thread, because drf-spectacular's generator is for one."""
+    with _making:
+        return _made_schema()
+
+
+@cache
+def _made_schema() -> tuple[bytes, str]:
+    document = SchemaGenerator().get_schema(request=None, public=True)  # type: ignore[no-untyped-call]  # it is not typed
+    body = OpenApiJsonRenderer2().render(document, renderer_context={})
+    return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
 urlpatterns = [

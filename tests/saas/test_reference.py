@@ -1,10 +1,15 @@
 """/docs/: the API reference is complete, and the pages of this service load nothing from elsewhere."""
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.test import RequestFactory
 from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.generators import SchemaGenerator
+
+from tests.waiting import PATIENCE
 
 OUTSIDE = re.compile(r"""(?:src|href|action|url|from|import)\s*[=(:]?\s*["']?\s*((?:https?:)?//[^"'\s>)]+)""", re.I)
 
@@ -126,6 +131,37 @@ def test_the_document_is_always_json(client_of, accept):
     assert response.status_code == 200
     assert response.headers["Content-Type"] == "application/json"
     assert response.json()["openapi"].startswith("3.")
+
+
+@pytest.mark.no_servers
+def test_the_document_is_made_once_whoever_asks_first_at_the_same_time(monkeypatch):
+    from saas import pages
+
+    made, barrier = [], threading.Barrier(8)
+
+    class Counted(SchemaGenerator):
+        def get_schema(self, **given):
+            made.append(1)
+            return super().get_schema(**given)
+
+    def ask(_):
+        barrier.wait(PATIENCE)
+        return pages.SchemaView.as_view()(RequestFactory().get("/docs/openapi.json"))
+
+    monkeypatch.setattr(pages, "SchemaGenerator", Counted)
+    pages._made_schema.cache_clear()
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(ask, range(8)))
+
+    assert made == [1]
+    assert len({(answer.status_code, answer.content, answer.headers["ETag"]) for answer in answers}) == 1
+
+
+def test_who_has_the_document_already_is_told_so(client_of):
+    first = client_of(None).get("/docs/openapi.json")
+    again = client_of(None).get("/docs/openapi.json", headers={"If-None-Match": first.headers["ETag"]})
+
+    assert (again.status_code, again.content) == (304, b"")
 
 
 @pytest.mark.parametrize("page", ["/docs/", "/admin/login/"])
