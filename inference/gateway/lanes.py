@@ -226,12 +226,24 @@ class Lanes:
         self.send(None, "RPUSH", pool_key(version.hardware, low=call.is_low), call.frame)
 
     def withdraw(self, call: Call) -> None:
-        """Take a call that nobody waits for out of its lane; if it may run long already, tell the workers, too."""
+        """Take a call that nobody waits for out of its lane; if it may run long, tell the workers, too.
+
+        Only runs of organizations' own models are ended: of these they are told at once, if the call lay in its lane no more.
+        """
         version = call.version
-        for lane in (lane_key(version.id, low=call.is_low, slow=call.is_slow), pool_key(version.hardware, low=call.is_low)):
-            self.send(None, "LREM", lane, 1, call.frame)
+        found: list[Any] = []  # what each LREM says: how many, or an error
+
+        def removed(count: Any) -> None:
+            found.append(count)
+            if found == [0, 0]:
+                self.send(None, "PUBLISH", WITHDRAWN, call.id)
+
+        is_running = time.time() < call.deadline  # at its deadline it ends by itself
         is_long = call.is_low or self._loop.time() - call.pushed >= LONG_SECONDS
-        if is_long and time.time() < call.deadline:  # at its deadline it ends by itself
+        done = removed if is_running and not is_long and not call.route.is_public else None
+        for lane in (lane_key(version.id, low=call.is_low, slow=call.is_slow), pool_key(version.hardware, low=call.is_low)):
+            self.send(done, "LREM", lane, 1, call.frame)
+        if is_running and is_long:
             self.send(None, "PUBLISH", WITHDRAWN, call.id)
 
     def release(self, call: Call) -> None:

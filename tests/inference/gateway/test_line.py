@@ -226,6 +226,33 @@ async def test_workers_are_told_of_a_call_that_nobody_waits_for_any_more_if_it_m
     assert [call for call in told if call in (prediction.id, long.id, short.id)] == [prediction.id, long.id]
 
 
+@pytest.mark.parametrize(
+    ("is_public", "is_taken", "is_told"),
+    [(False, True, True), (False, False, False), (True, True, False)],
+)
+async def test_of_a_call_that_was_just_taken_workers_are_told_if_it_runs_an_own_model(desk, is_public, is_taken, is_told):
+    heard = desk.lanes.pubsub(ignore_subscribe_messages=True)
+    await heard.subscribe(WITHDRAWN)
+    desk.route.is_public, desk.route.prices = is_public, [PRICE]
+    left, last = desk.ask()[0], desk.ask(is_low=True)[0]
+    await desk.until(lambda: left.is_admitted and last.is_admitted)
+    if is_taken:
+        await desk.lanes.lpop(pool_key(desk.hardware))
+    left.pushed += PATIENCE  # within its first second, however slow this machine is
+
+    desk.gateway.abandon(left)
+    await desk.gateway.lanes.ask("PING")  # what was sent before it is answered
+    desk.gateway.cancel(last)
+
+    told = []
+    async with asyncio.timeout(PATIENCE):
+        while last.id not in told:
+            message = await heard.get_message(timeout=PATIENCE)
+            told += [message["data"].decode()] if message else []
+    await heard.aclose()
+    assert (left.id in told) is is_told
+
+
 async def test_a_quota_refuses_before_anything_runs(desk):
     accounts.set_limits(desk.organization, accounts.AccountLimits(1, {}, 1))
     desk.key.is_capped = True
