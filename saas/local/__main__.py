@@ -16,10 +16,12 @@ from saas.local.control import ask, control_path
 from saas.local.environment import UnusableEnvironment
 from saas.local.home import HomeError, claim
 from saas.local.parts import PartFailed
-from saas.local.preconditions import CannotStart, lock_or_refuse
+from saas.local.preconditions import CannotStart, lock_or_refuse, wait_until_ended
 from saas.local.processes import end_leftovers
 from saas.local.servers import embedded_servers
 from saas.local.supervisor import Supervisor
+
+STOP_SECONDS = 60.0  # that a stop may take: the parts end in stages, each within its grace
 
 
 def main() -> int:
@@ -61,14 +63,16 @@ def reset(data_dir: Path) -> int:
 
 
 def tell(data_dir: Path, command: str) -> int:
-    """Send `command` to the running service and print what it answers."""
+    """Send `command` to the running service and print what it answers. After `stop`, the service has ended."""
     try:
         for line in ask(control_path(data_dir), command):
             print(_table(json.loads(line)) if command == "status" else line, flush=True)
+        if command == "stop":
+            wait_until_ended(data_dir, STOP_SECONDS)
     except OSError:
         print("No service is running here: start it with `make run`.", file=sys.stderr)
         return 1
-    except PartFailed as error:
+    except (CannotStart, PartFailed) as error:
         print(f"It did not work: {error}", file=sys.stderr)
         return 1
     return 0

@@ -35,6 +35,19 @@ def lock_or_refuse(data_dir: Path) -> int:
     return descriptor
 
 
+def wait_until_ended(data_dir: Path, seconds: float) -> None:
+    """Return when nobody has the lock of this data directory. Raises CannotStart if somebody still has after `seconds`."""
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + seconds
+        while not _is_locked(descriptor):
+            if time.monotonic() > deadline:
+                raise CannotStart(f"the service is still ending after {seconds:g} s")
+            time.sleep(0.05)
+    finally:
+        os.close(descriptor)
+
+
 def _is_locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

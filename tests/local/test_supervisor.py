@@ -14,6 +14,7 @@ import urllib.request
 import pytest
 
 from saas.config import ROOT
+from saas.local.preconditions import lock_or_refuse
 from saas.local.processes import marked_processes, processes_in
 from saas.local.servers import embedded_servers
 from tests.service import Service, running_service
@@ -248,6 +249,17 @@ def test_a_broken_environment_is_a_clear_message(variables, reason, tmp_path):
     assert done.returncode == 1
     assert reason in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_once_stop_has_returned_all_has_ended(running):
+    done = subprocess.run(
+        [sys.executable, "-m", "saas.local", "stop"], cwd=ROOT, env=running.given, check=False, timeout=PATIENCE
+    )
+
+    assert done.returncode == 0
+    os.close(lock_or_refuse(running.data_dir))
+    assert nothing_is_left(running)
+    assert running.supervisor.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("command", ["restart", "status", "stop"])
