@@ -54,7 +54,7 @@ def test_a_plan_that_is_paid_at_stripe_is_not_changed_beside_it(client_of, alice
     from billing.models import Subscription
 
     with as_operator():
-        Subscription.objects.of(alice.organization).update(stripe_subscription="sub_1")
+        Subscription.objects.of(alice.organization).update(stripe_subscription="sub_1", stripe_status="active")
 
     answer = choose(client_of(alice), "prepaid")
 

@@ -110,7 +110,8 @@ def answers(service: Service, key: str) -> bool:
 def charged(service: Service, organization: str) -> int | None:
     """Nano that the organization is charged when no call is open; None while one is."""
     with service.state() as state:
-        if any(len(name) == 32 for key in state.scan_iter("open:*") for name in state.hkeys(key)):
+        sessions = (key for kind in ("open:*", "reaping:*") for key in state.scan_iter(kind))  # a reaper renames the first
+        if any(len(name) == 32 for key in sessions for name in state.hkeys(key)):
             return None
         return int(state.hget(f"account:{organization}", "nano:ever:") or 0)
 
