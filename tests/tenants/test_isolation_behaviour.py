@@ -19,7 +19,7 @@ from tests.conftest import SERVERS
 
 BY_COLUMN = {
     "visibility": "private", "number": "1.0.0", "period": "2026-11", "hour": "2026-11-26T04:00:00Z", "after_batch": 0,
-    "sig": "\\x" + 64 * "00", "usage_seal.number": 1,
+    "sig": "\\x" + 64 * "00", "usage_seal.number": 1, "stripe_push.attempts": 0, "stripe_pushed.number": 1,
 }  # fmt: skip
 """Values for columns with a constraint that is no list of values, or where the first listed one would not do."""
 BY_TYPE = {
