@@ -76,7 +76,7 @@ def alice(service):
 @pytest.fixture(scope="module")
 def key(alice):
     """Alice's key; her models are there."""
-    with ThreadPoolExecutor(4) as threads:
+    with ThreadPoolExecutor(2) as threads:  # as many uploads as an organization may send at a time
         list(threads.map(alice.upload, ARTIFACTS, ARTIFACTS.values()))
     return alice.key()
 
