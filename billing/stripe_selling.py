@@ -60,7 +60,9 @@ def steps() -> list[Step]:
     meters = {meter.event_name: meter for meter in stripe_catalogue.meters() if meter.is_active}
     products = {product.id: product for product in stripe_catalogue.products()}
     prices = {price.lookup_key: price for price in stripe_catalogue.prices() if price.lookup_key}
-    return [*_meters(sold, meters), *_products(sold, products), *_prices(sold, prices), *_outdated(sold, prices)]
+    followed = _followed(sold)
+    offered = [version for version in sold if version not in followed]  # nobody needs prices that were never for sale
+    return [*_meters(sold, meters), *_products(sold, products), *_prices(offered, prices), *_outdated(followed, prices)]
 
 
 def apply() -> int:
@@ -107,18 +109,20 @@ def _prices(sold: Iterable[PlanVersion], known: dict[str, Price]) -> Iterator[St
                 yield Step(f"price {key}: {fee}", create)
 
 
-def _outdated(sold: Sequence[PlanVersion], known: dict[str, Price]) -> Iterator[Step]:
-    """Prices of versions that a later one has followed."""
-    now = clock.now()
+def _followed(sold: Sequence[PlanVersion]) -> list[PlanVersion]:
+    """Versions that a later one has followed."""
+    begun = [version for version in sold if version.starts_at <= clock.now()]
     latest: dict[tuple[str, str], PlanVersion] = {}
-    for version in sorted(sold, key=lambda version: (version.starts_at, version.version)):
-        if version.starts_at <= now:
-            latest[version.plan_id, version.currency] = version
-    for version in sold:
-        if version.starts_at <= now and version is not latest[version.plan_id, version.currency]:
-            for key in keys_of(version):
-                if key in known and known[key].is_active:
-                    yield Step(f"price {key}: no longer for sale", partial(stripe_catalogue.deactivate_price, known[key].id))
+    for version in sorted(begun, key=lambda version: (version.starts_at, version.version)):
+        latest[version.plan_id, version.currency] = version
+    return [version for version in begun if version is not latest[version.plan_id, version.currency]]
+
+
+def _outdated(followed: Iterable[PlanVersion], known: dict[str, Price]) -> Iterator[Step]:
+    for version in followed:
+        for key in keys_of(version):
+            if key in known and known[key].is_active:
+                yield Step(f"price {key}: no longer for sale", partial(stripe_catalogue.deactivate_price, known[key].id))
 
 
 def _create_usage_price(common: dict[str, str], metadata: dict[str, str], tariff: Tariff) -> Price:
