@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-NANO = 10**9  # billionths in a currency unit
+from saas.lib.money import MAX_NANO, NANO
+
 METER = 1000  # nano in one unit of the meter: a millionth of the currency unit
 RATE_DECIMALS = 8  # of RATE_ONE; Stripe takes 12 of a hundredth, and a millionth is 10^-4 of it
 RATE_ONE = 10**8
-MOST = 9_000_000 * NANO  # as inference.books.accounts.LIMIT_MAX: exact everywhere
 EXPONENTS = {"BHD": 3, "JOD": 3, "KWD": 3, "OMR": 3, "TND": 3} | dict.fromkeys(
     ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0
 )
@@ -153,8 +153,8 @@ def nano_of(text: object, decimals: int = 9) -> int:
         raise ValueError("it is not a decimal number") from None
     if not value.is_finite() or value < 0:
         raise ValueError("it must be a number, not negative")
-    if value > MOST // NANO:
-        raise ValueError(f"it must be at most {MOST // NANO}")
+    if value > MAX_NANO // NANO:
+        raise ValueError(f"it must be at most {MAX_NANO // NANO}")
     scaled: Decimal = value * NANO
     if scaled % 10 ** (9 - decimals):
         raise ValueError(f"it must have at most {decimals} decimals")

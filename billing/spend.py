@@ -12,7 +12,7 @@ from billing.models import UsageMonth
 from billing.plan_models import PlanVersion, current_subscription
 from billing.rating import Tariff
 from billing.usage import complete_until
-from saas.lib.money import text_of
+from saas.lib.money import MAX_NANO, text_of
 from tenants.models import Organization
 
 ENDED_SHOWN = 100  # grants that are used up or have ended
@@ -42,8 +42,8 @@ def of_month(organization: Organization, now: datetime) -> dict[str, Any]:  # An
         "total": total(tariff, nano),
         "forecast": {
             "calls": round(calls / share),
-            "amount": text_of(min(rating.MOST, int(nano / share))),
-            "total": total(tariff, min(rating.MOST, int(nano / share))),
+            "amount": text_of(min(MAX_NANO, int(nano / share))),
+            "total": total(tariff, min(MAX_NANO, int(nano / share))),
         },
         "as_of": as_of,
     }

@@ -198,3 +198,18 @@ def client_of(embedded):
         return client
 
     return client
+
+
+@pytest.fixture
+def operator(embedded: None):
+    """Signed in to the admin."""
+    from django.test import Client
+
+    from tenants.models import User
+
+    user = User(email=f"{secrets.token_hex(16)}@example.org", is_staff=True, is_superuser=True)
+    user.set_unusable_password()
+    user.save(using="ops")
+    client = Client()
+    client.force_login(user)
+    return client

@@ -14,9 +14,10 @@ import redis
 from django.conf import settings
 
 from inference.books.scripts import JOURNAL, KEPT_FROM, LIMITS, REBUILD, TRIMMED, WANTED, account_key, limits_key
+from saas.lib.money import MAX_NANO
 from saas.lib.valkey import sync_client
 
-LIMIT_MAX = 9_000_000 * 10**9  # exact in Lua's numbers, which are doubles: below 2^53
+LIMIT_MAX = MAX_NANO  # exact in Lua's numbers, which are doubles: below 2^53
 READ_MOST = 20_000  # journal records and open calls that one rebuild reads; it holds the server up for some 100 ms then
 ORGANIZATION = "organization"
 

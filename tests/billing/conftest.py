@@ -1,11 +1,10 @@
 import secrets
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg2
 import pytest
-from django.test import Client
 
 from saas.lib.ids import uuid7
 from tests.billing.journal import Journal, settle
@@ -57,19 +56,6 @@ def ledger(as_role):
         return cursor.fetchall()
 
     return ask
-
-
-@pytest.fixture
-def operator(embedded) -> Client:
-    """Signed in to the admin."""
-    from tenants.models import User
-
-    user = User(email=f"{uuid4().hex}@example.org", is_staff=True, is_superuser=True)
-    user.set_unusable_password()
-    user.save(using="ops")
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 @pytest.fixture

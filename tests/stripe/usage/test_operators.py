@@ -3,7 +3,6 @@
 from uuid import uuid4
 
 import pytest
-from django.test import Client
 
 from billing import alarms, plans, push, tasks
 from billing.models import Invoice, StripePush
@@ -13,18 +12,6 @@ from tenants.access import SYSTEM
 from tenants.databases import as_operator
 from tenants.models import AuditEvent
 from tests.stripe.usage.world import HOUR
-
-
-@pytest.fixture
-def operator(embedded) -> Client:
-    from tenants.models import User
-
-    user = User(email=f"{uuid4().hex}@example.org", is_staff=True, is_superuser=True)
-    user.set_unusable_password()
-    user.save(using="ops")
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 @pytest.fixture
