@@ -21,7 +21,7 @@ from benchmarks.failures import Failed, say
 from benchmarks.looking import meanwhile
 from benchmarks.models import Model
 from benchmarks.peers import free_port
-from billing.drain import STATUS
+from billing.ledger.drain import STATUS
 from inference.books.scripts import JOURNAL
 from saas.config import ROOT
 from saas.local.control import ask, control_path

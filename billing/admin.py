@@ -7,8 +7,9 @@ from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from billing import cap_admin, push_admin, sale_admin, stripe_admin  # noqa: F401  # their pages are registered by the import
-from billing.limits import limits_of
+from billing.caps import admin as cap_admin  # noqa: F401  # their pages are registered by the import
+from billing.caps.limits import limits_of
+from billing.invoicing import admin as push_admin  # noqa: F401  # their pages are registered by the import
 from billing.models import (
     JournalPosition,
     JournalQuarantine,
@@ -18,6 +19,8 @@ from billing.models import (
     UsageMonth,
     UsageRollup,
 )
+from billing.sale import admin as sale_admin  # noqa: F401  # their pages are registered by the import
+from billing.stripe import admin as stripe_admin  # noqa: F401  # their pages are registered by the import
 from saas.lib import clock
 from saas.lib.errors import Unavailable
 from tenants.admin import OrganizationAdmin

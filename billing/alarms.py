@@ -4,9 +4,9 @@ from datetime import timedelta
 
 from django.db.models import Q
 
+from billing.invoicing.models import PushState, Settlement, Verdict
 from billing.models import Invoice, ReconRun, StripeEvent, StripePush, Subscription
-from billing.push_models import PushState, Settlement, Verdict
-from billing.states import RUNNING
+from billing.stripe.states import RUNNING
 from inference.gateway.health import BILLING_ALARMS
 from saas.lib import clock
 from tenants import records

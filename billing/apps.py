@@ -8,8 +8,8 @@ class BillingConfig(AppConfig):
 
     def ready(self) -> None:
         """Hear of organizations and quotas, and tell prices: lower apps must not import billing, so it goes by lists."""
-        from billing.prices import everybodys
-        from billing.quotas import create_account, project_now
+        from billing.caps.quotas import create_account, project_now
+        from billing.sale.prices import everybodys
         from inference import price_list
         from tenants import events
 

@@ -17,14 +17,15 @@ import psycopg2
 import redis
 from django.db import connections
 
-from billing import alerts, credit, ledger
-from billing.drain import BATCH_RECORDS, STATUS, Drain
-from billing.hours import RollUp
-from billing.last_used import LastUsed
-from billing.quotas import project_pending
-from billing.rebuild import rebuild_wanted
-from billing.refused import move_refused
-from billing.sealer import Sealer
+from billing.caps import alerts, credit
+from billing.caps.quotas import project_pending
+from billing.ledger import writing
+from billing.ledger.drain import BATCH_RECORDS, STATUS, Drain
+from billing.ledger.hours import RollUp
+from billing.ledger.last_used import LastUsed
+from billing.ledger.rebuild import rebuild_wanted
+from billing.ledger.refused import move_refused
+from billing.proof.sealer import Sealer
 from inference.books.pruning import Pruner
 from inference.books.reaper import Reaper
 from saas.lib import clock
@@ -156,7 +157,7 @@ def _seal_job(state_url: str) -> Job:
 
 
 def _rebuild_job() -> Job:
-    link = ledger.Link()
+    link = writing.Link()
 
     def step() -> bool:
         rebuild_wanted(link)
@@ -166,7 +167,7 @@ def _rebuild_job() -> Job:
 
 
 def _credit_job() -> Job:
-    link = ledger.Link()
+    link = writing.Link()
 
     def step() -> bool:
         if overrun := credit.settle_all(link()):
@@ -190,7 +191,7 @@ def _prune_job(state_url: str) -> Job:
 
 
 def _housekeeping_job(state_url: str, last_used: LastUsed) -> Job:
-    link, state = ledger.Link(), sync_client(state_url)
+    link, state = writing.Link(), sync_client(state_url)
     due = {"days": 0.0, "touch": time.monotonic() + TOUCH_EVERY}
 
     def is_due(name: str, every: float) -> bool:
@@ -204,7 +205,7 @@ def _housekeeping_job(state_url: str, last_used: LastUsed) -> Job:
         if is_due("days", DAYS_EVERY):
             clock.check_unmoved()
             today = clock.now().date()
-            ledger.ensure_days(link(), [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)])
+            writing.ensure_days(link(), [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)])
         if is_due("touch", TOUCH_EVERY):
             last_used.flush(link())
         project_pending(link())

@@ -1,7 +1,7 @@
 """Stripe: the only file that imports `stripe`. What is asked of it is in stripe_customers, _catalogue, _usage and _invoices.
 
 Requests go to Stripe or, where STRIPE_API_BASE says so, to the stand-in (saas.local.stripe): the code is the same. Arguments
-and results are plain values and billing.stripe_objects; amounts are whole minor units of the currency. None of this may run
+and results are plain values and billing.stripe.objects; amounts are whole minor units of the currency. None of this may run
 inside a transaction.
 
 - The SDK repeats what ended in a lost connection, 409 or 5xx (`RETRIES`), with the same Idempotency-Key; a 429, which it never
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
-from billing.stripe_objects import Event
+from billing.stripe.objects import Event
 from saas.lib.errors import InternalError, InvalidRequest, PaymentRefused, PaymentsUnavailable
 
 if TYPE_CHECKING:

@@ -6,20 +6,12 @@ from uuid import UUID
 
 from celery import shared_task
 
-from billing import (
-    alarms,
-    alerts,
-    idempotent,
-    periods,
-    push,
-    reconcile,
-    settling,
-    state_mails,
-    stripe_events,
-    stripe_following,
-)
+from billing import alarms, idempotent
+from billing.caps import alerts
+from billing.invoicing import periods, push, reconcile, settling
+from billing.ledger.verify import differences
+from billing.stripe import events, following, state_mails
 from billing.stripe_gateway import is_set_up
-from billing.verify import differences
 from saas.lib.errors import AppError
 from tenants.databases import as_operator
 
@@ -108,22 +100,22 @@ def mail_states() -> int:
 @shared_task(time_limit=600)
 def process_stripe_event(event_id: str) -> None:
     """What the webhook asks for, beside the schedule."""
-    stripe_events.process(event_id)
+    events.process(event_id)
 
 
 @shared_task(time_limit=600)
 def sweep_stripe_events() -> int:
     """Events whose task was lost or failed; accounts that have been unpaid for long. How many there were."""
-    return (stripe_events.process_due() if is_set_up() else 0) + stripe_following.let_time_pass()
+    return (events.process_due() if is_set_up() else 0) + following.let_time_pass()
 
 
 @shared_task(time_limit=1800)
 def catch_up_with_stripe(hours: int) -> int:
     """Events that were never delivered, from `hours` before the last one on. How many there were."""
-    return stripe_events.catch_up(timedelta(hours=hours)) if is_set_up() else 0
+    return events.catch_up(timedelta(hours=hours)) if is_set_up() else 0
 
 
 @shared_task(time_limit=600)
 def forget_stripe_events() -> int:
     """Remove events that were worked through long ago; how many."""
-    return stripe_events.forget()
+    return events.forget()

@@ -2,13 +2,13 @@
 
 from django.urls import path
 
-from billing.cap_views import AlertsView, BudgetsView, BudgetView, CreditView, KeyBudgetView, SpendView
-from billing.invoice_views import InvoicesView, InvoiceView
-from billing.plan_views import PlanView, PricesView
-from billing.purchase_views import CheckoutView, PortalView
-from billing.quote_views import QuoteView
-from billing.seal_views import BilledCallsView, BilledUsageView, BillView, ReceiptsView, SigningKeysView
-from billing.views import CallsView, LimitsView, UsageView
+from billing.caps.views import AlertsView, BudgetsView, BudgetView, CreditView, KeyBudgetView, SpendView
+from billing.invoicing.views import InvoicesView, InvoiceView
+from billing.ledger.views import CallsView, LimitsView, UsageView
+from billing.proof.views import BilledCallsView, BilledUsageView, BillView, ReceiptsView, SigningKeysView
+from billing.sale.quote_views import QuoteView
+from billing.sale.views import PlanView, PricesView
+from billing.stripe.views import CheckoutView, PortalView
 
 urlpatterns = [
     path("usage", UsageView.as_view(), name="usage"),

@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from billing.stripe_webhook import StripeWebhookView
+from billing.stripe.webhook import StripeWebhookView
 from tenants.mail_links import ResetPasswordPage, SignUpPage, VerifyEmailPage
 
 urlpatterns = [

@@ -14,7 +14,7 @@ class Limits(msgspec.Struct, array_like=True):
 
 
 class Terms(msgspec.Struct):
-    """What an organization's contract means for its calls. Made by billing.terms, kept as a column of the organization."""
+    """What an organization's contract means for its calls. Made by billing.sale.terms, kept as a column of the organization."""
 
     state: str = "active"  # trialing, active, past_due, grace, suspended, closed
     currency: str = "USD"

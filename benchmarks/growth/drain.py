@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _run(given: argparse.Namespace, pids: dict[str, int]) -> None:
-    from billing import drain
+    from billing.ledger import drain
 
     sizes = given.batches or [drain.BATCH_RECORDS]
     print(
@@ -78,8 +78,8 @@ class Course:
     """Drain and roll-up taking turns; while the journal is being filled, time stands still for them."""
 
     def __init__(self, pids: dict[str, int], batch: int) -> None:
-        from billing.drain import Drain
-        from billing.hours import RollUp
+        from billing.ledger.drain import Drain
+        from billing.ledger.hours import RollUp
         from saas.lib.valkey import sync_client
 
         self.pids, self.seconds, self.rollup_seconds, self.used = pids, 0.0, 0.0, [0, 0, 0]
@@ -102,7 +102,7 @@ class Course:
 
     def finish(self) -> None:
         """The hours are brought up to date, and PostgreSQL writes its pages: that belongs to the price."""
-        from billing.hours import catch_up
+        from billing.ledger.hours import catch_up
 
         with self._counted():
             self._timed("rollup_seconds", lambda: catch_up(self.rollup.link(), self.rollup.stream))

@@ -103,7 +103,7 @@ def price_catalogue() -> None:
     from decimal import Decimal
 
     from billing.models import PriceVersion
-    from billing.prices import add_price
+    from billing.sale.prices import add_price
     from inference.models import MLModel
     from tenants.access import SYSTEM
     from tenants.databases import as_operator
@@ -176,7 +176,7 @@ def _admin_password(known: str) -> str:
 
 def _api_key(known: str) -> str:
     """A key of the demo organization, which is made if not there: the known one while it is good, else a new one."""
-    from billing import plans
+    from billing.sale import plans
     from tenants import keys
     from tenants.access import SYSTEM
     from tenants.actions import create_organization

@@ -105,7 +105,7 @@ def first_hour() -> int:
 @pytest.fixture
 def month(first_hour):
     """The month of `first_hour`, to be billed."""
-    from billing.bill import Month
+    from billing.proof.bill import Month
 
     return Month.parse(f"{datetime.fromtimestamp(first_hour / 1000, UTC):%Y-%m}")
 
@@ -118,7 +118,7 @@ def organization(make_organization):
 @pytest.fixture
 def price(organization):
     """A price of the organization's own: 1000 nano a call, 10 a row, 7000000 a second."""
-    from billing import prices
+    from billing.sale import prices
     from inference.models import MLModel
     from tenants.access import Actor
     from tenants.scope import tenant_scope
@@ -138,7 +138,7 @@ def price(organization):
 @pytest.fixture
 def calls(organization, price, first_hour, state, journal):
     """Records of three sealed hours: 5 live calls in each, one of test mode, one reversed, one clamped."""
-    from billing.sealer import Sealer
+    from billing.proof.sealer import Sealer
     from tests.billing.billed import HOUR, record
 
     made = [

@@ -6,10 +6,10 @@ from uuid import UUID
 
 import redis
 
-from billing.drain import Drain
-from billing.hours import catch_up
-from billing.ledger import connect
-from billing.verify import differences
+from billing.ledger.drain import Drain
+from billing.ledger.hours import catch_up
+from billing.ledger.verify import differences
+from billing.ledger.writing import connect
 from inference.books.record import UsageRecord, pack_record
 from saas.lib.ids import uuid7
 

@@ -8,9 +8,9 @@ import pytest
 from django.core import mail
 from django.core.mail.backends import locmem
 
-from billing import alerts, budgets
-from billing import ledger as ledger_module
-from billing.cap_models import AlertFired
+from billing.caps import alerts, budgets
+from billing.caps.models import AlertFired
+from billing.ledger import writing
 from saas.lib import clock
 from tenants.access import SYSTEM
 from tenants.databases import as_operator
@@ -22,7 +22,7 @@ URL = "/api/v1/billing/alerts"
 
 @pytest.fixture
 def connection(embedded):
-    with closing(ledger_module.connect()) as connection:
+    with closing(writing.connect()) as connection:
         yield connection
 
 
@@ -122,7 +122,7 @@ def test_of_many_that_look_at_once_one_finds_it(alice, spend, embedded):
     now, found, start = clock.now(), [], threading.Barrier(4)
 
     def look():
-        with closing(ledger_module.connect()) as connection:
+        with closing(writing.connect()) as connection:
             start.wait()
             alerts.fire(connection, now)
             found.append(True)

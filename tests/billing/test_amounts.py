@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from billing import prices
-from billing.verify import differences
+from billing.ledger.verify import differences
+from billing.sale import prices
 from inference.gateway import pricing
 from tenants.access import Actor
 from tests.billing.journal import settle, usage
@@ -19,7 +19,7 @@ def price(alice, private_model):
 
 
 def record(alice, price, *, by=0, **given):
-    from billing.terms import price_of
+    from billing.sale.terms import price_of
 
     units = {"rows": 3, "compute_us": 7} | given
     exact = pricing.exact(price_of(price), units["rows"], units["compute_us"]) + by

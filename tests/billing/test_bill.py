@@ -8,8 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from billing import bill, plans
-from billing.sealer import Sealer
+from billing.proof import bill
+from billing.proof.sealer import Sealer
+from billing.sale import plans
 from billing.verify_bill import Unreadable, Verifier, rated
 from inference.gateway import receipts
 from inference.gateway.receipts import statement_of

@@ -114,9 +114,9 @@ def test_it_waits_for_a_state_server_that_stands_still(journal, tenant, ledger, 
 def test_keys_show_when_they_were_last_used(make_organization, make_key, ledger):
     from contextlib import closing
 
-    from billing.last_used import LastUsed
-    from billing.ledger import connect
-    from billing.records import NO_KEY
+    from billing.ledger.last_used import LastUsed
+    from billing.ledger.records import NO_KEY
+    from billing.ledger.writing import connect
 
     organization = make_organization()
     key, _ = make_key(organization)

@@ -6,10 +6,10 @@ import subprocess
 import sys
 import threading
 
-from billing.drain import Drain
-from billing.hours import RollUp
-from billing.ledger import Link
-from billing.rebuild import rebuild_wanted
+from billing.ledger.drain import Drain
+from billing.ledger.hours import RollUp
+from billing.ledger.rebuild import rebuild_wanted
+from billing.ledger.writing import Link
 from inference.books import accounts
 from inference.books.client import Books
 from inference.books.open_call import OpenCall

@@ -66,7 +66,7 @@ def test_a_removed_budget_limits_nothing(owner, alice):
 
 
 def test_gateways_learn_that_there_is_a_cap(owner, alice, make_key):
-    from billing import plans
+    from billing.sale import plans
     from tenants.access import SYSTEM
 
     plans.change(alice.organization.id, "pay-as-you-go", actor=SYSTEM)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from billing.cap_models import CreditGrant
+from billing.caps.models import CreditGrant
 from inference.books import accounts
 from tenants.databases import as_operator
 from tenants.models import AuditEvent
@@ -21,7 +21,7 @@ def grants_of(organization) -> list[CreditGrant]:
 
 
 def test_credit_is_given_at_once_with_who_and_why(operator, alice, good):
-    from billing import plans
+    from billing.sale import plans
     from tenants.access import SYSTEM
 
     plans.change(alice.organization.id, "prepaid", actor=SYSTEM)

@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from billing import budgets, credit, plans, quotas
-from billing import ledger as ledger_module
-from billing.cap_models import CreditGrant
-from billing.drain import Drain
-from billing.rebuild import read_snapshot, rebuild
+from billing.caps import budgets, credit, quotas
+from billing.caps.models import CreditGrant
+from billing.ledger import writing
+from billing.ledger.drain import Drain
+from billing.ledger.rebuild import read_snapshot, rebuild
+from billing.sale import plans
 from inference.books import accounts
 from inference.books.batch import OPEN_VERDICTS, pack_batch
 from inference.books.open_call import OpenCall
@@ -242,7 +243,7 @@ def _counts(cap: accounts.Cap, most: int) -> bool:
 
 @pytest.mark.timeout(300 + 3 * RUNS)
 def test_no_order_of_things_breaks_a_limit_or_loses_an_amount(state, make_organization, make_key):
-    with closing(ledger_module.connect()) as connection:
+    with closing(writing.connect()) as connection:
         run_state_machine_as_test(
             lambda: Machine(state, connection, make_organization, make_key),
             settings=settings(

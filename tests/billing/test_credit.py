@@ -6,11 +6,12 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from billing import credit, plans, quotas
-from billing import ledger as ledger_module
-from billing.cap_models import BURN_ORDER, CreditGrant
-from billing.credit import Burnt, Grant, allocate
-from billing.verify import differences
+from billing.caps import credit, quotas
+from billing.caps.credit import Burnt, Grant, allocate
+from billing.caps.models import BURN_ORDER, CreditGrant
+from billing.ledger import writing
+from billing.ledger.verify import differences
+from billing.sale import plans
 from inference.books import accounts
 from saas.lib.errors import StateConflict, ValidationFailed
 from tenants.access import SYSTEM
@@ -20,7 +21,7 @@ from tests.billing.journal import settle, usage
 
 @pytest.fixture
 def connection(embedded):
-    with closing(ledger_module.connect()) as connection:
+    with closing(writing.connect()) as connection:
         yield connection
 
 

@@ -8,8 +8,8 @@ import psycopg2
 import pytest
 import redis
 
-from billing import ledger as ledger_module
-from billing.drain import Drain
+from billing.ledger import writing
+from billing.ledger.drain import Drain
 from inference.books.record import pack_record
 from saas.lib.ids import uuid7
 from tests.billing.journal import Journal, usage
@@ -65,10 +65,10 @@ def test_a_drain_that_died_between_commit_and_trim_counts_nothing_twice(state, j
 def test_a_drain_that_died_before_its_commit_left_nothing(state, journal, tenant, ledger):
     journal.add(usage(tenant))
     dead = Drain(state, stream=journal.name)
-    dead.writer = ledger_module.Writer(ledger_module.connect())
-    dead.position = ledger_module.read_position(dead.writer.connection, journal.name)
+    dead.writer = writing.Writer(writing.connect())
+    dead.position = writing.read_position(dead.writer.connection, journal.name)
     cursor = dead.writer.connection.cursor()
-    ledger_module.move_position(cursor, journal.name, dead.position, "9-9")
+    writing.move_position(cursor, journal.name, dead.position, "9-9")
     dead.writer.connection.close()
 
     drain_all(Drain(state, stream=journal.name))
@@ -80,8 +80,8 @@ def test_of_two_drains_with_the_same_batch_one_writes(state, journal, tenant, le
     journal.add(usage(tenant))
     first, second = Drain(state, stream=journal.name), Drain(state, stream=journal.name)
     for drain in (first, second):
-        drain.writer = ledger_module.Writer(ledger_module.connect())
-        drain.position = ledger_module.read_position(drain.writer.connection, journal.name)
+        drain.writer = writing.Writer(writing.connect())
+        drain.position = writing.read_position(drain.writer.connection, journal.name)
     first.trim = lambda: None
 
     assert first.step() == 1

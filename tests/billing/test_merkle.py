@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.merkle import Tree
+from billing.proof.merkle import Tree
 
 pytestmark = pytest.mark.no_servers
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from django.utils import timezone
 
-from billing import plans, prices
+from billing.sale import plans, prices
 from tenants.access import Actor
 from tenants.databases import as_operator
 from tests.racing import at_once, statuses

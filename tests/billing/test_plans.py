@@ -14,7 +14,7 @@ OPERATOR = Actor("operator", "usr_1")
 
 
 def current(organization):
-    from billing.plan_models import current_subscription
+    from billing.sale.models import current_subscription
     from tenants.scope import tenant_scope
 
     with tenant_scope(organization.id):
@@ -40,7 +40,7 @@ def now_of(organization):
 
 @pytest.fixture
 def change():
-    from billing import plans
+    from billing.sale import plans
 
     return lambda organization, slug, **more: plans.change(organization.id, slug, actor=OPERATOR, **more)
 
@@ -155,7 +155,7 @@ def test_of_many_changes_at_once_each_is_whole(alice, change):
 
 def test_of_versions_that_are_added_at_once_each_has_a_number():
     from billing.models import Plan
-    from billing.plan_versions import add_version
+    from billing.sale.plan_versions import add_version
 
     with as_operator():
         plan = Plan.objects.create(slug=f"p-{secrets.token_hex(4)}", name="P")
@@ -189,7 +189,7 @@ def test_credit_counts_from_when_the_organization_became_prepaid(alice, change):
 
 
 def test_a_state_reaches_the_keys(alice, make_key):
-    from billing import plans
+    from billing.sale import plans
     from tenants.keys import authenticate
 
     _, presented = make_key(alice.organization)

@@ -16,7 +16,7 @@ OPERATOR = Actor("operator", "usr_1")
 
 @pytest.fixture
 def add_price():
-    from billing import prices
+    from billing.sale import prices
 
     def add(model=None, **columns):
         columns = {name: Decimal(value) if name.endswith("_price") else value for name, value in columns.items()}
@@ -26,7 +26,7 @@ def add_price():
 
 
 def everybodys(model):
-    from billing.prices import everybodys
+    from billing.sale.prices import everybodys
     from tenants.scope import tenant_scope
 
     with tenant_scope(None):

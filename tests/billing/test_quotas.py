@@ -7,8 +7,8 @@ import pytest
 import redis
 from django.utils import timezone
 
-from billing import ledger as ledger_module
-from billing import quotas, rebuild
+from billing.caps import quotas
+from billing.ledger import rebuild, writing
 from inference.books import accounts
 from saas.lib.errors import Unavailable
 from saas.lib.valkey import sync_client
@@ -18,7 +18,7 @@ from tenants.scope import tenant_scope
 
 @pytest.fixture
 def connection(embedded):
-    with closing(ledger_module.connect()) as connection:
+    with closing(writing.connect()) as connection:
         yield connection
 
 

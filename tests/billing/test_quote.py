@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing import plans, prices
+from billing.sale import plans, prices
 from inference.gateway import pricing, quotes
 from inference.registry import load_public_route
 from tenants.access import Actor

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing import rating
-from billing.rating import Tariff, UnusableTariff
+from billing.sale import rating
+from billing.sale.rating import Tariff, UnusableTariff
 
 pytestmark = pytest.mark.no_servers
 MILLIONTH = Decimal("0.000001")

@@ -4,9 +4,9 @@ from contextlib import closing
 
 import pytest
 
-from billing import ledger as ledger_module
-from billing.drain import Drain
-from billing.rebuild import read_snapshot, rebuild, rebuild_wanted
+from billing.ledger import writing
+from billing.ledger.drain import Drain
+from billing.ledger.rebuild import read_snapshot, rebuild, rebuild_wanted
 from inference.books import accounts
 from inference.books.pruning import Pruner
 from inference.books.scripts import JOURNAL, WANTED
@@ -16,7 +16,7 @@ from tests.billing.journal import Journal, differences_of, usage
 
 @pytest.fixture
 def connection(embedded):
-    with closing(ledger_module.connect()) as connection:
+    with closing(writing.connect()) as connection:
         yield connection
 
 
@@ -53,7 +53,7 @@ def test_a_snapshot_that_the_drain_has_passed_is_refused(books, tenant, connecti
     stale = read_snapshot(connection, tenant)
     while drain.step():
         pass
-    monkeypatch.setattr("billing.rebuild.read_snapshot", lambda *_: stale)
+    monkeypatch.setattr("billing.ledger.rebuild.read_snapshot", lambda *_: stale)
     assert not rebuild(connection, tenant)
     monkeypatch.undo()
 
@@ -64,7 +64,7 @@ def test_a_snapshot_that_the_drain_has_passed_is_refused(books, tenant, connecti
 
 def test_what_is_wanted_is_rebuilt(books, tenant, state):
     state.sadd(WANTED, tenant.hex)
-    link = ledger_module.Link()
+    link = writing.Link()
 
     rebuild_wanted(link)
     link.close()

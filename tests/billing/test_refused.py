@@ -2,8 +2,8 @@
 
 from contextlib import closing
 
-from billing.ledger import connect
-from billing.refused import STREAM, move_refused
+from billing.ledger.refused import STREAM, move_refused
+from billing.ledger.writing import connect
 
 
 def test_a_record_that_the_books_refused_is_moved_once(state, ledger):

@@ -8,9 +8,9 @@ from threading import Thread
 import psycopg2
 import pytest
 
-from billing.drain import Drain
-from billing.hours import BEGIN, RollUp, catch_up
-from billing.ledger import connect
+from billing.ledger.drain import Drain
+from billing.ledger.hours import BEGIN, RollUp, catch_up
+from billing.ledger.writing import connect
 from saas.lib.ids import uuid7
 from tests.billing.journal import settle, usage
 from tests.service import until

@@ -162,7 +162,7 @@ def test_a_wrong_version_is_refused_beside_its_field(add, version, plan, wrong, 
 
 
 def test_an_organization_is_put_on_a_version(add, alice, version, plan):
-    from billing.plan_models import current_subscription
+    from billing.sale.models import current_subscription
 
     add("planversion", **version, rate="42")
     with as_operator():

@@ -10,9 +10,9 @@ from itertools import pairwise
 import psycopg2
 import pytest
 
-from billing.drain import Drain
-from billing.merkle import Tree
-from billing.sealer import Sealer
+from billing.ledger.drain import Drain
+from billing.proof.merkle import Tree
+from billing.proof.sealer import Sealer
 from inference.books.scripts import END_HOURS
 from inference.books.statement import leaf
 from saas.lib.ids import uuid7
@@ -254,7 +254,7 @@ def test_a_sealer_that_dies_under_way_leaves_the_hour_to_the_next(state, journal
 
 
 def test_an_hour_is_said_to_be_sealed_only_when_it_is(state, journal, tenant, sealer, start):
-    from billing.sealer import sealed_until
+    from billing.proof.sealer import sealed_until
     from tenants.scope import tenant_scope
 
     journal.add(call(tenant, start), at_ms=start)

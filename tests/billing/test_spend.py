@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from billing import credit, ledger, plans, spend
+from billing.caps import credit, spend
+from billing.ledger import writing
+from billing.sale import plans
 from saas.lib.money import NANO
 from tenants.access import SYSTEM
 from tests.billing.journal import settle, usage
@@ -55,7 +57,7 @@ def test_credit_is_listed_in_the_order_of_its_use(alice, client_of, used):
             priority=nano,
         )  # fmt: skip
     used(4 * NANO)
-    with closing(ledger.connect()) as connection:
+    with closing(writing.connect()) as connection:
         credit.settle_all(connection)
 
     body = client_of(alice).get(CREDIT).json()

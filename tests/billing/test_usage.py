@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing.drain import Drain
+from billing.ledger.drain import Drain
 from inference.books import accounts
 from inference.books.scripts import JOURNAL
 from saas.lib.ids import uuid7

@@ -77,7 +77,7 @@ class Drill:
             price = f"call_command('set_price', {SHARED!r}, '--row=0.0001', '--second=0.5')"
             set_limits = "set_organization_limits(UUID(o), rate=1e6, burst=1000000, concurrency=10000, monthly_calls=n)"
             imports = "from uuid import UUID; from django.core.management import call_command; from tenants.actions import *"
-            imports += "; from billing.plans import change"
+            imports += "; from billing.sale.plans import change"
             grant = f"[(change(UUID(o), 'custom', actor=SYSTEM), {set_limits}) for o, n in {monthly_calls}.items()]"
             self.service.manage("shell", "-c", f"{imports}; {publish}; {price}; {grant}")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from billing.records import MARKER
+from billing.ledger.records import MARKER
 from inference.books.record import unpack_record
 from tests.drill.evidence import Evidence, Mark, Prediction, Request, Row, Sums, Upset
 from tests.e2e.customers import Customer

@@ -48,7 +48,7 @@ PUBLISHES: Condition = lambda arguments, result: b"PUBLISH" in b"".join(argument
 HAS_RESULT: Condition = lambda arguments, result: bool(result)  # noqa: E731
 UNKEYED: Condition = lambda arguments, result: arguments[1].claim is None  # noqa: E731
 
-BOOKS, PUMP, LEDGER = "inference.books.client:Books", "inference.pump", "billing.ledger"
+BOOKS, PUMP, LEDGER = "inference.books.client:Books", "inference.pump", "billing.ledger.writing"
 
 POINTS = [
     Point("open.before", "gateway", SCRIPT, BEFORE, OPENS),
@@ -78,8 +78,8 @@ POINTS = [
     Point("ledger.moved", "bookkeeper", f"{LEDGER}:move_position", AFTER),
     Point("ledger.committed", "bookkeeper", f"{LEDGER}:Writer.write", AFTER),
     Point("trim.after", "bookkeeper", SCRIPT_SYNC, AFTER, _script("trim.lua", HAS_RESULT)),
-    Point("hours.added", "bookkeeper", "billing.hours:_add", AFTER, HAS_RESULT),
-    Point("hours.committed", "bookkeeper", "billing.hours:catch_up", AFTER, HAS_RESULT),
+    Point("hours.added", "bookkeeper", "billing.ledger.hours:_add", AFTER, HAS_RESULT),
+    Point("hours.committed", "bookkeeper", "billing.ledger.hours:catch_up", AFTER, HAS_RESULT),
     Point("reap.taken", "bookkeeper", SCRIPT_SYNC, AFTER, _script("take.lua", HAS_RESULT), trigger="gateway"),
     Point("reap.undone", "bookkeeper", SCRIPT_SYNC, AFTER, _script("reap.lua"), trigger="gateway"),
 ]

@@ -81,7 +81,7 @@ class Customer:
         self.service.manage(
             "shell",
             "-c",
-            "from uuid import UUID; from billing.plans import change; from tenants.access import SYSTEM; "
+            "from uuid import UUID; from billing.sale.plans import change; from tenants.access import SYSTEM; "
             "from tenants.actions import set_organization_limits as s; "
             f"o = UUID('{self.organization}'); change(o, 'internal', actor=SYSTEM); "
             "s(o, rate=1e6, burst=1000000, concurrency=10000)",

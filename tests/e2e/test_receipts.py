@@ -8,7 +8,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from billing.receipts import SELECTED, of_row
+from billing.proof.receipts import SELECTED, of_row
 from saas.lib.signing import SigningKeys, is_signed
 from tests.waiting import PATIENCE, until
 

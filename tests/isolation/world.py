@@ -108,7 +108,7 @@ class World:
             )  # fmt: skip
 
     def _make_budgets(self):
-        from billing import budgets
+        from billing.caps import budgets
         from tenants.access import SYSTEM
         from tenants.scope import tenant_scope
 

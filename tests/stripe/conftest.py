@@ -182,7 +182,7 @@ def standin(tmp_path, settings, broken_promises):
 
 @pytest.fixture
 def customer(standin):
-    from billing import stripe_customers
+    from billing.stripe import customers as stripe_customers
 
     return stripe_customers.create_customer(organization=secrets.token_hex(16), email="alice@example.org", name="Alice")
 
@@ -192,7 +192,7 @@ def catalogue(standin):
     """Two plans: `fee` and `usage` prices by plan, and the meter by which usage is counted (millionths of a dollar)."""
     from decimal import Decimal
 
-    from billing import stripe_catalogue as c
+    from billing.stripe import catalogue as c
 
     meter = c.create_meter(event_name="spend_usd", display_name="Spend in USD")
     found = {"meter": meter}
@@ -219,7 +219,7 @@ def catalogue(standin):
 @pytest.fixture
 def subscribe(standin, customer, catalogue):
     """`subscribe(plan="pro", card=…)`: through the checkout page; the subscription."""
-    from billing import stripe_customers as c
+    from billing.stripe import customers as c
 
     def do(plan="pro", card="4242424242424242"):
         session = c.checkout_for_subscription(

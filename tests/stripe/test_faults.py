@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing import stripe_customers, stripe_gateway, stripe_invoices, stripe_usage
+from billing import stripe_gateway
+from billing.stripe import customers, invoices, usage
 from billing.stripe_gateway import OutcomeUnknown, StripeRefused
 from saas.lib.errors import PaymentsUnavailable
 from tests.waiting import PATIENCE, until
@@ -24,9 +25,7 @@ def send(standin, customer, catalogue):
 
     def do(value, identifier="a", at=None):
         at = at or datetime.fromtimestamp(standin.now, UTC)
-        return stripe_usage.send_meter_event(
-            event_name="spend_usd", customer=customer.id, value=value, identifier=identifier, at=at
-        )
+        return usage.send_meter_event(event_name="spend_usd", customer=customer.id, value=value, identifier=identifier, at=at)
 
     return do
 
@@ -37,7 +36,7 @@ def counted(standin, customer, catalogue):
 
     def do():
         now = datetime.fromtimestamp(standin.now, UTC).replace(minute=0, second=0)
-        found = stripe_usage.usage_by_hour(
+        found = usage.usage_by_hour(
             meter=catalogue["meter"].id, customer=customer.id, start=now - timedelta(days=3), end=now + timedelta(hours=1)
         )
         return sum(found.values())
@@ -84,14 +83,14 @@ def test_another_refusal_is_not_taken_for_a_repetition(standin, send):
 def test_too_many_requests_are_asked_again(standin, customer):
     standin.fault("busy", path="/v1/customers", times=2)
 
-    assert stripe_customers.retrieve_customer(customer.id).id == customer.id
+    assert customers.retrieve_customer(customer.id).id == customer.id
 
 
 def test_when_it_stays_busy_that_is_said(standin, customer):
     standin.fault("busy", path="/v1/customers", times=99)
 
     with pytest.raises(PaymentsUnavailable, match="no more requests") as refusal:
-        stripe_customers.retrieve_customer(customer.id)
+        customers.retrieve_customer(customer.id)
     assert not isinstance(refusal.value, OutcomeUnknown)
     assert refusal.value.retry_after > 0
 
@@ -99,7 +98,7 @@ def test_when_it_stays_busy_that_is_said(standin, customer):
 def test_a_lock_timeout_is_asked_again(standin, customer):
     standin.fault("conflict", path="/v1/customers", times=2)
 
-    assert stripe_customers.update_customer(customer.id, email="b@example.org", name="B").name == "B"
+    assert customers.update_customer(customer.id, email="b@example.org", name="B").name == "B"
 
 
 def test_a_saved_500_is_replayed_for_its_key(standin, customer):
@@ -122,18 +121,16 @@ def test_a_key_belongs_to_its_parameters(standin, customer):
 @pytest.mark.parametrize("fault", ["fail_before", "fail_after", "drop_before", "drop_after"])
 def test_what_is_made_once_is_made_once_whatever_happens(standin, fault):
     standin.fault(fault, path="/v1/customers")
-    made = stripe_customers.create_customer(organization="a" * 32, email="once@example.org", name="Once")
+    made = customers.create_customer(organization="a" * 32, email="once@example.org", name="Once")
 
-    again = stripe_customers.create_customer(organization="a" * 32, email="once@example.org", name="Once")
+    again = customers.create_customer(organization="a" * 32, email="once@example.org", name="Once")
     assert again.id == made.id
     _, body = standin.ask("GET", "/v1/customers", {"email": "once@example.org"})
     assert [customer["id"] for customer in body["data"]] == [made.id]
 
 
 def test_who_asks_for_the_customer_may_be_another_one_each_time(standin):
-    asked = [
-        stripe_customers.create_customer(organization="c" * 32, email=f"{name}@example.org", name=name) for name in ("a", "b")
-    ]
+    asked = [customers.create_customer(organization="c" * 32, email=f"{name}@example.org", name=name) for name in ("a", "b")]
 
     assert asked[0].id == asked[1].id
     assert asked[1].email == "b@example.org"
@@ -144,32 +141,32 @@ def test_a_500_does_not_keep_a_subscription_from_being_canceled(standin, subscri
     subscription = subscribe()
     standin.fault(fault, path=f"/v1/subscriptions/{subscription.id}")
     with pytest.raises(OutcomeUnknown):
-        stripe_customers.cancel_subscription(subscription.id, at_period_end=True)
+        customers.cancel_subscription(subscription.id, at_period_end=True)
 
-    assert stripe_customers.cancel_subscription(subscription.id, at_period_end=True).cancels_at is not None
+    assert customers.cancel_subscription(subscription.id, at_period_end=True).cancels_at is not None
 
 
 def test_a_500_does_not_keep_an_invoice_from_being_finalized(standin, subscribe):
     subscription = subscribe()
     standin.advance_to(standin.next_month())
-    draft = stripe_invoices.hold_invoice(stripe_customers.retrieve_subscription(subscription.id).latest_invoice)
+    draft = invoices.hold_invoice(customers.retrieve_subscription(subscription.id).latest_invoice)
     standin.fault("fail_before", path=f"/v1/invoices/{draft.id}/finalize")
     with pytest.raises(OutcomeUnknown):
-        stripe_invoices.finalize_invoice(draft.id)
+        invoices.finalize_invoice(draft.id)
 
-    assert stripe_invoices.finalize_invoice(draft.id).status == "open"
+    assert invoices.finalize_invoice(draft.id).status == "open"
 
 
 def test_a_refund_whose_answer_was_a_500_is_not_made_twice(standin, customer):
-    session = stripe_customers.checkout_for_credit(
+    session = customers.checkout_for_credit(
         customer=customer.id, amount_minor=2500, currency="USD", description="Credit", metadata={},
         success_url="https://maas.test/ok", cancel_url="https://maas.test/no", key="credit-1",
     )  # fmt: skip
     standin.click(session.url, card="4242424242424242", do="pay")
-    payment = stripe_customers.retrieve_checkout(session.id).payment
+    payment = customers.retrieve_checkout(session.id).payment
     standin.fault("fail_after", path="/v1/refunds")
 
-    stripe_invoices.refund(payment=payment, amount_minor=1000, key="refund-1")
+    invoices.refund(payment=payment, amount_minor=1000, key="refund-1")
 
     _, body = standin.ask("GET", "/v1/refunds", {"payment_intent": payment})
     assert [refund["amount"] for refund in body["data"]] == [1000]
@@ -234,14 +231,14 @@ def test_usage_that_is_refused_later_is_told_by_a_thin_event(send, counted, stan
 
 def test_usage_for_an_unknown_meter_is_told_by_a_thin_event(standin, customer):
     at = datetime.fromtimestamp(standin.now, UTC)
-    stripe_usage.send_meter_event(event_name="nothing", customer=customer.id, value=1, identifier="x", at=at)
+    usage.send_meter_event(event_name="nothing", customer=customer.id, value=1, identifier="x", at=at)
 
     assert "v1.billing.meter.no_meter_found" in standin.types()
 
 
 def change_names(standin, customer, *names):
     for name in names:
-        stripe_customers.update_customer(customer.id, email="a@example.org", name=name)
+        customers.update_customer(customer.id, email="a@example.org", name=name)
     told = [event["data"]["object"]["name"] for event in standin.all_delivered() if event["type"] == "customer.updated"]
     return [name for name in told if name in names]
 
@@ -277,7 +274,7 @@ def test_webhooks_are_late(standin, customer):
 def test_webhooks_that_are_not_taken_are_sent_again(standin, customer):
     standin.all_delivered()
     standin.answer_webhooks_with = 500
-    stripe_customers.update_customer(customer.id, email="a@example.org", name="1")
+    customers.update_customer(customer.id, email="a@example.org", name="1")
     refused = "SELECT count(*) FROM delivery WHERE attempts > 0 AND state = 'due'"
     until(lambda: standin.world.store.db.execute(refused).fetchone()[0], what="a refused webhook")
     standin.answer_webhooks_with = 200

@@ -12,10 +12,13 @@ from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
 
-from billing import credit, ledger, payments, plans, stripe_customers, stripe_events, stripe_following, stripe_invoices
-from billing.cap_models import CreditGrant
+from billing.caps import credit
+from billing.caps.models import CreditGrant
+from billing.ledger import writing
 from billing.models import StripeEvent, Subscription
-from billing.plan_models import current_subscription
+from billing.sale import plans
+from billing.sale.models import current_subscription
+from billing.stripe import customers, events, following, invoices, payments
 from inference.books import accounts
 from saas.lib import clock
 from saas.lib.errors import NotFound, StateConflict, ValidationFailed
@@ -53,7 +56,7 @@ def work(standin):
                 "/stripe/webhook", body, content_type="application/json", headers={"Stripe-Signature": signature}
             )
             assert answer.status_code == 200, answer.content
-            stripe_events.process(json.loads(body)["id"])
+            events.process(json.loads(body)["id"])
 
     return do
 
@@ -100,7 +103,7 @@ def test_it_does_not_matter_how_events_come(standin, organization, work):
         standin.fault(fault, times=2)
     buy(standin, organization)
     work()
-    stripe_customers.update_customer(current(organization).stripe_customer or _customer(organization), email="x@y.z", name="X")
+    customers.update_customer(current(organization).stripe_customer or _customer(organization), email="x@y.z", name="X")
     work()
 
     assert current(organization).plan_version.plan_id == "pro"
@@ -116,9 +119,9 @@ def test_what_was_never_delivered_is_found_in_the_list_of_events(standin, organi
     work()
     assert current(organization).plan_version.plan_id == "free"
 
-    assert stripe_events.catch_up(timedelta(hours=2)) > 0
-    assert stripe_events.catch_up(timedelta(hours=2)) == 0
-    stripe_events.process_due()
+    assert events.catch_up(timedelta(hours=2)) > 0
+    assert events.catch_up(timedelta(hours=2)) == 0
+    events.process_due()
     assert current(organization).plan_version.plan_id == "pro"
 
 
@@ -126,13 +129,13 @@ def test_what_came_while_nobody_listened_is_found_however_long_that_was(standin,
     buy(standin, organization)
     work()
     standin.fault("lose", times=1000)
-    stripe_customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
+    customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
     standin.advance_to(standin.next_month() + timedelta(days=5))
     work()
     assert current(organization).plan_version.plan_id == "pro"
 
-    stripe_events.catch_up(timedelta(hours=2))
-    stripe_events.process_due()
+    events.catch_up(timedelta(hours=2))
+    events.process_due()
     assert current(organization).plan_version.plan_id == "free"
 
 
@@ -144,7 +147,7 @@ def test_only_what_was_worked_through_long_ago_is_forgotten(standin, organizatio
         StripeEvent.objects.create(event_id=names["new"], type="t", processed_at=new)
         StripeEvent.objects.create(event_id=names["waits"], type="t", received_at=old, next_try_at=new + timedelta(days=1))
 
-    assert stripe_events.forget() >= 1
+    assert events.forget() >= 1
     with as_operator():
         left = StripeEvent.objects.filter(event_id__in=names.values())
         assert {row.event_id for row in left} == {names["new"], names["waits"]}
@@ -155,7 +158,7 @@ def test_one_at_a_time_is_at_an_object_of_stripes(embedded):
     is_in, may_leave = threading.Event(), threading.Event()
 
     def first():
-        with stripe_following.alone(name):
+        with following.alone(name):
             is_in.set()
             may_leave.wait(PATIENCE)
             order.append("first")
@@ -163,7 +166,7 @@ def test_one_at_a_time_is_at_an_object_of_stripes(embedded):
     def second():
         is_in.wait(PATIENCE)
         threading.Timer(0.2, may_leave.set).start()  # what it waits for, not how long
-        with stripe_following.alone(name):
+        with following.alone(name):
             order.append("second")
 
     at_once(first, second)
@@ -181,12 +184,12 @@ def test_an_event_that_fails_is_tried_again(standin, organization, work):
         failed = StripeEvent.objects.filter(processed_at=None, customer=_customer(organization)).exclude(error="")
         assert failed
         assert all("OutcomeUnknown" in row.error and row.attempts == 1 for row in failed)
-    assert stripe_events.process(failed[0].event_id) is False  # it waits for its time
+    assert events.process(failed[0].event_id) is False  # it waits for its time
 
     standin.steer("DELETE", "faults")
     with as_operator():
         StripeEvent.objects.filter(processed_at=None).update(next_try_at=datetime(2020, 1, 1, tzinfo=UTC))
-    stripe_events.process_due()
+    events.process_due()
     assert current(organization).plan_version.plan_id == "pro"
 
 
@@ -197,7 +200,7 @@ def test_one_event_is_worked_through_once_by_any_number_of_workers(standin, orga
     name = json.loads(raw)["id"]
     Client().post("/stripe/webhook", raw, content_type="application/json", headers={"Stripe-Signature": signature})
 
-    done = at_once(*[lambda: stripe_events.process(name)] * 4)
+    done = at_once(*[lambda: events.process(name)] * 4)
 
     assert sorted(done) == [False, False, False, True]
     with as_operator():
@@ -214,7 +217,7 @@ def test_dunning_ends_in_suspension_and_payment_brings_back(standin, organizatio
     for days in (3, 5, 7):
         standin.advance(days * 86_400)
         work()
-        stripe_following.let_time_pass()
+        following.let_time_pass()
         seen.append(current(organization).state)
     with as_operator():
         organization.refresh_from_db()
@@ -223,8 +226,8 @@ def test_dunning_ends_in_suspension_and_payment_brings_back(standin, organizatio
     assert organization.terms["state"] == "suspended"
 
     use_card(standin, organization, GOOD)
-    invoice = stripe_invoices.open_invoices_of(_customer(organization))[0]
-    stripe_invoices.pay_invoice(invoice.id)
+    invoice = invoices.open_invoices_of(_customer(organization))[0]
+    invoices.pay_invoice(invoice.id)
     work()
     assert (current(organization).state, current(organization).plan_version.plan_id) == ("active", "pro")
 
@@ -239,7 +242,7 @@ def test_time_alone_leads_to_grace_and_suspension_while_stripe_is_away(standin, 
     seen = []
     for days in (2, 2, 11):
         standin.advance(days * 86_400)
-        stripe_following.let_time_pass()
+        following.let_time_pass()
         seen.append(current(organization).state)
 
     assert seen == ["past_due", "grace", "suspended"]
@@ -265,7 +268,7 @@ def test_a_subscription_that_ends_unpaid_closes(standin, organization, work):
     work()
     use_card(standin, organization, LATER)
     standin.advance_to(standin.next_month() + timedelta(hours=2))
-    stripe_customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
+    customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
     standin.advance_to(standin.next_month() + timedelta(hours=2))
     work()
 
@@ -283,9 +286,7 @@ def test_a_plan_is_changed_at_once_here_and_prorated_there(standin, organization
 
     assert current(organization).plan_version.plan_id == "pro"
     standin.advance_to(standin.next_month())
-    draft = stripe_invoices.retrieve_invoice(
-        stripe_customers.retrieve_subscription(current(organization).stripe_subscription).latest_invoice
-    )
+    draft = invoices.retrieve_invoice(customers.retrieve_subscription(current(organization).stripe_subscription).latest_invoice)
     assert abs(draft.total_minor - expected.total_minor) <= 1  # some seconds passed between preview and change
     assert any(line.is_proration for line in draft.lines)
 
@@ -335,7 +336,7 @@ def test_credit_that_was_paid_for_is_granted_once(standin, organization, work):
     work()
     assert credit_of(organization) == [(25_500_000_000, "paid")]
 
-    payment = stripe_invoices.retrieve_payment(stripe_customers.retrieve_checkout(page.id).payment)
+    payment = invoices.retrieve_payment(customers.retrieve_checkout(page.id).payment)
     payments.grant_credit(payment)
     assert len(credit_of(organization)) == 1
     with pytest.raises(StateConflict, match="less than the credit"):
@@ -347,12 +348,12 @@ def buy_credit(standin, organization, card=GOOD):
     urls = {"success_url": "https://m.test", "cancel_url": "https://m.test"}
     page = payments.checkout_credit(organization.id, 10**10, email="a@example.org", key=secrets.token_hex(4), **urls)
     assert standin.click(page.url, card=card, do="pay")[0] == 303
-    return stripe_customers.retrieve_checkout(page.id).payment
+    return customers.retrieve_checkout(page.id).payment
 
 
 def credit_left(organization):
     """After the bookkeeper's next round: (remaining, expired) of each grant, and what calls may still spend."""
-    with closing(ledger.connect()) as connection:
+    with closing(writing.connect()) as connection:
         credit.expire_due(connection, clock.now())
     with as_operator():
         grants = [(row.remaining_nano, row.expired_nano) for row in CreditGrant.objects.of(organization).order_by("id")]
@@ -364,7 +365,7 @@ def test_money_that_went_back_takes_the_unused_credit_with_it(standin, organizat
     first, _ = buy_credit(standin, organization), buy_credit(standin, organization)
     work()
     assert credit_left(organization) == ([(10**10, 0), (10**10, 0)], 2 * 10**10)
-    stripe_invoices.refund(payment=first, amount_minor=1000, key=secrets.token_hex(4))
+    invoices.refund(payment=first, amount_minor=1000, key=secrets.token_hex(4))
     work()
 
     assert credit_left(organization) == ([(0, 10**10), (10**10, 0)], 10**10)
@@ -378,7 +379,7 @@ def test_disputed_credit_cannot_be_spent_though_the_dispute_was_heard_of_first(s
         dispute = StripeEvent.objects.get(type="charge.dispute.created")
         assert (dispute.processed_at, "not given yet" in dispute.error) == (None, True)
         StripeEvent.objects.filter(event_id=dispute.event_id).update(next_try_at=timezone.now())
-    stripe_events.process_due()
+    events.process_due()
 
     assert credit_left(organization) == ([(0, 10**10)], 0)
 
@@ -388,7 +389,7 @@ def test_a_refund_of_anything_else_ends_no_credit(standin, organization, work):
     buy(standin, organization)
     work()
     [fee] = [row for row in standin.world.store.all("payment_intent") if "credit_nano" not in row["metadata"]]
-    stripe_invoices.refund(payment=fee["id"], amount_minor=100, key=secrets.token_hex(4))
+    invoices.refund(payment=fee["id"], amount_minor=100, key=secrets.token_hex(4))
     work()
 
     assert credit_left(organization)[0] == [(10**10, 0)]
@@ -414,11 +415,11 @@ def test_an_amount_that_no_card_can_pay_is_refused(standin, organization, amount
 
 
 def test_a_customer_of_nobody_changes_nothing(standin):
-    stranger = stripe_customers.create_customer(organization=secrets.token_hex(16), email="s@example.org", name="S")
-    nobody = stripe_customers.create_customer(organization="no id", email="n@example.org", name="N")
+    stranger = customers.create_customer(organization=secrets.token_hex(16), email="s@example.org", name="S")
+    nobody = customers.create_customer(organization="no id", email="n@example.org", name="N")
 
-    assert stripe_following.follow(stranger.id) is None
-    assert stripe_following.follow(nobody.id) is None
+    assert following.follow(stranger.id) is None
+    assert following.follow(nobody.id) is None
 
 
 def test_an_organization_has_one_customer_however_many_ask(standin, organization):
@@ -465,7 +466,7 @@ def test_whose_subscription_has_ended_chooses_freely_again(standin, organization
     work()
     with pytest.raises(StateConflict, match="paid at Stripe"):
         plans.choose(organization.id, "prepaid", actor=Actor("user", "u"))
-    stripe_customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
+    customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
     standin.advance_to(standin.next_month() + timedelta(hours=1))
     work()
     assert current(organization).plan_version.plan_id == "free"
@@ -476,4 +477,4 @@ def test_whose_subscription_has_ended_chooses_freely_again(standin, organization
 
 
 def test_what_has_no_customer_is_nobodys(organization):
-    assert stripe_following.follow("") is None
+    assert following.follow("") is None

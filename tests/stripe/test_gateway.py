@@ -6,7 +6,9 @@ from decimal import Decimal
 
 import pytest
 
-from billing import stripe_catalogue, stripe_customers, stripe_gateway, stripe_invoices, stripe_usage
+from billing import stripe_gateway
+from billing.stripe import catalogue as stripe_catalogue
+from billing.stripe import customers, invoices, usage
 from billing.stripe_gateway import StripeRefused
 from saas.lib.errors import PaymentRefused, PaymentsUnavailable
 
@@ -20,9 +22,7 @@ def test_without_a_key_payments_are_unavailable(settings):
 
 def test_a_customer_is_made_once_for_an_organization(standin):
     organization = secrets.token_hex(16)
-    first, second = (
-        stripe_customers.create_customer(organization=organization, email="a@example.org", name="A") for _ in range(2)
-    )
+    first, second = (customers.create_customer(organization=organization, email="a@example.org", name="A") for _ in range(2))
 
     assert first == second
     assert first.metadata["organization"] == organization
@@ -30,15 +30,15 @@ def test_a_customer_is_made_once_for_an_organization(standin):
 
 
 def test_a_customer_changes_name_and_address(customer):
-    changed = stripe_customers.update_customer(customer.id, email="new@example.org", name="New")
+    changed = customers.update_customer(customer.id, email="new@example.org", name="New")
 
-    assert stripe_customers.retrieve_customer(customer.id) == changed
+    assert customers.retrieve_customer(customer.id) == changed
     assert (changed.email, changed.name) == ("new@example.org", "New")
 
 
 def test_a_customer_that_is_not_there_is_refused(standin):
     with pytest.raises(StripeRefused) as refusal:
-        stripe_customers.retrieve_customer("cus_nobody")
+        customers.retrieve_customer("cus_nobody")
 
     assert (refusal.value.http_status, refusal.value.stripe_code) == (404, "resource_missing")
 
@@ -78,13 +78,13 @@ def test_a_subscription_is_bought_on_the_checkout_page(standin, subscribe, custo
     assert (subscription.status, subscription.customer, subscription.metadata["plan"]) == ("active", customer.id, "pro")
     assert {item.is_metered for item in subscription.items} == {True, False}
     assert {item.period_end for item in subscription.items} == {standin.next_month()}
-    assert stripe_customers.retrieve_customer(customer.id).has_card
-    assert stripe_customers.subscriptions_of(customer.id) == [subscription]
+    assert customers.retrieve_customer(customer.id).has_card
+    assert customers.subscriptions_of(customer.id) == [subscription]
 
 
 def test_its_first_fee_is_prorated_by_seconds(standin, subscribe):
     subscription = subscribe()
-    invoice = stripe_invoices.retrieve_invoice(subscription.latest_invoice)
+    invoice = invoices.retrieve_invoice(subscription.latest_invoice)
     item = next(item for item in subscription.items if not item.is_metered)
     end = item.period_end
     whole = end - (end - timedelta(days=1)).replace(day=1)
@@ -95,7 +95,7 @@ def test_its_first_fee_is_prorated_by_seconds(standin, subscribe):
 
 
 def test_credit_is_bought_once(standin, customer):
-    session = stripe_customers.checkout_for_credit(
+    session = customers.checkout_for_credit(
         customer=customer.id,
         amount_minor=2500,
         currency="USD",
@@ -106,8 +106,8 @@ def test_credit_is_bought_once(standin, customer):
         key="credit-1",
     )
     standin.click(session.url, card="4242424242424242", do="pay")
-    done = stripe_customers.retrieve_checkout(session.id)
-    payment = stripe_invoices.retrieve_payment(done.payment)
+    done = customers.retrieve_checkout(session.id)
+    payment = invoices.retrieve_payment(done.payment)
 
     assert (done.status, done.is_paid, done.amount_minor) == ("complete", True, 2500)
     assert (payment.is_paid, payment.amount_minor, payment.currency) == (True, 2500, "USD")
@@ -115,34 +115,34 @@ def test_credit_is_bought_once(standin, customer):
 
 
 def test_a_payment_is_refunded_never_more_than_it_was(standin, customer):
-    session = stripe_customers.checkout_for_credit(
+    session = customers.checkout_for_credit(
         customer=customer.id, amount_minor=2500, currency="USD", description="Credit", metadata={},
         success_url="https://maas.test/ok", cancel_url="https://maas.test/no", key="credit-1",
     )  # fmt: skip
     standin.click(session.url, card="4242424242424242", do="pay")
-    payment = stripe_customers.retrieve_checkout(session.id).payment
+    payment = customers.retrieve_checkout(session.id).payment
 
-    first, again = (stripe_invoices.refund(payment=payment, amount_minor=2000, key="refund-1") for _ in range(2))
+    first, again = (invoices.refund(payment=payment, amount_minor=2000, key="refund-1") for _ in range(2))
 
     assert first == again
     with pytest.raises(StripeRefused, match="greater than"):
-        stripe_invoices.refund(payment=payment, amount_minor=501, key="refund-2")
+        invoices.refund(payment=payment, amount_minor=501, key="refund-2")
 
 
 def test_a_change_of_plan_costs_what_its_preview_said(standin, subscribe, catalogue, customer):
     subscription = subscribe()
     standin.advance(60)
     at = datetime.fromtimestamp(standin.now, UTC)
-    preview = stripe_customers.preview_change(subscription.id, prices=catalogue["team"], proration_at=at)
+    preview = customers.preview_change(subscription.id, prices=catalogue["team"], proration_at=at)
 
-    assert {item.price for item in stripe_customers.retrieve_subscription(subscription.id).items} == {
+    assert {item.price for item in customers.retrieve_subscription(subscription.id).items} == {
         price for price, _ in catalogue["pro"]
     }
-    changed = stripe_customers.change_subscription(
+    changed = customers.change_subscription(
         subscription.id, prices=catalogue["team"], metadata={"plan": "team"}, proration_at=at
     )
     standin.advance_to(standin.next_month())
-    invoice = stripe_invoices.retrieve_invoice(stripe_customers.retrieve_subscription(subscription.id).latest_invoice)
+    invoice = invoices.retrieve_invoice(customers.retrieve_subscription(subscription.id).latest_invoice)
 
     assert {item.price for item in changed.items} == {price for price, _ in catalogue["team"]}
     assert changed.metadata["plan"] == "team"
@@ -152,31 +152,29 @@ def test_a_change_of_plan_costs_what_its_preview_said(standin, subscribe, catalo
 
 def test_a_subscription_ends_with_its_period_or_at_once(standin, subscribe, customer):
     subscription = subscribe()
-    kept = stripe_customers.cancel_subscription(subscription.id, at_period_end=True)
+    kept = customers.cancel_subscription(subscription.id, at_period_end=True)
 
     assert (kept.status, kept.cancels_at) == ("active", standin.next_month())
     standin.advance_to(standin.next_month())
-    assert stripe_customers.retrieve_subscription(subscription.id).status == "canceled"
+    assert customers.retrieve_subscription(subscription.id).status == "canceled"
 
     second = subscribe()
-    assert stripe_customers.cancel_subscription(second.id, at_period_end=False).status == "canceled"
+    assert customers.cancel_subscription(second.id, at_period_end=False).status == "canceled"
 
 
 def test_usage_is_counted_by_hour(standin, subscribe, customer, catalogue):
     at = datetime.fromtimestamp(standin.now, UTC).replace(minute=0, second=0)
     for number, value in enumerate((1_000, 500, -200)):
-        stripe_usage.send_meter_event(
-            event_name="spend_usd", customer=customer.id, value=value, identifier=f"mt1:a:{number}", at=at
-        )
-    found = stripe_usage.usage_by_hour(
+        usage.send_meter_event(event_name="spend_usd", customer=customer.id, value=value, identifier=f"mt1:a:{number}", at=at)
+    found = usage.usage_by_hour(
         meter=catalogue["meter"].id, customer=customer.id, start=at - timedelta(hours=1), end=at + timedelta(hours=1)
     )
 
     assert found == {at: 1_300}
-    stripe_usage.cancel_meter_event(event_name="spend_usd", identifier="mt1:a:1")
-    assert stripe_usage.usage_by_hour(
-        meter=catalogue["meter"].id, customer=customer.id, start=at, end=at + timedelta(hours=1)
-    ) == {at: 800}
+    usage.cancel_meter_event(event_name="spend_usd", identifier="mt1:a:1")
+    assert usage.usage_by_hour(meter=catalogue["meter"].id, customer=customer.id, start=at, end=at + timedelta(hours=1)) == {
+        at: 800
+    }
 
 
 @pytest.mark.parametrize(("days", "minutes"), [(-36, 0), (0, 6)])
@@ -184,30 +182,30 @@ def test_usage_too_old_or_of_the_future_is_refused(standin, customer, catalogue,
     at = datetime.fromtimestamp(standin.now, UTC) + timedelta(days=days, minutes=minutes)
 
     with pytest.raises(StripeRefused, match="within the past 35 days"):
-        stripe_usage.send_meter_event(event_name="spend_usd", customer=customer.id, value=1, identifier="x", at=at)
+        usage.send_meter_event(event_name="spend_usd", customer=customer.id, value=1, identifier="x", at=at)
 
 
 def test_a_held_draft_stays_one_until_it_is_finalized(standin, subscribe):
     subscription = subscribe()
     standin.advance_to(standin.next_month())
-    draft = stripe_customers.retrieve_subscription(subscription.id).latest_invoice
-    held = stripe_invoices.hold_invoice(draft)
+    draft = customers.retrieve_subscription(subscription.id).latest_invoice
+    held = invoices.hold_invoice(draft)
     standin.advance(3 * 3600)
 
-    assert (held.finalizes_by_itself, stripe_invoices.retrieve_invoice(draft).status) == (False, "draft")
-    assert stripe_invoices.finalize_invoice(draft).status == "open"
+    assert (held.finalizes_by_itself, invoices.retrieve_invoice(draft).status) == (False, "draft")
+    assert invoices.finalize_invoice(draft).status == "open"
     standin.advance(1)
-    paid = stripe_invoices.retrieve_invoice(draft)
+    paid = invoices.retrieve_invoice(draft)
     assert (paid.status, paid.paid_minor) == ("paid", 5000)
-    assert paid in stripe_invoices.invoices_of(subscription.customer)
+    assert paid in invoices.invoices_of(subscription.customer)
 
 
 def test_a_line_is_added_to_a_draft_once(standin, subscribe, customer):
     subscription = subscribe()
     standin.advance_to(standin.next_month())
-    draft = stripe_customers.retrieve_subscription(subscription.id).latest_invoice
+    draft = customers.retrieve_subscription(subscription.id).latest_invoice
     for _ in range(2):
-        stripe_invoices.add_invoice_item(
+        invoices.add_invoice_item(
             customer=customer.id,
             invoice=draft,
             amount_minor=-700,
@@ -217,41 +215,40 @@ def test_a_line_is_added_to_a_draft_once(standin, subscribe, customer):
             key="sorry",
         )
 
-    assert stripe_invoices.retrieve_invoice(draft).total_minor == 4300
+    assert invoices.retrieve_invoice(draft).total_minor == 4300
 
 
 def test_a_credit_note_goes_to_the_card_or_to_the_balance(standin, subscribe):
     subscription = subscribe()
     invoice = subscription.latest_invoice
-    stripe_invoices.credit_note(invoice=invoice, amount_minor=1, reason="Sorry", is_refund=True, key="note-1")
-    stripe_invoices.credit_note(invoice=invoice, amount_minor=2, reason="Sorry", is_refund=False, key="note-2")
+    invoices.credit_note(invoice=invoice, amount_minor=1, reason="Sorry", is_refund=True, key="note-1")
+    invoices.credit_note(invoice=invoice, amount_minor=2, reason="Sorry", is_refund=False, key="note-2")
     standin.advance_to(standin.next_month() + timedelta(hours=2))
-    after = stripe_invoices.retrieve_invoice(stripe_customers.retrieve_subscription(subscription.id).latest_invoice)
+    after = invoices.retrieve_invoice(customers.retrieve_subscription(subscription.id).latest_invoice)
 
     assert (after.total_minor, after.paid_minor) == (5000, 4998)
     with pytest.raises(StripeRefused, match="what is left"):
-        stripe_invoices.credit_note(invoice=invoice, amount_minor=5000, reason="Too much", is_refund=True, key="note-3")
+        invoices.credit_note(invoice=invoice, amount_minor=5000, reason="Too much", is_refund=True, key="note-3")
 
 
 def test_a_final_invoice_that_is_open_can_be_voided_and_one_with_a_bad_card_not_paid(standin, subscribe, customer):
     subscription = subscribe()
-    portal = stripe_customers.portal_link(customer=customer.id, return_url="https://maas.test/back")
+    portal = customers.portal_link(customer=customer.id, return_url="https://maas.test/back")
     standin.click(portal, card="4000000000000341", do="card")
     standin.advance_to(standin.next_month() + timedelta(hours=2))
-    invoice = stripe_customers.retrieve_subscription(subscription.id).latest_invoice
+    invoice = customers.retrieve_subscription(subscription.id).latest_invoice
 
     with pytest.raises(PaymentRefused, match="declined"):
-        stripe_invoices.pay_invoice(invoice)
-    assert stripe_invoices.retrieve_invoice(invoice).status == "open"
-    assert stripe_invoices.void_invoice(invoice).status == "void"
+        invoices.pay_invoice(invoice)
+    assert invoices.retrieve_invoice(invoice).status == "open"
+    assert invoices.void_invoice(invoice).status == "void"
 
 
 def test_a_customer_with_a_card_subscribes_without_a_page(standin, subscribe, catalogue, customer):
-    stripe_customers.cancel_subscription(subscribe().id, at_period_end=False)
+    customers.cancel_subscription(subscribe().id, at_period_end=False)
 
     first, again = (
-        stripe_customers.create_subscription(customer=customer.id, prices=catalogue["team"], metadata={}, key="new")
-        for _ in "ab"
+        customers.create_subscription(customer=customer.id, prices=catalogue["team"], metadata={}, key="new") for _ in "ab"
     )
 
     assert first.id == again.id
@@ -260,7 +257,7 @@ def test_a_customer_with_a_card_subscribes_without_a_page(standin, subscribe, ca
 
 def test_taxes_are_reckoned_by_stripe_where_that_is_on(standin, settings, customer, catalogue):
     settings.CONFIG = settings.CONFIG.model_copy(update={"stripe_tax": True})
-    page = stripe_customers.checkout_for_subscription(
+    page = customers.checkout_for_subscription(
         customer=customer.id,
         prices=catalogue["pro"],
         metadata={},
@@ -273,16 +270,16 @@ def test_taxes_are_reckoned_by_stripe_where_that_is_on(standin, settings, custom
     assert asked["automatic_tax"] == {"enabled": "true"}
     assert asked["customer_update"] == {"address": "auto", "name": "auto"}
     with pytest.raises(StripeRefused) as refusal:  # nobody knows yet where the customer is taxed
-        stripe_customers.create_subscription(customer=customer.id, prices=catalogue["team"], metadata={}, key="no-page")
+        customers.create_subscription(customer=customer.id, prices=catalogue["team"], metadata={}, key="no-page")
     assert refusal.value.stripe_code == "customer_tax_location_invalid"
     assert standin.click(page.url, card="4242424242424242", do="pay")[0] == 303
-    bought = stripe_customers.create_subscription(customer=customer.id, prices=catalogue["team"], metadata={}, key="later")
+    bought = customers.create_subscription(customer=customer.id, prices=catalogue["team"], metadata={}, key="later")
     assert bought.status == "active"
 
 
 def test_credit_can_be_bought_with_taxes(standin, settings, customer):
     settings.CONFIG = settings.CONFIG.model_copy(update={"stripe_tax": True})
-    page = stripe_customers.checkout_for_credit(
+    page = customers.checkout_for_credit(
         customer=customer.id,
         amount_minor=500,
         currency="USD",

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing import stripe_customers, stripe_invoices, stripe_usage
+from billing.stripe import customers, usage
+from billing.stripe import invoices as stripe_invoices
 
 pytestmark = pytest.mark.no_servers
 CENTS = 10_000  # millionths of a dollar in a cent
@@ -16,7 +17,7 @@ def use(standin, customer):
 
     def do(cents, at=None, identifier="u"):
         at = at or datetime.fromtimestamp(standin.now, UTC)
-        stripe_usage.send_meter_event(
+        usage.send_meter_event(
             event_name="spend_usd", customer=customer.id, value=cents * CENTS, identifier=f"{identifier}:{cents}:{at}", at=at
         )
 
@@ -28,18 +29,18 @@ def bad_card(standin, customer):
     """`bad_card()`: from now on every charge fails; `bad_card("4242424242424242")` is a good one again."""
 
     def do(number="4000000000000341"):
-        portal = stripe_customers.portal_link(customer=customer.id, return_url="https://maas.test/back")
+        portal = customers.portal_link(customer=customer.id, return_url="https://maas.test/back")
         assert standin.click(portal, card=number, do="card")[0] == 303
 
     return do
 
 
 def latest(subscription):
-    return stripe_invoices.retrieve_invoice(stripe_customers.retrieve_subscription(subscription.id).latest_invoice)
+    return stripe_invoices.retrieve_invoice(customers.retrieve_subscription(subscription.id).latest_invoice)
 
 
 def status(subscription):
-    return stripe_customers.retrieve_subscription(subscription.id).status
+    return customers.retrieve_subscription(subscription.id).status
 
 
 def test_a_month_is_invoiced_an_hour_after_its_end(standin, subscribe, use):
@@ -138,12 +139,12 @@ def test_the_drafts_of_an_unpaid_subscription_stay_drafts(standin, subscribe, ba
 
 
 def test_a_trial_costs_nothing_and_then_begins(standin, customer, catalogue):
-    session = stripe_customers.checkout_for_subscription(
+    session = customers.checkout_for_subscription(
         customer=customer.id, prices=catalogue["pro"], metadata={}, success_url="https://m.test", cancel_url="https://m.test",
         key="trial", trial_days=7,
     )  # fmt: skip
     standin.click(session.url, card="4242424242424242", do="pay")
-    subscription = stripe_customers.subscriptions_of(customer.id)[0]
+    subscription = customers.subscriptions_of(customer.id)[0]
 
     assert (subscription.status, latest(subscription).total_minor) == ("trialing", 0)
     standin.advance(7 * 86_400 + 7_200)
@@ -153,7 +154,7 @@ def test_a_trial_costs_nothing_and_then_begins(standin, customer, catalogue):
 
 def test_a_refused_first_payment_leaves_it_incomplete_and_then_expired(standin, bad_card, catalogue, customer):
     bad_card()
-    subscription = stripe_customers.create_subscription(customer=customer.id, prices=catalogue["pro"], metadata={}, key="s")
+    subscription = customers.create_subscription(customer=customer.id, prices=catalogue["pro"], metadata={}, key="s")
 
     assert subscription.status == "incomplete"
     standin.advance(24 * 3600)
@@ -163,7 +164,7 @@ def test_a_refused_first_payment_leaves_it_incomplete_and_then_expired(standin, 
 def test_the_last_month_of_a_canceled_one_is_invoiced_without_a_new_fee(standin, subscribe, use):
     subscription = subscribe()
     use(1_100)
-    stripe_customers.cancel_subscription(subscription.id, at_period_end=True)
+    customers.cancel_subscription(subscription.id, at_period_end=True)
     standin.advance_to(standin.next_month() + timedelta(hours=2))
 
     assert (status(subscription), latest(subscription).paid_minor) == ("canceled", 100)

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from billing import stripe_customers
+from billing.stripe import customers
 
 pytestmark = pytest.mark.no_servers
 GOOD, LATER, DECLINED = "4242424242424242", "4000000000000341", "4000000000000002"
@@ -16,7 +16,7 @@ GOOD, LATER, DECLINED = "4242424242424242", "4000000000000341", "400000000000000
 
 @pytest.fixture
 def checkout(standin, customer, catalogue):
-    return stripe_customers.checkout_for_subscription(
+    return customers.checkout_for_subscription(
         customer=customer.id,
         prices=catalogue["pro"],
         metadata={"plan": "pro"},
@@ -28,7 +28,7 @@ def checkout(standin, customer, catalogue):
 
 @pytest.fixture
 def portal(standin, customer):
-    return stripe_customers.portal_link(customer=customer.id, return_url="https://maas.test/back")
+    return customers.portal_link(customer=customer.id, return_url="https://maas.test/back")
 
 
 def test_the_page_names_what_is_bought_and_can_be_read_aloud(standin, checkout):
@@ -46,7 +46,7 @@ def test_paying_leads_back_with_the_session(standin, checkout):
     status, _, to = standin.click(checkout.url, card=GOOD, do="pay")
 
     assert (status, to) == (303, f"https://maas.test/ok?session={checkout.id}")
-    assert stripe_customers.retrieve_checkout(checkout.id).status == "complete"
+    assert customers.retrieve_checkout(checkout.id).status == "complete"
     assert "This checkout is complete" in standin.click(checkout.url)[1]
 
 
@@ -56,14 +56,14 @@ def test_a_card_that_fails_is_said_and_leaves_nothing(standin, checkout, custome
 
     assert status == 402
     assert 'role="alert"' in text
-    assert stripe_customers.retrieve_checkout(checkout.id).status == "open"
-    assert stripe_customers.subscriptions_of(customer.id) == []
+    assert customers.retrieve_checkout(checkout.id).status == "open"
+    assert customers.subscriptions_of(customer.id) == []
     assert standin.click(checkout.url, card=GOOD, do="pay")[0] == 303
 
 
 def test_who_leaves_can_come_back(standin, checkout):
     assert standin.click(checkout.url, do="leave")[::2] == (303, "https://maas.test/no")
-    assert stripe_customers.retrieve_checkout(checkout.id).status == "open"
+    assert customers.retrieve_checkout(checkout.id).status == "open"
 
 
 def test_a_page_that_is_paid_twice_is_paid_once(standin, checkout, customer):
@@ -72,13 +72,13 @@ def test_a_page_that_is_paid_twice_is_paid_once(standin, checkout, customer):
 
     assert status == 402
     assert "complete" in text
-    assert len(stripe_customers.subscriptions_of(customer.id)) == 1
+    assert len(customers.subscriptions_of(customer.id)) == 1
 
 
 def test_a_checkout_expires_after_a_day(standin, checkout):
     standin.advance(86_401)
 
-    assert stripe_customers.retrieve_checkout(checkout.id).status == "expired"
+    assert customers.retrieve_checkout(checkout.id).status == "expired"
     assert "checkout.session.expired" in standin.types()
 
 
@@ -86,7 +86,7 @@ def test_the_portal_changes_the_plan(standin, subscribe, portal):
     subscription = subscribe()
     assert "Change to Team (200.00 USD a month)" in standin.click(portal)[1]
     assert standin.click(portal, do="plan:plan_team")[0] == 303
-    changed = stripe_customers.retrieve_subscription(subscription.id)
+    changed = customers.retrieve_subscription(subscription.id)
 
     assert {item.product for item in changed.items} == {"plan_team"}
     assert changed.metadata["plan"] == "team"
@@ -95,20 +95,20 @@ def test_the_portal_changes_the_plan(standin, subscribe, portal):
 def test_the_portal_cancels_and_takes_it_back(standin, subscribe, portal):
     subscription = subscribe()
     standin.click(portal, do="cancel")
-    assert stripe_customers.retrieve_subscription(subscription.id).cancels_at is not None
+    assert customers.retrieve_subscription(subscription.id).cancels_at is not None
     standin.click(portal, do="keep")
-    assert stripe_customers.retrieve_subscription(subscription.id).cancels_at is None
+    assert customers.retrieve_subscription(subscription.id).cancels_at is None
 
 
 def test_the_portal_of_one_customer_pays_no_others_invoice(standin, subscribe, portal):
-    from billing import stripe_invoices
+    from billing.stripe import invoices as stripe_invoices
 
     subscription = subscribe()
     standin.click(portal, card=LATER, do="card")
     standin.advance_to(standin.next_month() + timedelta(hours=2))
-    invoice = stripe_customers.retrieve_subscription(subscription.id).latest_invoice
-    other = stripe_customers.create_customer(organization="b" * 32, email="b@example.org", name="B")
-    theirs = stripe_customers.portal_link(customer=other.id, return_url="https://maas.test/back")
+    invoice = customers.retrieve_subscription(subscription.id).latest_invoice
+    other = customers.create_customer(organization="b" * 32, email="b@example.org", name="B")
+    theirs = customers.portal_link(customer=other.id, return_url="https://maas.test/back")
     standin.click(theirs, card=GOOD, do="card")
 
     standin.click(theirs, do=f"invoice:{invoice}")
@@ -116,12 +116,12 @@ def test_the_portal_of_one_customer_pays_no_others_invoice(standin, subscribe, p
 
 
 def test_an_open_invoice_is_paid_on_its_page(standin, subscribe, portal):
-    from billing import stripe_invoices
+    from billing.stripe import invoices as stripe_invoices
 
     subscription = subscribe()
     standin.click(portal, card=LATER, do="card")
     standin.advance_to(standin.next_month() + timedelta(hours=2))
-    invoice = stripe_invoices.retrieve_invoice(stripe_customers.retrieve_subscription(subscription.id).latest_invoice)
+    invoice = stripe_invoices.retrieve_invoice(customers.retrieve_subscription(subscription.id).latest_invoice)
 
     assert "Status: open" in standin.click(invoice.hosted_url)[1]
     assert standin.click(invoice.hosted_url, card=GOOD, do="pay")[0] == 303

@@ -11,7 +11,9 @@ from decimal import Decimal
 import pytest
 from pydantic import SecretStr
 
-from billing import stripe_catalogue, stripe_customers, stripe_gateway, stripe_invoices, stripe_usage
+from billing import stripe_gateway
+from billing.stripe import catalogue, customers, invoices
+from billing.stripe import usage as stripe_usage
 from billing.stripe_gateway import StripeRefused
 from tests.waiting import until
 
@@ -34,11 +36,11 @@ def _sandbox(settings, broken_promises):
 @pytest.fixture
 def customer():
     """One with a card that works."""
-    made = stripe_customers.create_customer(organization=secrets.token_hex(16), email="sandbox@example.org", name=NAME)
+    made = customers.create_customer(organization=secrets.token_hex(16), email="sandbox@example.org", name=NAME)
     v1 = stripe_gateway.client().v1
     card = v1.payment_methods.attach("pm_card_visa", {"customer": made.id})
     v1.customers.update(made.id, {"invoice_settings": {"default_payment_method": card.id}})
-    return stripe_customers.retrieve_customer(made.id)
+    return customers.retrieve_customer(made.id)
 
 
 @pytest.fixture(scope="module")
@@ -50,28 +52,24 @@ def names():
 def prices(names):
     """(fee, usage) of a plan, and its meter; made once."""
     if not names:
-        names["meter"] = stripe_catalogue.create_meter(event_name=f"{NAME}_spend", display_name=NAME)
-        stripe_catalogue.create_product(id=f"{NAME}_plan", name=NAME, metadata={"plan": "pro"})
+        names["meter"] = catalogue.create_meter(event_name=f"{NAME}_spend", display_name=NAME)
+        catalogue.create_product(id=f"{NAME}_plan", name=NAME, metadata={"plan": "pro"})
         common = {"product": f"{NAME}_plan", "currency": "USD", "metadata": {"plan": "pro", "version": "1"}}
-        fee = stripe_catalogue.create_price(lookup_key=f"{NAME}:fee", minor=Decimal(9900), **common)
+        fee = catalogue.create_price(lookup_key=f"{NAME}:fee", minor=Decimal(9900), **common)
         tiers = [(120_000_000, Decimal(0)), (None, Decimal("0.00009"))]
-        usage = stripe_catalogue.create_metered_price(
-            lookup_key=f"{NAME}:usage", meter=names["meter"].id, tiers=tiers, **common
-        )
+        usage = catalogue.create_metered_price(lookup_key=f"{NAME}:usage", meter=names["meter"].id, tiers=tiers, **common)
         names["prices"] = [(fee.id, False), (usage.id, True)]
     return names["prices"]
 
 
 def test_a_customer_is_made_once_and_has_its_card(customer):
     assert customer.has_card
-    again = stripe_customers.create_customer(
-        organization=customer.metadata["organization"], email="sandbox@example.org", name=NAME
-    )
+    again = customers.create_customer(organization=customer.metadata["organization"], email="sandbox@example.org", name=NAME)
     assert again.id == customer.id
 
 
 def test_prices_are_found_by_their_keys(prices):
-    found = stripe_catalogue.prices_by_key([f"{NAME}:fee", f"{NAME}:usage"])
+    found = catalogue.prices_by_key([f"{NAME}:fee", f"{NAME}:usage"])
 
     assert {price.id for price in found.values()} == {price for price, _ in prices}
     assert found[f"{NAME}:fee"].minor == 9900
@@ -81,8 +79,8 @@ def test_prices_are_found_by_their_keys(prices):
 def test_pages_have_addresses(customer, prices):
     urls = {"success_url": "https://example.org/ok", "cancel_url": "https://example.org/no"}
     common = {"customer": customer.id, "metadata": {"organization": "a"}, **urls}
-    subscription = stripe_customers.checkout_for_subscription(prices=prices, key=secrets.token_hex(8), **common)
-    credit = stripe_customers.checkout_for_credit(
+    subscription = customers.checkout_for_subscription(prices=prices, key=secrets.token_hex(8), **common)
+    credit = customers.checkout_for_credit(
         amount_minor=1000, currency="USD", description="Credit", key=secrets.token_hex(8), **common
     )
 
@@ -91,19 +89,19 @@ def test_pages_have_addresses(customer, prices):
 
 
 def test_a_subscription_lives(customer, prices):
-    subscription = stripe_customers.create_subscription(
+    subscription = customers.create_subscription(
         customer=customer.id, prices=prices, metadata={"plan": "pro"}, key=secrets.token_hex(8)
     )
     assert subscription.status == "active"
     assert {item.is_metered: item.metadata["plan"] for item in subscription.items} == {True: "pro", False: "pro"}
     assert {item.period_end.day for item in subscription.items} == {1}
-    assert stripe_invoices.retrieve_invoice(subscription.latest_invoice).status == "paid"
+    assert invoices.retrieve_invoice(subscription.latest_invoice).status == "paid"
 
     now = datetime.now(UTC).replace(microsecond=0)
-    preview = stripe_customers.preview_change(subscription.id, prices=prices[1:], proration_at=now)
+    preview = customers.preview_change(subscription.id, prices=prices[1:], proration_at=now)
     assert any(line.is_proration for line in preview.lines)
-    assert stripe_customers.cancel_subscription(subscription.id, at_period_end=True).cancels_at
-    ended = stripe_customers.cancel_subscription(subscription.id, at_period_end=False)
+    assert customers.cancel_subscription(subscription.id, at_period_end=True).cancels_at
+    ended = customers.cancel_subscription(subscription.id, at_period_end=False)
     assert ended.status == "canceled"
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from stripe._object_classes import OBJECT_CLASSES
 
-from billing import stripe_customers, stripe_invoices
+from billing.stripe import customers, invoices
 
 pytestmark = pytest.mark.no_servers
 OURS = {"checkout.more"}  # the stand-in's own notes, which nobody gets
@@ -25,16 +25,16 @@ def fields_of(kind):
 def lived_in(standin, subscribe, customer, catalogue):
     """A world in which everything has happened once."""
     subscription = subscribe()
-    session = stripe_customers.checkout_for_credit(
+    session = customers.checkout_for_credit(
         customer=customer.id, amount_minor=500, currency="USD", description="Credit", metadata={},
         success_url="https://m.test", cancel_url="https://m.test", key="c",
     )  # fmt: skip
     standin.click(session.url, card="4000000000000259", do="pay")
-    stripe_invoices.refund(payment=stripe_customers.retrieve_checkout(session.id).payment, amount_minor=100, key="r")
-    stripe_invoices.credit_note(invoice=subscription.latest_invoice, amount_minor=1, reason="x", is_refund=False, key="n")
-    stripe_customers.portal_link(customer=customer.id, return_url="https://m.test")
+    invoices.refund(payment=customers.retrieve_checkout(session.id).payment, amount_minor=100, key="r")
+    invoices.credit_note(invoice=subscription.latest_invoice, amount_minor=1, reason="x", is_refund=False, key="n")
+    customers.portal_link(customer=customer.id, return_url="https://m.test")
     standin.advance_to(standin.next_month() + timedelta(hours=2))
-    stripe_customers.cancel_subscription(subscription.id, at_period_end=False)
+    customers.cancel_subscription(subscription.id, at_period_end=False)
     standin.ask("POST", "/v1/test_helpers/test_clocks", {"frozen_time": standin.now + 10})
     return standin
 

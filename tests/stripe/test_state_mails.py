@@ -3,9 +3,10 @@
 import pytest
 from django.core import mail
 
-from billing import plans, state_mails
-from billing.plan_models import State
-from billing.stripe_following import STRIPE
+from billing.sale import plans
+from billing.sale.models import State
+from billing.stripe import state_mails
+from billing.stripe.following import STRIPE
 from tests.racing import at_once
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing.states import GRACE_AFTER, SUSPENDED_AFTER, Facts, state_of
+from billing.stripe.states import GRACE_AFTER, SUSPENDED_AFTER, Facts, state_of
 
 pytestmark = pytest.mark.no_servers
 NOW = datetime(2026, 12, 24, tzinfo=UTC)

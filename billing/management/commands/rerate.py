@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing.bill import Month
-from billing.rerate import Entry, Line, UnusableBook, book_of_versions, models_of, read_book, rerate
+from billing.proof.bill import Month
+from billing.sale.rerate import Entry, Line, UnusableBook, book_of_versions, models_of, read_book, rerate
 from saas.lib.errors import ValidationFailed
 from saas.lib.money import text_of
 from tenants.models import Organization

@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from django.core.management.base import BaseCommand, CommandError
 
 from billing.models import PriceVersion
-from billing.prices import add_price
+from billing.sale.prices import add_price
 from inference.models import MLModel
 from saas.lib.errors import AppError
 from tenants.access import Actor

@@ -2,7 +2,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from billing import stripe_selling
+from billing.stripe import selling
 from saas.lib.errors import AppError
 
 
@@ -15,7 +15,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:  # Any: Django's signature
         try:
-            steps = stripe_selling.steps()
+            steps = selling.steps()
             for step in steps:
                 self.stdout.write(f"{'make' if options['apply'] else 'would make'} {step.text}")
                 if options["apply"]:

@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from billing.verify import differences
+from billing.ledger.verify import differences
 
 
 class Command(BaseCommand):

@@ -6,10 +6,10 @@ from uuid import UUID
 
 from psycopg2.extensions import connection as Connection
 
-from billing.drain import Drain, Taken
-from billing.hours import catch_up
-from billing.ledger import Writer, read_position
-from billing.rebuild import Snapshot, read_snapshot
+from billing.ledger.drain import Drain, Taken
+from billing.ledger.hours import catch_up
+from billing.ledger.rebuild import Snapshot, read_snapshot
+from billing.ledger.writing import Writer, read_position
 from inference.books import accounts
 from inference.books.scripts import JOURNAL
 

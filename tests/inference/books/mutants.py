@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from billing import drain, ledger
+from billing.ledger import drain, writing
 from inference.books import scripts
 from inference.books.client import Books
 
@@ -46,7 +46,7 @@ MUTANTS = {
     ),
     "answers leave without a heartbeat": Mutant(Books, "may_answer", "self._clock() < self._answer_until", "True"),
     "the drain moves its position without comparing": Mutant(
-        ledger, "move_position", "AND position = %s", "AND position <> %s || 'x'"
+        writing, "move_position", "AND position = %s", "AND position <> %s || 'x'"
     ),
     "the drain trims before it has committed": Mutant(
         drain.Drain, "take", "return Taken(", "self.position = entries[-1][0].decode()\n    self.trim()\n    return Taken("

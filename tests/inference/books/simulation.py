@@ -30,7 +30,7 @@ def main() -> int:
 
 
 def _run(seeds: range, server: Any) -> int:
-    from billing.ledger import connect
+    from billing.ledger.writing import connect
     from saas.lib.valkey import sync_client
     from tests.inference.books.world import simulate
 

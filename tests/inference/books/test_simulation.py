@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from billing.ledger import connect
+from billing.ledger.writing import connect
 from tests.inference.books.mutants import MUTANTS, broken
 from tests.inference.books.world import simulate
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from billing import plans, prices
+from billing.sale import plans, prices
 from inference.gateway import headers, quotes
 from inference.gateway.call import Rendered
 from inference.gateway.quotes import Quote

@@ -31,7 +31,7 @@ def movable(tmp_path, settings, standin):
 @pytest.fixture
 def world(standin, movable, subscribe, make_organization, as_role):
     """On Pro since a moment ago; the clock stands at the beginning of the second hour after that."""
-    from billing import periods
+    from billing.invoicing import periods
     from billing.models import Subscription
     from tenants.databases import as_operator
     from tests.stripe.usage.world import HOUR, World

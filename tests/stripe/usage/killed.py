@@ -25,16 +25,17 @@ def after(module: object, name: str) -> None:
 
 def main(tenant: UUID, point: str) -> None:
     django.setup()
-    from billing import push, stripe_usage
+    from billing.invoicing import push
+    from billing.stripe import usage
 
     if point == "a row is made, not committed":
         after(push, "_add")
     elif point == "the rows are committed":
         push.send_due = die
     elif point == "the time is written":
-        stripe_usage.send_meter_event = die
+        usage.send_meter_event = die
     elif point == "Stripe has answered":
-        after(stripe_usage, "send_meter_event")
+        after(usage, "send_meter_event")
     elif point == "the answer is written":
         after(push, "_deliver")
     push.push(tenant)

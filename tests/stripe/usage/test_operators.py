@@ -4,9 +4,11 @@ from uuid import uuid4
 
 import pytest
 
-from billing import alarms, plans, push, tasks
+from billing import alarms, tasks
+from billing.invoicing import push
+from billing.invoicing.reconcile import reconcile_all
 from billing.models import Invoice, StripePush
-from billing.reconcile import reconcile_all
+from billing.sale import plans
 from saas.lib import clock
 from tenants.access import SYSTEM
 from tenants.databases import as_operator

@@ -6,7 +6,8 @@ import pytest
 from django.db import transaction
 from django.db.utils import DatabaseError
 
-from billing import push, stripe_gateway
+from billing import stripe_gateway
+from billing.invoicing import push
 from billing.models import StripePush
 from tenants.databases import as_operator
 from tests.stripe.usage.world import HOUR

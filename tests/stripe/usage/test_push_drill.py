@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from billing import push, stripe_gateway
-from billing.reconcile import reconcile_all
+from billing import stripe_gateway
+from billing.invoicing import push
+from billing.invoicing.reconcile import reconcile_all
 from saas.lib.errors import AppError
 from tests.stripe.usage.test_push import EVENTS
 from tests.stripe.usage.world import HOUR

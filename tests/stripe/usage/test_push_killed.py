@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from billing import push
+from billing.invoicing import push
 from saas.config import ROOT
 from tests.stripe.usage.world import HOUR
 from tests.waiting import PATIENCE

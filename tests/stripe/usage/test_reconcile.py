@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from billing import push, stripe_gateway
-from billing.reconcile import reconcile_all
+from billing import stripe_gateway
+from billing.invoicing import push
+from billing.invoicing.reconcile import reconcile_all
 from tenants.databases import as_operator
 from tests.stripe.usage.test_push import EVENTS, event
 from tests.stripe.usage.world import HOUR

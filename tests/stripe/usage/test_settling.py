@@ -4,9 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from billing import push, settling, stripe_customers, stripe_gateway, stripe_invoices
+from billing import stripe_gateway
+from billing.invoicing import push, settling
+from billing.invoicing.reconcile import reconcile_all
 from billing.models import Invoice, Subscription
-from billing.reconcile import reconcile_all
+from billing.stripe import customers, invoices
 from saas.lib import clock
 from tenants.databases import as_operator
 from tests.stripe.usage.test_push import EVENTS, event
@@ -28,7 +30,7 @@ def month(world):
     end = (hour + timedelta(days=31)).replace(day=1, hour=0)
     world.move_to(end)
     world.sealed_until(end)
-    [draft] = [found for found in stripe_invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+    [draft] = [found for found in invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
     return draft.id
 
 
@@ -46,11 +48,11 @@ def rows_of(world):
 def test_a_draft_is_held_until_its_usage_is_found_right(world, month, standin):
     row = held(world, month)
     world.move(hours=5)  # Stripe would have made it final after one
-    assert stripe_invoices.retrieve_invoice(month).status == "draft"
+    assert invoices.retrieve_invoice(month).status == "draft"
 
     assert settling.settle(row.id)
 
-    found = stripe_invoices.retrieve_invoice(month)
+    found = invoices.retrieve_invoice(month)
     assert found.status != "draft"
     assert sum(line.units for line in found.lines if line.units > 1) == world.units_used() == 25_000_000
     row.refresh_from_db(using="ops")
@@ -74,7 +76,7 @@ def test_it_waits_until_the_period_is_sealed(world, month, monkeypatch):
 
     assert settling.settle(row.id) is False
 
-    assert stripe_invoices.retrieve_invoice(month).status == "draft"
+    assert invoices.retrieve_invoice(month).status == "draft"
     assert settling.due() == []
     world.move(minutes=1)
     assert settling.due() == [row.id]
@@ -101,7 +103,7 @@ def test_a_difference_keeps_it_a_draft_and_calls_an_operator(world, month, stand
 
     assert settling.settle(row.id) is False
 
-    assert stripe_invoices.retrieve_invoice(month).status == "draft"
+    assert invoices.retrieve_invoice(month).status == "draft"
     row.refresh_from_db(using="ops")
     assert row.settlement == "mismatch"
     assert "stays a draft" in caplog.text
@@ -128,7 +130,7 @@ def test_rows_that_no_seal_has_keep_it_a_draft(world, month):
 
     assert settling.settle(row.id) is False
 
-    assert stripe_invoices.retrieve_invoice(month).status == "draft"
+    assert invoices.retrieve_invoice(month).status == "draft"
 
 
 def test_at_the_deadline_an_operator_is_called(world, month, monkeypatch, caplog):
@@ -160,7 +162,7 @@ def test_hearing_of_it_again_changes_nothing(world, month):
 
 
 def test_the_first_invoice_is_only_written_down(world):
-    [first] = stripe_invoices.invoices_of(world.stripe.customer)
+    [first] = invoices.invoices_of(world.stripe.customer)
 
     row = settling.heard_of(first.id)
 
@@ -169,7 +171,7 @@ def test_the_first_invoice_is_only_written_down(world):
 
 
 def test_a_strangers_invoice_is_not_ours(world, standin):
-    stranger = stripe_customers.create_customer(organization="0" * 32, email="s@example.org", name="S")
+    stranger = customers.create_customer(organization="0" * 32, email="s@example.org", name="S")
     drafts = standin.ask("POST", "/v1/invoices", {"customer": stranger.id})
     if drafts[0] == 200:
         assert settling.heard_of(drafts[1]["id"]) is None
@@ -179,7 +181,7 @@ def test_a_month_without_usage_becomes_final(world):
     end = (world.this_hour + timedelta(days=31)).replace(day=1, hour=0)
     world.move_to(end)
     world.sealed_until(end)
-    [draft] = [found for found in stripe_invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+    [draft] = [found for found in invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
 
     assert settling.settle(held(world, draft.id).id)
 
@@ -188,33 +190,33 @@ def test_after_a_change_of_plan_what_was_not_told_yet_is_on_the_invoice_too(worl
     hour = world.this_hour
     world.use(hour, 15_000_000_000)
     world.move(hours=2, minutes=20)
-    stripe_customers.change_subscription(
+    customers.change_subscription(
         world.stripe.id, prices=catalogue["team"], metadata={}, proration_at=clock.now().replace(microsecond=0)
     )
     world.use(clock.now() + timedelta(minutes=1), 7_000_000_000)
     end = (hour + timedelta(days=31)).replace(day=1, hour=0)
     world.move_to(end)
     world.sealed_until(end)
-    [draft] = [found for found in stripe_invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+    [draft] = [found for found in invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
 
     assert settling.settle(held(world, draft.id).id)
 
-    lines = stripe_invoices.retrieve_invoice(draft.id).lines
+    lines = invoices.retrieve_invoice(draft.id).lines
     assert sum(line.units for line in lines if line.units > 1) == 22_000_000
 
 
 def test_the_last_month_of_what_was_canceled_is_settled_too(world):
     hour = world.this_hour
     world.use(hour, 15_000_000_000)
-    stripe_customers.cancel_subscription(world.stripe.id, at_period_end=True)
+    customers.cancel_subscription(world.stripe.id, at_period_end=True)
     end = (hour + timedelta(days=31)).replace(day=1, hour=0)
     world.move_to(end)
     world.sealed_until(end)
-    [draft] = [found for found in stripe_invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+    [draft] = [found for found in invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
 
     assert settling.settle(held(world, draft.id).id)
 
-    assert stripe_invoices.retrieve_invoice(draft.id).total_minor == 500  # five dollars beyond what was included
+    assert invoices.retrieve_invoice(draft.id).total_minor == 500  # five dollars beyond what was included
 
 
 def test_what_is_sealed_after_the_invoice_is_named(world, month):
@@ -231,7 +233,7 @@ def test_what_is_sealed_after_the_invoice_is_named(world, month):
 @pytest.fixture
 def give(world, ledger_row):
     """`give(nano)`: credit that the month's usage has used up, as the ledger's sums say."""
-    from billing import credit
+    from billing.caps import credit
     from tenants.access import SYSTEM
 
     def do(nano, used):
@@ -262,23 +264,23 @@ def test_credit_that_was_used_is_taken_off_once(world, give, granted, taken_off)
     end = (hour + timedelta(days=31)).replace(day=1, hour=0)
     world.move_to(end)
     world.sealed_until(end)
-    [draft] = [found for found in stripe_invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+    [draft] = [found for found in invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
     row = held(world, draft.id)
     [period] = settling._periods(row, draft)
     push.push(world.tenant)
-    settling.invoice_credit.take_off(stripe_invoices.retrieve_invoice(draft.id), period)  # and killed before the rest
+    settling.invoice_credit.take_off(invoices.retrieve_invoice(draft.id), period)  # and killed before the rest
 
     assert settling.settle(row.id)
 
-    found = stripe_invoices.retrieve_invoice(draft.id)
+    found = invoices.retrieve_invoice(draft.id)
     assert [line.amount_minor for line in found.lines if line.description == "Credit used"] == [-taken_off]
     assert found.total_minor == 5000 + 1500 - taken_off
 
 
 def test_who_is_killed_after_making_it_final_leaves_it_to_the_next(world, month):
     row = held(world, month)
-    settling._compare(row, stripe_invoices.retrieve_invoice(month))
-    stripe_invoices.finalize_invoice(month)
+    settling._compare(row, invoices.retrieve_invoice(month))
+    invoices.finalize_invoice(month)
 
     assert settling.settle(row.id)
 
@@ -293,7 +295,7 @@ def test_usage_of_a_period_that_nobody_knows_stays_a_draft(world, month, caplog)
 
     assert settling.settle(row.id) is False
 
-    assert stripe_invoices.retrieve_invoice(month).status == "draft"
+    assert invoices.retrieve_invoice(month).status == "draft"
     row.refresh_from_db(using="ops")
     assert row.settlement == "mismatch"
     assert "no period that is known" in caplog.text

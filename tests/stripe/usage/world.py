@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from billing import periods
+from billing.invoicing import periods
 from billing.models import StripePush
 from inference.books.scripts import JOURNAL
 from saas.lib import clock

@@ -1,0 +1,1 @@
+"""From sealed hours to a final invoice: usage pushed, compared, settled."""

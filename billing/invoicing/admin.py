@@ -1,0 +1,73 @@
+"""Operators' pages of what goes to Stripe and what comes back, with the decisions that only a person can take."""
+
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from billing.invoicing.models import PushState, Settlement
+from billing.models import Invoice, ReconRun, StripePush
+from saas.lib import clock
+from tenants import audit
+from tenants.admin import ReadOnlyAdmin, operator
+
+
+@admin.register(StripePush)
+class StripePushAdmin(ReadOnlyAdmin):
+    list_display = ("identifier", "organization", "state", "value", "first_sent_at", "accepted_at", "attempts", "error")
+    list_filter = ("state", "meter")
+    search_fields = ("=identifier", "=organization__id", "=stripe_customer")
+    ordering = ("-id",)
+    actions = ("it_arrived", "tell_it_anew")
+
+    @admin.action(description="Stripe has it: count it as accepted", permissions=["decide"])
+    def it_arrived(self, request: HttpRequest, queryset: "QuerySet[StripePush]") -> None:
+        self._decide(request, queryset, state=PushState.ACCEPTED, accepted_at=clock.now())
+
+    @admin.action(description="Stripe has not got it: tell the same usage anew", permissions=["decide"])
+    def tell_it_anew(self, request: HttpRequest, queryset: "QuerySet[StripePush]") -> None:
+        self._decide(request, queryset, state=PushState.REPLACED)
+
+    def has_decide_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("billing.change_stripepush")
+
+    def _decide(self, request: HttpRequest, queryset: "QuerySet[StripePush]", **fields: object) -> None:
+        """Only what is with a person: a row that is under way or accepted stays as it is."""
+        for row in queryset.filter(state__in=[PushState.REJECTED, PushState.UNCLEAR]):
+            with transaction.atomic(using="ops"):
+                if queryset.filter(id=row.id, state=row.state).update(**fields):
+                    state = str(fields["state"])
+                    audit.note(row.organization_id, operator(request), "usage_push.decided", row.identifier, state=state)
+
+
+@admin.register(ReconRun)
+class ReconRunAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "organization", "period_start", "verdict", "ledger", "pushed", "stripe", "draft")
+    list_filter = ("verdict", "meter")
+    search_fields = ("=organization__id", "=stripe_subscription")
+    ordering = ("-id",)
+
+
+@admin.register(Invoice)
+class InvoiceAdmin(ReadOnlyAdmin):
+    list_display = (
+        "stripe_invoice",
+        "number",
+        "organization",
+        "status",
+        "settlement",
+        "total_minor",
+        "currency",
+        "invoiced_at",
+    )
+    list_filter = ("settlement", "status", "currency")
+    search_fields = ("=stripe_invoice", "=number", "=organization__id", "=stripe_customer")
+    ordering = ("-id",)
+    actions = ("check_now",)
+
+    @admin.action(description="Compare again now", permissions=["check"])
+    def check_now(self, request: HttpRequest, queryset: "QuerySet[Invoice]") -> None:
+        queryset.filter(settlement__in=[Settlement.WAITING, Settlement.MISMATCH]).update(next_check_at=clock.now())
+
+    def has_check_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("billing.change_invoice")

@@ -1,0 +1,131 @@
+"""Periods of billing: the calendar months, UTC, of a subscription at Stripe, and what was used in each.
+
+What Stripe says of the subscription's start and end counts. A call belongs to the moment at which it was journaled (closed):
+its seal's hour. The hour in which a subscription starts or ends belongs to it in part, which is told by the ledger's rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from django.db import connections
+from django.db.models import Q, Sum
+
+from billing.models import Subscription, UsageSeal
+from billing.stripe import customers
+from billing.stripe.objects import Subscription as StripeSubscription
+from saas.lib import clock
+from tenants.databases import as_operator, current_alias
+
+HOUR = timedelta(hours=1)
+LOOKED_BACK = timedelta(days=70)  # Stripe takes usage of 35 days ago at most, and an invoice may wait
+LONGEST_CALL = timedelta(days=3)  # between opening, which says the ledger's partition, and the journal's entry
+
+JOURNALED = """
+SELECT coalesce(sum(amount_nano), 0) FROM usage_event
+WHERE tenant_id = %s AND day BETWEEN %s AND %s AND split_part(stream_id, '-', 1)::bigint >= %s
+AND split_part(stream_id, '-', 1)::bigint < %s
+"""
+
+
+@dataclass(frozen=True)
+class Period:
+    """From `start` up to, not including, `end`: a month of a subscription, or what it has of it. `meter`: an event name.
+
+    Stripe counts for the prices of now what is told from `told_from` on: after a change of plan, the moment of it.
+    """
+
+    tenant: UUID
+    customer: str
+    subscription: str
+    meter: str
+    start: datetime
+    end: datetime
+    told_from: datetime
+
+
+def meter_of(currency: str) -> str:
+    """The event name of the money meter of a currency: it counts millionths of the currency unit."""
+    return f"spend_{currency.lower()}"
+
+
+def subscribers() -> list[UUID]:
+    """The organizations that have something at Stripe, or had lately."""
+    with as_operator():
+        rows = Subscription.objects.filter(_lately()).exclude(stripe_subscription="")
+        return list(rows.order_by("organization_id").values_list("organization_id", flat=True).distinct())
+
+
+def subscriptions_of(tenant: UUID) -> list[Subscription]:
+    """What the organization has subscribed to at Stripe, or had lately, each once; `plan_version` is with them."""
+    with as_operator():
+        rows = Subscription.objects.of(tenant).filter(_lately()).exclude(stripe_subscription="")
+        rows = rows.select_related("plan_version").order_by("since")
+        return list({row.stripe_subscription: row for row in rows}.values())
+
+
+def _lately() -> Q:
+    return Q(ended_at=None) | Q(ended_at__gt=clock.now() - LOOKED_BACK)
+
+
+def periods_of(row: Subscription, *, since: datetime, until: datetime) -> list[Period]:
+    """The periods that begin before `until` and end after `since`, oldest first; none if nothing is metered. Asks Stripe."""
+    found = customers.retrieve_subscription(row.stripe_subscription)
+    if not any(item.is_metered for item in found.items):
+        return []
+    meter = meter_of(row.plan_version.currency)
+    begun = max((item.period_start for item in found.items if item.is_metered and item.period_start), default=found.created_at)
+    return [
+        Period(row.organization_id, found.customer, found.id, meter, start, end, begun if start <= begun < end else start)
+        for start, end in _months(found, max(since, found.created_at), until)
+        if end > since
+    ]
+
+
+def _months(subscription: StripeSubscription, since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+    until = min(until, subscription.ended_at or until)
+    month = month_start(since)
+    while month < until:
+        following = next_month(month)
+        start, end = max(month, subscription.created_at), min(following, subscription.ended_at or following)
+        if start < end:
+            yield start, end
+        month = following
+
+
+def month_start(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def next_month(month: datetime) -> datetime:
+    return (month + timedelta(days=31)).replace(day=1)
+
+
+def hour_of(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def sealed(period: Period) -> dict[datetime, int]:
+    """Sealed usage in nano by hour; hours without any are missing. As the operator."""
+    first = hour_of(period.start)
+    seals = UsageSeal.objects.filter(tenant_id=period.tenant, hour__gte=first, hour__lt=period.end)
+    hours = {hour: int(nano) for hour, nano in seals.values_list("hour").annotate(Sum("amount_nano"))}
+    last = hour_of(period.end)
+    for hour, start, end in ((first, first, period.start), (last, period.end, last + HOUR)):
+        if hour in hours and start < end:
+            hours[hour] -= journaled(period.tenant, start, end)
+    return {hour: nano for hour, nano in hours.items() if nano}
+
+
+def journaled(tenant: UUID, start: datetime, end: datetime) -> int:
+    """The sum in nano of the ledger's rows that were journaled from `start` up to `end`, sealed or not. As the operator."""
+    days = ((start - LONGEST_CALL).date(), end.date())
+    with connections[current_alias()].cursor() as cursor:
+        cursor.execute(JOURNALED, [tenant, *days, _milliseconds(start), _milliseconds(end)])
+        [nano] = cursor.fetchone() or (0,)
+    return int(nano)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)

@@ -1,0 +1,215 @@
+"""Usage to Stripe: sealed hours become rows of whole units, and each row a meter event, nothing twice and nothing lost.
+
+`cover` makes the rows: one for each sealed hour that has usage which no row tells yet. A row is never changed: what comes later
+is one more row of its hour. `send_due` sends them. That a row is sent is written down before it is: after a kill it is sent
+again with the same identifier, which Stripe knows for a day. Later, Stripe's own sum of the hour says whether it arrived.
+
+Any number of processes may do both at any time: rows of an organization are made under a lock, and sent one at a time, since
+Stripe takes one concurrent call for each customer and meter.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from django.db import connections, transaction
+from django.db.models import F, Max, Sum
+from django.db.models.functions import Coalesce
+
+from billing.invoicing import periods
+from billing.invoicing.models import PushState
+from billing.invoicing.periods import HOUR, Period
+from billing.invoicing.push_doubt import may_send_again
+from billing.models import StripePush, StripePushed, UsageSeal
+from billing.sale.rating import METER
+from billing.stripe import usage
+from billing.stripe_gateway import StripeRefused
+from saas.lib import clock
+from saas.lib.errors import PaymentsUnavailable
+from tenants.databases import as_operator
+
+log = logging.getLogger(__name__)
+
+OLDEST = timedelta(days=35) - HOUR  # Stripe takes no older timestamp
+KNOWN_FOR = timedelta(hours=20)  # Stripe knows an identifier for 24 hours at least
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=15)
+REFUSALS = (400, 404)  # not 409: another request was at it; nor 401 and 403, which are about our key
+LOCKS = 7_302  # the class of our advisory locks, for making rows
+SENDING = 7_303  # and for sending them
+
+WAITING = """
+SELECT s.tenant_id FROM (
+  SELECT DISTINCT tenant_id FROM subscription WHERE stripe_subscription <> '' AND (ended_at IS NULL OR ended_at > %(since)s)
+) AS s LEFT JOIN stripe_pushed p USING (tenant_id)
+WHERE EXISTS (SELECT FROM usage_seal u WHERE u.tenant_id = s.tenant_id AND u.number > coalesce(p.number, 0))
+UNION SELECT tenant_id FROM stripe_push WHERE state = 'due' AND next_try_at <= %(now)s
+"""
+
+
+def push(tenant: UUID) -> int:
+    """Tell Stripe all of an organization's sealed usage that it can be told now; how many events were accepted.
+
+    Raises PaymentsUnavailable if Stripe cannot be asked for the subscription: call again.
+    """
+    now = clock.now()
+    with as_operator():
+        number = UsageSeal.objects.filter(tenant_id=tenant).aggregate(last=Max("number"))["last"]
+    for row in periods.subscriptions_of(tenant):
+        for period in periods.periods_of(row, since=now - OLDEST, until=now):
+            cover(period)
+    with as_operator():
+        StripePushed.objects.update_or_create(organization_id=tenant, defaults={"number": number or 0})
+    return send_due(tenant)
+
+
+def waiting() -> list[UUID]:
+    """Organizations with seals that nobody has looked at, or with rows to be sent now."""
+    now = clock.now()
+    with connections["ops"].cursor() as cursor:
+        cursor.execute(WAITING, {"since": now - periods.LOOKED_BACK, "now": now})
+        return [tenant for (tenant,) in cursor.fetchall()]
+
+
+def cover(period: Period) -> int:
+    """Make the rows for what is sealed of a period and in no row yet; how many."""
+    with as_operator(), transaction.atomic(using="ops"):
+        _lock(LOCKS, period.tenant)
+        rows = StripePush.objects.of(period.tenant).filter(meter=period.meter)
+        own = rows.filter(stripe_subscription=period.subscription, period_start=period.start).exclude(state=PushState.REPLACED)
+        covered = {hour: int(nano) for hour, nano in own.values_list("hour").annotate(Sum("nano"))}
+        totals = own.aggregate(nano=Coalesce(Sum("nano"), 0), value=Coalesce(Sum("value"), 0))
+        nano, units, made = int(totals["nano"]), int(totals["value"]), 0
+        there = periods.sealed(period)
+        for hour in sorted(there.keys() | covered.keys()):
+            missing = there.get(hour, 0) - covered.get(hour, 0)
+            if missing:
+                nano += missing
+                _add(period, hour, nano=missing, value=nano // METER - units)
+                units, made = nano // METER, made + 1
+    return made
+
+
+def _add(period: Period, hour: datetime, *, nano: int, value: int) -> None:
+    now = clock.now()
+    before = StripePush.objects.of(period.tenant).filter(meter=period.meter, hour=hour).aggregate(last=Max("seq"))["last"]
+    seq = 0 if before is None else before + 1
+    is_too_old = value != 0 and hour < now - OLDEST
+    StripePush.objects.create(
+        organization_id=period.tenant,
+        created_at=now,
+        meter=period.meter,
+        hour=hour,
+        seq=seq,
+        period_start=period.start,
+        told_at=max(hour, period.told_from),  # what came too late for the prices before counts for those of now
+        nano=nano,
+        value=value,
+        stripe_customer=period.customer,
+        stripe_subscription=period.subscription,
+        identifier=identifier(period.tenant, period.meter, hour, seq),
+        state=PushState.REJECTED if is_too_old else PushState.DUE if value else PushState.ACCEPTED,
+        accepted_at=None if value else now,
+        next_try_at=now,
+        error="Stripe takes no usage of more than 35 days ago" if is_too_old else "",
+    )
+    if is_too_old:
+        log.error("usage cannot be told to Stripe any more: organization %s, hour %s, %s units", period.tenant, hour, value)
+
+
+def identifier(tenant: UUID, meter: str, hour: datetime, seq: int) -> str:
+    """What Stripe tells events apart by: the same for the same row, whoever sends it."""
+    made = f"mt1:{tenant.hex}:{meter}:{hour.astimezone(UTC):%Y-%m-%dT%H}:{seq}"
+    assert len(made) <= 100, made  # Stripe's limit
+    return made
+
+
+def send_due(tenant: UUID) -> int:
+    """Send the rows that are due, one after the other; how many Stripe has accepted. 0 if somebody else is at it."""
+    accepted = 0
+    with as_operator(), _alone(tenant) as is_mine:
+        while is_mine and (row := _next_due(tenant)):
+            accepted += _deliver(row)
+    return accepted
+
+
+def _next_due(tenant: UUID) -> StripePush | None:
+    due = StripePush.objects.of(tenant).filter(state=PushState.DUE, next_try_at__lte=clock.now())
+    found: StripePush | None = due.order_by("hour", "seq").first()
+    return found
+
+
+def _deliver(row: StripePush) -> bool:
+    """Send one row, and write down what came of it. Nobody else sends for this organization meanwhile."""
+    now = clock.now()
+    if row.first_sent_at is not None and now - row.first_sent_at >= KNOWN_FOR and not may_send_again(row, now):
+        row.refresh_from_db()
+        return row.state == PushState.ACCEPTED
+    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(row.attempts, 10))
+    _write(  # before it is sent: a row without a time was never sent
+        row,
+        first_sent_at=row.first_sent_at or now,
+        last_sent_at=now,
+        attempts=F("attempts") + 1,
+        next_try_at=now + pause,
+    )
+    try:
+        is_new = usage.send_meter_event(
+            event_name=row.meter,
+            customer=row.stripe_customer,
+            value=row.value,
+            identifier=row.identifier,
+            at=row.told_at,
+        )
+    except (StripeRefused, PaymentsUnavailable) as error:
+        _not_accepted(row, error)
+        return False
+    _write(row, state=PushState.ACCEPTED, accepted_at=clock.now(), error="" if is_new else "had arrived before")
+    return True
+
+
+def _not_accepted(row: StripePush, error: StripeRefused | PaymentsUnavailable) -> None:
+    """What Stripe refuses is for a person. Of all else it may have arrived, or Stripe was busy: the same again, later."""
+    if isinstance(error, StripeRefused) and error.http_status in REFUSALS:
+        _write(row, state=PushState.REJECTED, error=error.detail[:500])
+        log.error("Stripe refused usage %s of %s units: %s", row.identifier, row.value, error.detail)
+        return
+    _write(row, error=error.detail[:500])
+    log.warning("Stripe did not say that it took the usage %s: %s", row.identifier, error.detail)
+
+
+def reject(event: str) -> int:
+    """Mark the rows that a thin event of Stripe's names as not counted; how many. The reconciliation finds the others."""
+    count = 0
+    for name, why in usage.rejected_usage(event).items():
+        with as_operator():
+            rows = StripePush.objects.filter(identifier=name, state__in=[PushState.DUE, PushState.ACCEPTED])
+            count += rows.update(state=PushState.REJECTED, error=why[:500])
+        log.error("Stripe has not counted the usage %s: %s", name, why)
+    return count
+
+
+def _write(row: StripePush, **fields: object) -> None:
+    """Change a row, in the table at once and in memory."""
+    StripePush.objects.of(row.organization_id).filter(id=row.id).update(**fields)
+    row.refresh_from_db(fields=list(fields))
+
+
+@contextmanager
+def _alone(tenant: UUID) -> Iterator[bool]:
+    """Whether this connection is the only one that sends for the organization. A process that dies lets go of it."""
+    with connections["ops"].cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [SENDING, str(tenant)])
+        [is_mine] = cursor.fetchone() or (False,)
+        try:
+            yield is_mine
+        finally:
+            if is_mine:
+                cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [SENDING, str(tenant)])
+
+
+def _lock(kind: int, tenant: UUID) -> None:
+    """Until the transaction's end."""
+    with connections["ops"].cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [kind, str(tenant)])

@@ -1,0 +1,173 @@
+"""Whether Stripe has counted what the ledger holds: four numbers of a billing period, in the meter's units.
+
+`ledger`: what is sealed; `pushed`: what Stripe has accepted of it; `stripe`: Stripe's own sums; `draft`: the units on the
+invoice, if one is looked at. Where they differ, the hours that differ are named. The verdict is the worst that was found: `lag`
+is what heals by itself, since something is under way; for the others an operator is called.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+
+from billing.invoicing import periods, push
+from billing.invoicing.models import PushState, Settlement, Verdict
+from billing.invoicing.periods import HOUR, Period
+from billing.invoicing.push_doubt import SUMMARIES_WITHIN
+from billing.models import Invoice, ReconRun, StripePush
+from billing.sale.rating import METER
+from billing.stripe import meters, usage
+from saas.lib import clock
+from tenants.databases import as_operator
+
+log = logging.getLogger(__name__)
+
+WORST = (Verdict.MATCH, Verdict.LAG, Verdict.MISSING, Verdict.EXCESS, Verdict.REJECTED)
+PUSHED_WITHIN = timedelta(hours=2)  # of a row's making; later it is missing
+MOST_HOURS = 100  # named in one run
+
+
+@dataclass
+class Hour:
+    """What is known of an hour: `ledger` is sealed in it, `covered` in rows, both in nano; the rest is what is told at it."""
+
+    ledger: int = 0
+    covered: int = 0
+    accepted: int = 0  # of this period
+    elsewhere: int = 0  # accepted for another subscription of the same customer
+    under_way: list[StripePush] = field(default_factory=list)
+    refused: int = 0
+    stripe: int = 0
+    accepted_at: datetime | None = None
+
+    def verdict(self, now: datetime) -> Verdict:
+        if self.refused:
+            return Verdict.REJECTED
+        more = self.stripe - self.elsewhere - self.accepted
+        if more:
+            return self._verdict_of_stripe(more, now)
+        if self.ledger != self.covered or self.under_way:
+            is_late = any(row.created_at < now - PUSHED_WITHIN for row in self.under_way)
+            return Verdict.MISSING if is_late else Verdict.LAG
+        return Verdict.MATCH
+
+    def is_fresh(self, now: datetime) -> bool:
+        """Whether Stripe's sums may not show yet what it has accepted."""
+        return self.accepted_at is not None and now - self.accepted_at < SUMMARIES_WITHIN
+
+    def _verdict_of_stripe(self, more: int, now: datetime) -> Verdict:
+        unknown = sum(row.value for row in self.under_way if row.first_sent_at is not None)
+        if more == unknown or (self.is_fresh(now) and abs(more) <= abs(self.accepted)):
+            return Verdict.LAG
+        return Verdict.EXCESS if more > 0 else Verdict.MISSING
+
+
+def reconcile(period: Period, *, draft: int | None = None) -> ReconRun:
+    """Compare now, write it down, and call an operator if it is wrong. Raises PaymentsUnavailable."""
+    now = clock.now()
+    with as_operator():
+        hours = _hours(period)
+    _read_stripe(period, hours, now)
+    run = _judge(period, hours, draft, now)
+    with as_operator():
+        run.save(force_insert=True)
+    if run.verdict not in (Verdict.MATCH, Verdict.LAG):
+        log.error(
+            "Stripe and the ledger differ (%s): organization %s, period from %s: ledger %s, pushed %s, Stripe %s, invoice %s",
+            *(run.verdict, period.tenant, period.start, run.ledger, run.pushed, run.stripe, run.draft),
+        )
+    return run
+
+
+def reconcile_all(tenant: UUID) -> list[ReconRun]:
+    """All periods of an organization for which Stripe still takes usage."""
+    now = clock.now()
+    found = [
+        period
+        for row in periods.subscriptions_of(tenant)
+        for period in periods.periods_of(row, since=now - push.OLDEST, until=now)
+    ]
+    return [reconcile(period, draft=_billed(period)) for period in found]
+
+
+def _billed(period: Period) -> int | None:
+    """The units on the period's invoice, if there is one that is final: what is sealed later is on none."""
+    with as_operator():
+        invoices = Invoice.objects.of(period.tenant).filter(stripe_subscription=period.subscription, period_end=period.end)
+        found: Invoice | None = invoices.filter(settlement=Settlement.SETTLED).first()
+    return None if found is None else sum(line["units"] for line in found.lines if line["is_usage"])
+
+
+def _hours(period: Period) -> dict[datetime, Hour]:
+    hours: dict[datetime, Hour] = {}
+    for hour, nano in periods.sealed(period).items():
+        hours[hour] = Hour(ledger=nano)
+    for row in _rows(period):
+        told = hours.setdefault(periods.hour_of(row.told_at), Hour())
+        is_own = row.stripe_subscription == period.subscription and row.period_start == period.start
+        if not is_own:
+            told.elsewhere += row.value if row.state == PushState.ACCEPTED else 0
+            continue
+        hours.setdefault(row.hour, Hour()).covered += row.nano
+        if row.state == PushState.ACCEPTED:
+            told.accepted += row.value
+            told.accepted_at = max(filter(None, (told.accepted_at, row.accepted_at)), default=None)
+        elif row.state == PushState.DUE:
+            told.under_way.append(row)
+        else:
+            told.refused += row.value
+    return hours
+
+
+def _rows(period: Period) -> "QuerySet[StripePush]":
+    rows: QuerySet[StripePush] = StripePush.objects.of(period.tenant).filter(
+        meter=period.meter, stripe_customer=period.customer, hour__gte=periods.hour_of(period.start), hour__lt=period.end
+    )
+    return rows.exclude(state=PushState.REPLACED)
+
+
+def _read_stripe(period: Period, hours: dict[datetime, Hour], now: datetime) -> None:
+    start, end = periods.hour_of(period.start), min(period.end, now)
+    whole = periods.hour_of(end) + (HOUR if end != periods.hour_of(end) else timedelta())
+    found = usage.usage_by_hour(
+        meter=meters.meter_id(period.meter), customer=period.customer, start=start, end=max(whole, start + HOUR)
+    )
+    for hour, units in found.items():
+        hours.setdefault(hour, Hour()).stripe = units
+
+
+def _judge(period: Period, hours: dict[datetime, Hour], draft: int | None, now: datetime) -> ReconRun:
+    ledger = sum(hour.ledger for hour in hours.values()) // METER
+    pushed = sum(hour.accepted for hour in hours.values())
+    stripe = sum(hour.stripe - hour.elsewhere for hour in hours.values())
+    verdicts = {hour: known.verdict(now) for hour, known in sorted(hours.items())}
+    worst = max(verdicts.values(), key=WORST.index, default=Verdict.MATCH)
+    if worst == Verdict.MATCH and draft is not None and draft != ledger:
+        is_fresh = any(hour.is_fresh(now) for hour in hours.values())
+        worst = Verdict.EXCESS if draft > ledger else Verdict.LAG if is_fresh else Verdict.MISSING
+    return ReconRun(
+        organization_id=period.tenant,
+        created_at=now,
+        meter=period.meter,
+        stripe_subscription=period.subscription,
+        period_start=period.start,
+        period_end=period.end,
+        ledger=ledger,
+        pushed=pushed,
+        stripe=stripe,
+        draft=draft,
+        verdict=worst,
+        hours=list(_differing(hours, verdicts))[:MOST_HOURS],
+    )
+
+
+def _differing(hours: dict[datetime, Hour], verdicts: dict[datetime, Verdict]) -> Iterator[dict[str, Any]]:  # Any: JSON
+    for hour, verdict in verdicts.items():
+        if verdict != Verdict.MATCH:
+            known = asdict(hours[hour]) | {"under_way": sum(row.value for row in hours[hour].under_way)}
+            known.pop("accepted_at")
+            yield {"hour": f"{hour:%Y-%m-%dT%H:00:00Z}", "verdict": verdict.value, **known}

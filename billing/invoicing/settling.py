@@ -1,0 +1,156 @@
+"""Invoices with usage become final only when the ledger, what was pushed, Stripe's sums and the invoice agree.
+
+A draft is held as soon as we hear of it. Then, as often as needed: see that its period is sealed, push what is left of it,
+compare. If all agree, credit that was used is taken off, and it is made final. If not it stays a draft, and an operator is
+called: at once if it cannot heal by itself, at the deadline if it does not. Each step may be repeated; whoever runs it and dies
+leaves it to the next one.
+"""
+
+import logging
+from dataclasses import replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from billing.invoicing import invoice_credit, invoices, periods, push
+from billing.invoicing.models import Settlement, Verdict
+from billing.invoicing.periods import Period
+from billing.invoicing.reconcile import reconcile
+from billing.models import Invoice, ReconRun
+from billing.proof.sealer import sealed_until
+from billing.sale.rating import METER
+from billing.stripe import invoices as stripe_invoices
+from billing.stripe import meters
+from billing.stripe.objects import Invoice as StripeInvoice
+from saas.lib import clock
+from tenants.databases import as_operator
+
+log = logging.getLogger(__name__)
+
+AGAIN, AGAIN_AFTER_MISMATCH = timedelta(seconds=30), timedelta(minutes=10)
+LEASE = timedelta(minutes=5)
+DEADLINE = timedelta(hours=12)
+CYCLE = "subscription_cycle"
+
+
+def heard_of(stripe_invoice: str) -> Invoice | None:
+    """Read an invoice of Stripe's, write down what it says, and hold it if it is a draft with usage. None: not ours."""
+    found = stripe_invoices.retrieve_invoice(stripe_invoice)
+    row = invoices.write(found)
+    if row is None or found.status != "draft" or found.reason != CYCLE:
+        return row
+    if found.finalizes_by_itself:
+        stripe_invoices.hold_invoice(stripe_invoice)
+    with as_operator():
+        now = clock.now()
+        waiting = Invoice.objects.of(row.organization_id).filter(id=row.id, settlement=Settlement.NONE)
+        waiting.update(settlement=Settlement.WAITING, next_check_at=now, deadline_at=now + DEADLINE)
+        row.refresh_from_db()
+    return row
+
+
+def due() -> list[UUID]:
+    """The invoices to be looked at now."""
+    with as_operator():
+        rows = Invoice.objects.filter(next_check_at__lte=clock.now()).order_by("next_check_at")
+        return list(rows.values_list("id", flat=True)[:1000])
+
+
+def settle(invoice: UUID) -> bool:
+    """Make a held draft final if all agrees; whether it needs no more looking at. Raises PaymentsUnavailable: call again."""
+    now = clock.now()
+    with as_operator():
+        if not Invoice.objects.filter(id=invoice, next_check_at__lte=now).update(next_check_at=now + LEASE):
+            return False  # it is not due, or another one is at it
+        row = Invoice.objects.get(id=invoice)
+    found = stripe_invoices.retrieve_invoice(row.stripe_invoice)
+    if found.status != "draft":  # made final by who was killed then, or by hand
+        invoices.write(found)
+        _later(row, settlement=Settlement.SETTLED if _agreed(found, row) else Settlement.NONE, after=None)
+        return True
+    if found.finalizes_by_itself:
+        stripe_invoices.hold_invoice(found.id)
+    verdict = _compare(row, found)
+    if verdict == Verdict.MATCH:
+        for period in _periods(row, found):
+            invoice_credit.take_off(stripe_invoices.retrieve_invoice(found.id), period)
+        invoices.write(stripe_invoices.finalize_invoice(found.id))
+        _later(row, settlement=Settlement.SETTLED, after=None)
+        log.info("the invoice %s agrees with the ledger and is final", found.id)
+        return True
+    is_lag = verdict in (Verdict.LAG, None)
+    _later(row, settlement=row.settlement if is_lag else Settlement.MISMATCH, after=AGAIN if is_lag else AGAIN_AFTER_MISMATCH)
+    if not is_lag or (row.deadline_at is not None and now >= row.deadline_at):
+        log.error("the invoice %s of organization %s stays a draft: %s", found.id, row.organization_id, verdict or "unsealed")
+    return False
+
+
+def _agreed(found: StripeInvoice, row: Invoice) -> bool:
+    """Whether its usage was found right while it was a draft."""
+    with as_operator():
+        runs = ReconRun.objects.of(row.organization_id).filter(stripe_subscription=found.subscription, draft__isnull=False)
+        return bool(runs.filter(period_end=found.period_end, verdict=Verdict.MATCH).exists())
+
+
+def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
+    """What the four numbers say; None while the period's last hours are not sealed."""
+    verdict: Verdict | None = Verdict.MATCH
+    its_periods = _periods(row, found)
+    if not its_periods and not _may_bill_nothing(row, found):
+        log.error("the invoice %s bills usage of no period that is known", found.id)
+        return Verdict.EXCESS
+    for period in its_periods:
+        with as_operator():
+            until = sealed_until()
+        if until is None or until < periods.hour_of(period.end):
+            return None
+        push.cover(period)
+        push.send_due(period.tenant)
+        run = reconcile(period, draft=_units(stripe_invoices.retrieve_invoice(found.id), period))
+        verdict = Verdict(run.verdict)
+        if verdict != Verdict.MATCH:
+            return verdict
+        with as_operator():  # it reads every row of the period, so only when all else agrees
+            journaled = periods.journaled(period.tenant, period.start, period.end) // METER
+        if journaled != run.ledger:
+            log.error("the seals of %s hold %s units, the rows %s", period, run.ledger, journaled)
+            return Verdict.MISSING
+    return verdict
+
+
+def _may_bill_nothing(row: Invoice, found: StripeInvoice) -> bool:
+    """Whether an invoice without a period of usage is right: of a subscription that we follow, and without metered lines."""
+    is_followed = found.subscription in {own.stripe_subscription for own in periods.subscriptions_of(row.organization_id)}
+    return is_followed and not any(meters.meter_of_price(line.price) for line in found.lines)
+
+
+def _periods(row: Invoice, found: StripeInvoice) -> list[Period]:
+    """The period that a cycle's invoice bills for usage: the last one of its subscription that had ended by then."""
+    if found.period_start is None or found.period_end is None:
+        return []
+    candidates = [
+        period
+        for own in periods.subscriptions_of(row.organization_id)
+        if own.stripe_subscription == found.subscription
+        for period in periods.periods_of(own, since=found.period_start, until=found.period_end)
+    ]
+    ended = [period for period in candidates if period.end <= found.period_end][-1:]
+    return [replace(period, told_from=_told_from(found, period)) for period in ended]
+
+
+def _told_from(found: StripeInvoice, period: Period) -> datetime:
+    """Since when the invoice counts usage for its last price: the period's start, or a change of plan in it."""
+    begun = [line.period_start for line in found.lines if line.period_start and meters.meter_of_price(line.price)]
+    return max((start for start in begun if period.start <= start < period.end), default=period.start)
+
+
+def _units(found: StripeInvoice, period: Period) -> int:
+    """The meter's units on an invoice, over all tiers."""
+    meter = meters.meter_id(period.meter)
+    return sum(line.units for line in found.lines if meters.meter_of_price(line.price) == meter)
+
+
+def _later(row: Invoice, *, settlement: str, after: timedelta | None) -> None:
+    with as_operator():
+        next_check_at = None if after is None else clock.now() + after
+        Invoice.objects.of(row.organization_id).filter(id=row.id).update(settlement=settlement, next_check_at=next_check_at)
+        row.refresh_from_db()

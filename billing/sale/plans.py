@@ -1,0 +1,156 @@
+"""Plans: which version of one is for sale, and how an organization gets onto it."""
+
+from decimal import Decimal
+from uuid import UUID
+
+import redis
+from django.db import transaction
+from django.db.models import Sum
+
+from billing.models import PlanVersion, Subscription, UsageMonth
+from billing.sale import terms
+from billing.sale.models import LIMITS, State, current_subscription
+from billing.stripe.states import RUNNING
+from inference.books import accounts
+from saas.lib import clock
+from saas.lib.errors import NotFound, StateConflict
+from tenants import actions, caps
+from tenants.access import Actor
+from tenants.databases import as_operator
+
+
+def for_sale(slug: str, currency: str) -> PlanVersion:
+    """The version of a plan that one gets now. Raises NotFound, StateConflict if there is none in that currency."""
+    versions = PlanVersion.objects.filter(plan=slug, starts_at__lte=clock.now()).order_by("-starts_at", "-version")
+    version = versions.select_related("plan").filter(currency=currency).first()
+    if version is None and versions.exists():
+        raise StateConflict(f"The plan {slug} is not sold in {currency}, the currency of this organization")
+    if version is None:
+        raise NotFound(f"There is no plan {slug}")
+    return version
+
+
+def public(currency: str) -> list[PlanVersion]:
+    """What organizations with this currency can choose themselves: of each plan what is for sale now, the cheapest first."""
+    versions = PlanVersion.objects.filter(plan__is_public=True, starts_at__lte=clock.now(), currency=currency)
+    newest = versions.order_by("plan", "-starts_at", "-version").distinct("plan").select_related("plan")
+    return sorted(newest, key=lambda version: (version.monthly_fee, version.id))
+
+
+def choose(organization_id: UUID, slug: str, *, actor: Actor) -> Subscription:
+    """Change the plan as an organization may itself: to a public one, and without money owed on either side.
+
+    What is paid for month by month is subscribed to, changed and ended at Stripe. Raises NotFound, StateConflict.
+    """
+    return change(organization_id, slug, actor=actor, is_own_choice=True)
+
+
+def check_choice(current: Subscription, version: PlanVersion) -> None:
+    """Raises NotFound or StateConflict unless an organization may go from one to the other by itself."""
+    check_offer(current, version)
+    if current.stripe_status in RUNNING and version.id != current.plan_version_id:
+        raise StateConflict("The plan is paid at Stripe: change it in the billing portal")
+    if _is_billed(version) and version.id != current.plan_version_id:
+        raise StateConflict(f"The plan {version.plan_id} is paid for: subscribe to it by the checkout")
+
+
+def check_offer(current: Subscription, version: PlanVersion) -> None:
+    """Raises NotFound for a plan that is not public, unless an operator has put the organization on it."""
+    if not version.plan.is_public and version.plan_id != current.plan_version.plan_id:
+        raise NotFound(f"There is no plan {version.plan_id}")
+
+
+def _is_billed(version: PlanVersion) -> bool:
+    """Whether it ever makes an invoice: a fee, or calls that are paid for afterwards."""
+    charges = any(Decimal(tier["rate"]) for tier in version.overage)
+    return bool(version.monthly_fee) or (charges and not version.is_prepaid)
+
+
+def change(
+    organization_id: UUID,
+    slug: str,
+    *,
+    actor: Actor,
+    reason: str = "",
+    version: PlanVersion | None = None,
+    is_own_choice: bool = False,
+) -> Subscription:
+    """Put an organization on what is for sale of a plan (or on a given version of it): at once, limits included.
+
+    Runs as the operator in a transaction of its own, and not inside one that has changed the organization. Of two changes at
+    once the later one counts; who is on that version already stays as they are. `is_own_choice`: only what `choose` allows.
+    Raises NotFound, StateConflict.
+    """
+    with as_operator(), transaction.atomic(using="ops"):
+        organization = caps.lock(organization_id)
+        current = current_subscription(organization)
+        version = version or for_sale(slug, current.plan_version.currency)
+        if is_own_choice:
+            check_choice(current, version)
+        if version.id == current.plan_version_id:
+            return current
+        check_change(current, version)
+        now = clock.now()
+        current.ended_at = now
+        current.save(update_fields=["ended_at"])
+        follower = Subscription.objects.create(
+            organization=organization,
+            plan_version=version,
+            state=current.state,
+            since=now,
+            anchor=current.anchor,
+            credit_base=_credit_base(current, version),
+            stripe_customer=current.stripe_customer,
+            stripe_subscription=current.stripe_subscription,
+            stripe_status=current.stripe_status,
+            unpaid_since=current.unpaid_since,
+            told_state=current.told_state,
+            actor=str(actor),
+            reason=reason,
+        )
+        limits = {name: value for name in LIMITS if (value := getattr(version, name)) is not None}
+        for name, value in limits.items():
+            setattr(organization, name, value)
+        organization.save(update_fields=list(limits))
+        terms.project(organization_id)
+        actions.organization_changed(organization, actor=actor, fields=["plan", *sorted(limits)])
+    return follower
+
+
+def check_change(current: Subscription, version: PlanVersion) -> None:
+    """Raises StateConflict if the organization cannot get onto `version`: it has been charged in another currency."""
+    currency = current.plan_version.currency
+    if version.currency != currency and _used_ever(current.organization_id):
+        raise StateConflict(f"The organization has been charged in {currency}; its currency cannot be changed any more")
+
+
+def set_state(organization_id: UUID, state: State, *, actor: Actor, reason: str = "") -> Subscription:
+    """Let an organization's calls be served or refused as the state says (inference.gateway.standing). As `change` runs."""
+    with as_operator(), transaction.atomic(using="ops"):
+        organization = caps.lock(organization_id)
+        current = current_subscription(organization)
+        if current.state != state:
+            current.state = state
+            current.save(update_fields=["state"])
+            terms.project(organization_id)
+            actions.organization_changed(organization, actor=actor, fields=["state"])
+    return current
+
+
+def _credit_base(current: Subscription, version: PlanVersion) -> int | None:
+    """What credit is counted from: all that was used until the organization became prepaid is not paid from it."""
+    if not version.is_prepaid:
+        return None
+    return current.credit_base if current.credit_base is not None else _used_ever(current.organization_id)
+
+
+def _used_ever(organization_id: UUID) -> int:
+    """In nano: as the account says, calls under way at their maximum; the ledger's, if the account is not there."""
+    try:
+        account = accounts.read(organization_id.hex)
+    except redis.RedisError:
+        account = None
+    if account is not None:
+        return account.sums.get((accounts.ORGANIZATION, "ever"), (0, 0))[1]
+    months = UsageMonth.objects.filter(tenant_id=organization_id)
+    return int(months.aggregate(used=Sum("amount_nano"))["used"] or 0)

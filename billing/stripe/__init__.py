@@ -1,0 +1,1 @@
+"""What we ask of Stripe and hear from it, through billing.stripe_gateway."""

@@ -1,0 +1,176 @@
+"""Customers at Stripe, what they subscribe to, and the pages on which they pay. Cards are left to Stripe entirely."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from billing.stripe.objects import Checkout, Customer, Invoice, Subscription
+from billing.stripe_gateway import ask, client, every, once, tax
+from saas.lib import clock
+
+
+def create_customer(*, organization: str, email: str, name: str) -> Customer:
+    """The customer of an organization (its id, hexadecimal): the same one however often this is called, within a day."""
+    service = client().v1.customers
+    # What may change from one call to the next is not in the request that makes it: a key belongs to its parameters.
+    since = {"created": {"gte": int((clock.now() - timedelta(days=1)).timestamp())}}
+    find = partial(every, service.list, params=since)
+    made = once(service.create, {"metadata": {"organization": organization}}, key=f"customer:{organization}", find=find)
+    return update_customer(made["id"], email=email, name=name)
+
+
+def retrieve_customer(customer: str) -> Customer:
+    return Customer.read(ask(client().v1.customers.retrieve, customer))
+
+
+def update_customer(customer: str, *, email: str, name: str) -> Customer:
+    return Customer.read(ask(client().v1.customers.update, customer, params={"email": email, "name": name}))
+
+
+def checkout_for_subscription(
+    *,
+    customer: str,
+    prices: Sequence[tuple[str, bool]],
+    metadata: dict[str, str],
+    success_url: str,
+    cancel_url: str,
+    key: str,
+    trial_days: int = 0,
+) -> Checkout:
+    """A page on which the customer subscribes to `prices`, each (id, is metered).
+
+    Periods begin with the calendar month, UTC, so that no hour belongs to two of them. `metadata` comes back on the
+    session and on the subscription.
+    """
+    anchor = {"day_of_month": 1, "hour": 0, "minute": 0, "second": 0}
+    subscription: dict[str, Any] = {"metadata": metadata, "billing_cycle_anchor_config": anchor}
+    if trial_days:
+        subscription["trial_period_days"] = trial_days
+    params = {
+        "mode": "subscription",
+        "customer": customer,
+        "line_items": [{"price": price} if is_metered else {"price": price, "quantity": 1} for price, is_metered in prices],
+        "subscription_data": subscription,
+        "metadata": metadata,
+        "success_url": success_url,
+        "cancel_url": cancel_url,
+        **tax(),
+        **_address(),
+    }
+    return Checkout.read(ask(client().v1.checkout.sessions.create, params=params, key=key))
+
+
+def checkout_for_credit(
+    *,
+    customer: str,
+    amount_minor: int,
+    currency: str,
+    description: str,
+    metadata: dict[str, str],
+    success_url: str,
+    cancel_url: str,
+    key: str,
+) -> Checkout:
+    """A page on which the customer pays once. `metadata` comes back on the session and on the payment."""
+    price = {"currency": currency.lower(), "unit_amount": amount_minor, "product_data": {"name": description}}
+    params = {
+        "mode": "payment",
+        "customer": customer,
+        "line_items": [{"price_data": price, "quantity": 1}],
+        "payment_intent_data": {"metadata": metadata},
+        "metadata": metadata,
+        "success_url": success_url,
+        "cancel_url": cancel_url,
+        **tax(),
+        **_address(),
+    }
+    return Checkout.read(ask(client().v1.checkout.sessions.create, params=params, key=key))
+
+
+def _address() -> dict[str, Any]:
+    """With Stripe Tax a page asks where the customer is taxed, and keeps that: without it Stripe refuses the page."""
+    return {"customer_update": {"address": "auto", "name": "auto"}} if tax() else {}
+
+
+def retrieve_checkout(checkout: str) -> Checkout:
+    return Checkout.read(ask(client().v1.checkout.sessions.retrieve, checkout))
+
+
+def portal_link(*, customer: str, return_url: str) -> str:
+    """The address of a page to change card and plan, or to cancel. It is short-lived: make one for each visit."""
+    params = {"customer": customer, "return_url": return_url}
+    return str(ask(client().v1.billing_portal.sessions.create, params=params)["url"])
+
+
+def create_subscription(
+    *, customer: str, prices: Sequence[tuple[str, bool]], metadata: dict[str, str], key: str
+) -> Subscription:
+    """Subscribe a customer who already has a card; prices as in `checkout_for_subscription`."""
+    service = client().v1.subscriptions
+    params = {
+        "customer": customer,
+        "items": [{"price": price} if is_metered else {"price": price, "quantity": 1} for price, is_metered in prices],
+        "billing_mode": {"type": "flexible"},
+        "billing_cycle_anchor_config": {"day_of_month": 1, "hour": 0, "minute": 0, "second": 0},
+        "metadata": metadata,
+        **tax(),
+    }
+    find = partial(every, service.list, params={"customer": customer, "status": "all"})
+    return Subscription.read(once(service.create, params, key=key, find=find))
+
+
+def retrieve_subscription(subscription: str) -> Subscription:
+    return Subscription.read(ask(client().v1.subscriptions.retrieve, subscription))
+
+
+def subscriptions_of(customer: str) -> list[Subscription]:
+    """All of a customer's, ended ones too."""
+    params = {"customer": customer, "status": "all"}
+    return [Subscription.read(json) for json in every(client().v1.subscriptions.list, params=params)]
+
+
+def change_subscription(
+    subscription: str, *, prices: Sequence[tuple[str, bool]], metadata: dict[str, str], proration_at: datetime
+) -> Subscription:
+    """Exchange its prices; the flat fee is prorated by Stripe at `proration_at`, the moment of the preview that was shown."""
+    params = {
+        "items": _exchange(retrieve_subscription(subscription), prices),
+        "proration_behavior": "create_prorations",
+        "proration_date": int(proration_at.timestamp()),
+        "metadata": metadata,
+        "cancel_at_period_end": False,
+    }
+    return Subscription.read(ask(client().v1.subscriptions.update, subscription, params=params))
+
+
+def preview_change(subscription: str, *, prices: Sequence[tuple[str, bool]], proration_at: datetime) -> Invoice:
+    """The next invoice as it would be after that change; nothing is changed."""
+    details = {
+        "items": _exchange(retrieve_subscription(subscription), prices),
+        "proration_behavior": "create_prorations",
+        "proration_date": int(proration_at.timestamp()),
+    }
+    params = {"subscription": subscription, "subscription_details": details}
+    return Invoice.read(ask(client().v1.invoices.create_preview, params=params))
+
+
+def cancel_subscription(subscription: str, *, at_period_end: bool) -> Subscription:
+    """At the period's end, or at once: then what was used is invoiced, and the rest of the fee is given back."""
+    service = client().v1.subscriptions
+    if at_period_end:
+        return Subscription.read(ask(service.update, subscription, params={"cancel_at_period_end": True}))
+    return Subscription.read(ask(service.cancel, subscription, params={"invoice_now": True, "prorate": True}))
+
+
+def _exchange(now: Subscription, prices: Sequence[tuple[str, bool]]) -> list[dict[str, Any]]:
+    """The items of an update that leads from `now` to `prices`: a flat fee keeps its item, with another price."""
+    items: list[dict[str, Any]] = []
+    left = list(now.items)
+    for price, is_metered in prices:
+        same = next((item for item in left if item.price == price), None)
+        kept = same or next((item for item in left if not is_metered and not item.is_metered), None)
+        if kept is not None:
+            left.remove(kept)
+        items.append({**({"id": kept.id} if kept else {}), "price": price, **({} if is_metered else {"quantity": 1})})
+    return items + [{"id": item.id, "deleted": True} for item in left]

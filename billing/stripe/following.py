@@ -1,0 +1,138 @@
+"""Having an organization's plan and state follow what Stripe says of its customer: always of what was read just now."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from uuid import UUID
+
+from django.db import connections
+
+from billing.sale import plans
+from billing.sale.models import PlanVersion, State, Subscription, current_subscription
+from billing.stripe import customers, invoices
+from billing.stripe.objects import Subscription as StripeSubscription
+from billing.stripe.states import RUNNING, Facts, state_of
+from saas.lib import clock
+from tenants.access import Actor
+from tenants.databases import as_operator
+from tenants.models import Organization
+
+STRIPE = Actor("system", "stripe")
+UNPAID = (State.PAST_DUE, State.GRACE)  # which time alone turns into another
+
+log = logging.getLogger(__name__)
+
+
+def follow(customer: str) -> Subscription | None:
+    """Read what Stripe has of a customer and act on it. None: the customer is none of ours. Not inside a transaction.
+
+    One at a time for each customer, so that whoever writes last has read last.
+    """
+    if not customer:  # an object of Stripe's without a customer: our rows without one are not its
+        return None
+    with alone(customer):
+        organization = organization_of(customer)
+        if organization is None:
+            return None
+        newest = _newest(customers.subscriptions_of(customer))
+        refused = [invoice.created_at for invoice in invoices.open_invoices_of(customer) if invoice.attempts]
+        unpaid_since = min((moment for moment in refused if moment is not None), default=None)
+        return _apply(organization, customer, newest, unpaid_since)
+
+
+def let_time_pass() -> int:
+    """Put those whose payment has been refused for long into the next state, as Stripe was last read. How many there were."""
+    with as_operator():
+        rows = list(Subscription.objects.current().filter(state__in=UNPAID))
+    return sum(_let_time_pass(row) for row in rows)
+
+
+def _let_time_pass(seen: Subscription) -> bool:
+    with alone(seen.stripe_customer):  # or a payment that was read meanwhile would be forgotten again
+        with as_operator():
+            row = current_subscription(seen.organization_id)
+        state = state_of(Facts(row.stripe_status, row.unpaid_since), clock.now())
+        if state == row.state or row.unpaid_since is None:
+            return False
+        plans.set_state(row.organization_id, state, actor=STRIPE, reason="unpaid for long")
+        return True
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Wait until nobody else is at the Stripe object of this name, and keep others from it. It ends with the connection."""
+    with connections["ops"].cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [f"stripe {name}"])
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [f"stripe {name}"])
+
+
+def organization_of(customer: str) -> UUID | None:
+    """Whose customer it is: as we wrote down, else as the customer itself says, if there is such an organization."""
+    with as_operator():
+        row: Subscription | None = Subscription.objects.filter(stripe_customer=customer).first()
+        if row is not None:
+            owner: UUID = row.organization_id
+            return owner
+    named = customers.retrieve_customer(customer).metadata.get("organization", "")
+    try:
+        wanted = UUID(hex=named)
+    except ValueError:
+        return None
+    with as_operator():
+        found = Organization.objects.filter(id=wanted).first()
+    return found.id if found else None
+
+
+def _newest(subscriptions: list[StripeSubscription]) -> StripeSubscription | None:
+    """The one that counts: one that runs before one that has ended, and the later one before the earlier one."""
+    begun = [subscription for subscription in subscriptions if subscription.status not in ("incomplete", "incomplete_expired")]
+    running = [subscription for subscription in begun if subscription.status in RUNNING]
+    if len(running) > 1:
+        log.error(
+            "a customer has %s subscriptions that run: cancel all but one", len(running), extra={"at": running[0].customer}
+        )
+    return max(running or begun, key=lambda subscription: subscription.created_at, default=None)
+
+
+def _apply(organization: UUID, customer: str, newest: StripeSubscription | None, unpaid_since: datetime | None) -> Subscription:
+    with as_operator():
+        before = current_subscription(organization)
+    status = newest.status if newest else ""
+    if newest is not None and newest.status in RUNNING:
+        version = _version(newest)
+        if version is not None:
+            plans.change(organization, version.plan_id, version=version, actor=STRIPE, reason=f"subscription {newest.id}")
+    elif newest is not None and before.stripe_subscription == newest.id and before.stripe_status in RUNNING:
+        plans.change(organization, "free", actor=STRIPE, reason=f"subscription {newest.id} has ended")
+    facts = Facts(status, unpaid_since)
+    with as_operator():
+        mine = Subscription.objects.of(organization).current()
+        mine.update(
+            stripe_customer=customer,
+            stripe_subscription=newest.id if newest else "",
+            stripe_status=status,
+            unpaid_since=unpaid_since,
+        )
+    if newest is not None or unpaid_since is not None or before.unpaid_since is not None:
+        return plans.set_state(
+            organization, state_of(facts, clock.now()), actor=STRIPE, reason=f"Stripe says {status or 'paid'}"
+        )
+    with as_operator():
+        return current_subscription(organization)
+
+
+def _version(subscription: StripeSubscription) -> PlanVersion | None:
+    """The version of a plan that its prices were made for (manage.py stripe_sync). None: they were made by somebody else."""
+    for item in subscription.items:
+        plan, number = item.metadata.get("plan", ""), item.metadata.get("version", "")
+        if plan and number.isdigit():
+            with as_operator():
+                found: PlanVersion | None = PlanVersion.objects.filter(plan=plan, version=int(number)).first()
+            if found is not None:
+                return found
+    log.error("the prices of subscription %s belong to no plan of ours", subscription.id)
+    return None

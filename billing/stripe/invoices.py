@@ -1,0 +1,95 @@
+"""Invoices at Stripe, payments, and money given back."""
+
+from functools import partial
+from typing import Any
+
+from billing.stripe.objects import Given, Invoice, Payment, reference
+from billing.stripe_gateway import ask, client, every, once
+
+CAME_TO_NOTHING = ("failed", "canceled", "won", "warning_closed")  # states of refunds and disputes that leave us the money
+
+
+def retrieve_invoice(invoice: str) -> Invoice:
+    """With all its lines: an invoice itself brings only the first ones."""
+    json = ask(client().v1.invoices.retrieve, invoice)
+    if (json.get("lines") or {}).get("has_more"):
+        json["lines"]["data"] = list(every(client().v1.invoices.line_items.list, invoice, params={}))
+    return Invoice.read(json)
+
+
+def invoices_of(customer: str) -> list[Invoice]:
+    return [Invoice.read(json) for json in every(client().v1.invoices.list, params={"customer": customer})]
+
+
+def open_invoices_of(customer: str) -> list[Invoice]:
+    """Those that are final and wait for their money."""
+    params = {"customer": customer, "status": "open"}
+    return [Invoice.read(json) for json in every(client().v1.invoices.list, params=params)]
+
+
+def hold_invoice(invoice: str) -> Invoice:
+    """Keep a draft a draft until `finalize_invoice`."""
+    return Invoice.read(ask(client().v1.invoices.update, invoice, params={"auto_advance": False}))
+
+
+def finalize_invoice(invoice: str) -> Invoice:
+    """Make a draft final and let Stripe collect it, with its reminders."""
+    params = {"auto_advance": True}
+    return Invoice.read(ask(client().v1.invoices.finalize_invoice, invoice, params=params))
+
+
+def pay_invoice(invoice: str) -> Invoice:
+    """Try to collect it now. Raises PaymentRefused."""
+    return Invoice.read(ask(client().v1.invoices.pay, invoice))
+
+
+def void_invoice(invoice: str) -> Invoice:
+    return Invoice.read(ask(client().v1.invoices.void_invoice, invoice))
+
+
+def add_invoice_item(
+    *, customer: str, invoice: str, amount_minor: int, currency: str, description: str, metadata: dict[str, str], key: str
+) -> str:
+    """A line on a draft; negative amounts reduce it. Its id."""
+    service = client().v1.invoice_items
+    params = {
+        "customer": customer,
+        "invoice": invoice,
+        "amount": amount_minor,
+        "currency": currency.lower(),
+        "description": description,
+        "metadata": metadata,
+    }
+    find = partial(every, service.list, params={"invoice": invoice})
+    return str(once(service.create, params, key=key, find=find)["id"])
+
+
+def credit_note(*, invoice: str, amount_minor: int, reason: str, is_refund: bool, key: str) -> Given:
+    """Take `amount_minor` off a final invoice. Of a paid one it goes back to the card (`is_refund`) or to the balance."""
+    service = client().v1.credit_notes
+    params: dict[str, Any] = {"invoice": invoice, "amount": amount_minor, "memo": reason}
+    if is_refund:
+        params["refund_amount"] = amount_minor
+    elif retrieve_invoice(invoice).status == "paid":
+        params["credit_amount"] = amount_minor
+    find = partial(every, service.list, params={"invoice": invoice})
+    return Given.read(once(service.create, params, key=key, find=find))
+
+
+def refund(*, payment: str, amount_minor: int, key: str) -> Given:
+    """Send a part of a payment back to the card."""
+    service = client().v1.refunds
+    params = {"payment_intent": payment, "amount": amount_minor, "reason": "requested_by_customer"}
+    find = partial(every, service.list, params={"payment_intent": payment})
+    return Given.read(once(service.create, params, key=key, find=find))
+
+
+def payment_taken_back(kind: str, name: str) -> str:
+    """The payment whose money a "refund" or "dispute" takes back; "" if it came to nothing, or was for no such payment."""
+    service: Any = client().v1.refunds if kind == "refund" else client().v1.disputes  # Any: both retrieve by a name
+    json = ask(service.retrieve, name)
+    return "" if json["status"] in CAME_TO_NOTHING else reference(json.get("payment_intent"))
+
+
+def retrieve_payment(payment: str) -> Payment:
+    return Payment.read(ask(client().v1.payment_intents.retrieve, payment))
