@@ -112,6 +112,7 @@ class KeysView(TenantView):
 
 class KeyView(TenantView):
     required_scope = {"GET": "keys:read", "PATCH": "keys:write", "DELETE": "keys:write"}
+    when_closed = frozenset({"DELETE"})
 
     @extend_schema(responses=KeyOut)
     def get(self, request: Request, key: str) -> Response:

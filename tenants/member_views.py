@@ -82,6 +82,7 @@ class MembersView(TenantView):
 
 class MemberView(TenantView):
     required_scope = {"GET": "members:read", "PATCH": "members:write", "DELETE": SIGNED_IN}
+    when_closed = frozenset({"DELETE"})
 
     @extend_schema(responses=MemberOut)
     def get(self, request: Request, member: str) -> Response:
@@ -121,6 +122,7 @@ class InvitationsView(TenantView):
 
 class InvitationView(TenantView):
     required_scope = {"GET": "members:read", "DELETE": "members:write"}
+    when_closed = frozenset({"DELETE"})
 
     @extend_schema(responses=InvitationOut)
     def get(self, request: Request, invitation: str) -> Response:

@@ -1,18 +1,36 @@
-"""What an organization's state means for its calls. This is the one place that decides it."""
+"""What an organization's state means for its calls and for what it may change. This is the one place that decides it.
 
-from saas.lib.errors import AccountSuspended, AppError
+| state | calls | changes |
+|---|---|---|
+| trialing, active | served | allowed |
+| past_due, grace | served, and told so with each answer (header `X-Maas-Account`) | allowed |
+| suspended | refused | allowed |
+| closed | refused | refused, but for paying and for taking rights away; everything can be read and exported |
+
+A state that is not known here is treated as suspended.
+"""
+
+from saas.lib.errors import AccountClosed, AccountSuspended, AppError
 
 SERVED = frozenset(("trialing", "active", "past_due", "grace"))
 WARNED = ("past_due", "grace")
-"""Served, and told so with each answer: header `X-Maas-Account`."""
-REFUSALS = {
-    "suspended": "The account is suspended because an invoice is not paid: pay it in the billing portal; the data is kept",
-    "closed": "The account is closed: data can be read and exported, models cannot be called",
-}
+CLOSED = "closed"
+UNPAID = "The account is suspended because an invoice is not paid: pay it in the billing portal; the data is kept"
+ENDED = (
+    "The account is closed, because its subscription ended with something unpaid: data can be read and exported, nothing can be"
+    " changed and no model called until that is paid in the billing portal"
+)
 
 
 def refusal(state: str) -> AppError | None:
-    """Why calls of an organization in this state are refused; None if they are served. A state not known here is refused."""
+    """Why calls of an organization in this state are refused; None if they are served."""
     if state in SERVED:
         return None
-    return AccountSuspended(REFUSALS.get(state, "The account is in a state in which models cannot be called"))
+    if state == CLOSED:
+        return AccountClosed(ENDED)
+    return AccountSuspended(UNPAID if state == "suspended" else "The account is in a state in which models cannot be called")
+
+
+def change_refusal(state: str) -> AppError | None:
+    """Why an organization in this state may change nothing; None if it may."""
+    return AccountClosed(ENDED) if state == CLOSED else None

@@ -7,10 +7,12 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 from django.utils.decorators import method_decorator
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from saas.lib.errors import NotFound, ValidationFailed
+from tenants import standing
 from tenants.access import Access, Actor, access_to
 from tenants.models import ApiKey, Organization
 from tenants.pagination import Pages
@@ -33,9 +35,11 @@ class ManagementView(APIView):
 class TenantView(ManagementView):
     """Authenticates, checks `required_scope`, and then runs its transaction as the caller's organization.
 
-    Methods find `self.access`, `self.organization` and `self.actor`.
+    Methods find `self.access`, `self.organization` and `self.actor`. A closed organization only reads, but for the methods in
+    `when_closed`: those by which it pays, or takes rights away.
     """
 
+    when_closed: ClassVar[frozenset[str]] = frozenset()
     pagination_class = Pages  # for the API reference
     access: Access
     organization: Organization
@@ -49,6 +53,9 @@ class TenantView(ManagementView):
         set_tenant(self.access.organization_id)
         self.organization = Organization.objects.get(id=self.access.organization_id)
         self.actor = self.access.actor
+        refusal = standing.change_refusal(self.organization.terms.get("state", ""))
+        if refusal is not None and request.method not in (*SAFE_METHODS, *self.when_closed):
+            raise refusal
         if self.access.key is not None:
             _note_use(self.access.key.id, self.organization)
 

@@ -67,8 +67,8 @@ def tariff_of(version: PlanVersion) -> Tariff:
     """How the plan's version rates a month."""
     return Tariff.parse(
         currency=version.currency,
-        monthly_fee=f"{version.monthly_fee:f}",
-        included_amount=f"{version.included_amount:f}",
+        monthly_fee=version.monthly_fee,
+        included_amount=version.included_amount,
         tiers=version.overage,
     )
 

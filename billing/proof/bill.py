@@ -127,8 +127,8 @@ def plan_of(organization: Organization, month: Month) -> PlanVersion:
 def tariff_of(plan: PlanVersion) -> rating.Tariff:
     return rating.Tariff.parse(
         currency=plan.currency,
-        monthly_fee=str(plan.monthly_fee),
-        included_amount=str(plan.included_amount),
+        monthly_fee=plan.monthly_fee,
+        included_amount=plan.included_amount,
         tiers=plan.overage,
     )
 

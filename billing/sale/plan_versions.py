@@ -46,8 +46,8 @@ def check(version: PlanVersion) -> None:
     try:
         Tariff.parse(
             currency=version.currency,
-            monthly_fee=str(version.monthly_fee),
-            included_amount=str(version.included_amount),
+            monthly_fee=version.monthly_fee,
+            included_amount=version.included_amount,
             tiers=_tiers(version.overage),
         )
     except UnusableTariff as error:

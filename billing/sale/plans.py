@@ -125,7 +125,7 @@ def check_change(current: Subscription, version: PlanVersion) -> None:
 
 
 def set_state(organization_id: UUID, state: State, *, actor: Actor, reason: str = "") -> Subscription:
-    """Let an organization's calls be served or refused as the state says (inference.gateway.standing). As `change` runs."""
+    """Let an organization's calls be served or refused as the state says (tenants.standing). As `change` runs."""
     with as_operator(), transaction.atomic(using="ops"):
         organization = caps.lock(organization_id)
         current = current_subscription(organization)

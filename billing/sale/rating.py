@@ -7,10 +7,10 @@ once, half up, to the smallest coin of the currency.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
-from saas.lib.money import MAX_NANO, NANO
+from saas.lib.money import NANO, nano_of
 
 METER = 1000  # nano in one unit of the meter: a millionth of the currency unit
 RATE_DECIMALS = 8  # of RATE_ONE; Stripe takes 12 of a hundredth, and a millionth is 10^-4 of it
@@ -43,8 +43,10 @@ class Tariff:
     tiers: tuple[Tier, ...] = ()
 
     @classmethod
-    def parse(cls, *, currency: str, monthly_fee: str, included_amount: str, tiers: Sequence[Mapping[str, Any]]) -> "Tariff":
-        """From decimals as text, `tiers` as a plan has them: {"up_to": "100.00" or None, "rate": "0.80"}, in order.
+    def parse(
+        cls, *, currency: str, monthly_fee: Decimal | str, included_amount: Decimal | str, tiers: Sequence[Mapping[str, Any]]
+    ) -> "Tariff":
+        """From decimals, `tiers` as a plan has them, as text: {"up_to": "100.00" or None, "rate": "0.80"}, in order.
 
         Raises UnusableTariff: negative, too large or too fine a number, bounds that do not rise, a last tier that ends.
         """
@@ -145,27 +147,14 @@ def coins_of_units(units: int) -> str:
     return f"{Decimal(units).scaleb(-6):f}"
 
 
-def nano_of(text: object, decimals: int = 9) -> int:
-    """A decimal of the currency as nano. Raises ValueError: no number, negative, above nine million, too many decimals."""
+def _number(value: object, name: str, decimals: int) -> int:
     try:
-        value = Decimal(str(text))
-    except InvalidOperation:
-        raise ValueError("it is not a decimal number") from None
-    if not value.is_finite() or value < 0:
-        raise ValueError("it must be a number, not negative")
-    if value > MAX_NANO // NANO:
-        raise ValueError(f"it must be at most {MAX_NANO // NANO}")
-    scaled: Decimal = value * NANO
-    if scaled % 10 ** (9 - decimals):
-        raise ValueError(f"it must have at most {decimals} decimals")
-    return int(scaled)
-
-
-def _number(text: object, name: str, decimals: int) -> int:
-    try:
-        return nano_of(text, decimals)
+        nano = nano_of(f"{value:f}" if isinstance(value, Decimal) else str(value))
     except ValueError as error:
-        raise UnusableTariff(f"{name}: {error}") from None
+        raise UnusableTariff(f"{name}: {str(error).rstrip('.')}") from None
+    if nano % 10 ** (9 - decimals):
+        raise UnusableTariff(f"{name}: At most {decimals} decimals")
+    return nano
 
 
 def _round(numerator: int, denominator: int) -> int:

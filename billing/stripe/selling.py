@@ -47,8 +47,8 @@ def tariff_of(version: PlanVersion) -> Tariff:
     """Its numbers for rating. Raises UnusableTariff."""
     return Tariff.parse(
         currency=version.currency,
-        monthly_fee=str(version.monthly_fee),
-        included_amount=str(version.included_amount),
+        monthly_fee=version.monthly_fee,
+        included_amount=version.included_amount,
         tiers=version.overage,
     )
 

@@ -47,6 +47,7 @@ class PurchaseView(SteppedPostingView):
     """Base: all of it is for who may write billing, and happens at Stripe."""
 
     required_scope = "billing:write"
+    when_closed = frozenset({"POST", "DELETE"})
 
     def once(self, request: Request, act: Callable[[str], Response]) -> Response:
         """As SteppedPostingView. What Stripe refuses is for the operator, who alone can mend it, and alone sees why."""

@@ -69,7 +69,11 @@ class PaymentRefused(AppError):
 
 
 class AccountSuspended(AppError):
-    status, code, title = 402, "account_suspended", "The account is suspended or closed"
+    status, code, title = 402, "account_suspended", "The account is suspended"
+
+
+class AccountClosed(AccountSuspended):
+    status, code, title = 402, "account_closed", "The account is closed"
 
 
 class PriceMissing(AppError):

@@ -138,7 +138,6 @@ def test_the_doors_are_closed_to_others(as_role):
         ("app", "ensure_usage_partition(current_date)"),
         ("ops", "ensure_usage_partition(current_date)"),
         ("app", "touch_api_keys('{}', '{}')"),
-        ("ops", "quota_of(gen_random_uuid())"),
         ("ops", "limits_of(gen_random_uuid())"),
     ]:
         with pytest.raises(REFUSED):

@@ -135,15 +135,16 @@ def test_a_lost_account_comes_back_with_its_limits(make_organization, connection
 
 def test_the_application_reads_the_quota_of_its_own_tenant_only(make_organization, as_role):
     mine, other = make_organization(monthly_calls=5), make_organization(monthly_calls=6)
+    statement = "SELECT limits ->> 'limit:calls:month:' FROM limits_of(%s)"
     app = as_role("app", mine.id)
     found = []
     for organization in (mine, other):
-        app.execute("SELECT organization_calls FROM quota_of(%s)", [str(organization.id)])
+        app.execute(statement, [str(organization.id)])
         found.append(app.fetchall())
-    assert found == [[(5,)], []]
+    assert found == [[("5",)], []]
 
     nobody = as_role("app")
-    nobody.execute("SELECT organization_calls FROM quota_of(%s)", [str(mine.id)])
+    nobody.execute(statement, [str(mine.id)])
     assert nobody.fetchall() == []
 
 

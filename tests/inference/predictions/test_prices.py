@@ -86,7 +86,7 @@ def test_an_account_that_is_not_served_is_refused_at_creation(caller, alice, sta
 
     refused = create(caller)
 
-    assert (refused.status_code, refused.json()["code"]) == (402, "account_suspended")
+    assert (refused.status_code, refused.json()["code"]) == (402, f"account_{state}")
     assert rows(alice) == []
 
 
