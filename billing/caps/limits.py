@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import redis
@@ -11,6 +11,7 @@ import redis
 import inference.caps
 import tenants.caps
 from inference.books import accounts
+from inference.holders import Holder, holder_key
 from saas.lib.errors import Unavailable
 from tenants import records
 from tenants.models import ApiKey, Organization
@@ -41,13 +42,10 @@ def _key_level(key: KeyRecord, month: accounts.MonthlyCalls | None, now: datetim
 
 
 def _level(holder: str, limits: Limits, now: datetime) -> dict[str, Any]:
-    """Token bucket and places of one holder (organization or key id), as inference/gateway/admit.lua keeps them."""
-    lanes, at = records.client(), now.timestamp()
-    tokens, filled_at = lanes.hmget(f"bucket:{holder}", "tokens", "at")
-    left = float(limits.burst)
-    if tokens is not None and filled_at is not None:
-        left = min(left, float(tokens) + max(0.0, at - float(filled_at)) * limits.rate)
-    taken = lanes.zcount(f"places:{holder}", f"({at}", "+inf")
+    """Token bucket and places of one holder (organization or key id)."""
+    at = now.timestamp()
+    known = Holder.unpack(cast(bytes | None, records.client().get(holder_key(holder))), at)
+    left = known.left(limits.rate, limits.burst, at)
     return {
         "rate": {
             "per_second": limits.rate,
@@ -55,7 +53,7 @@ def _level(holder: str, limits: Limits, now: datetime) -> dict[str, Any]:
             "left": math.floor(left),
             "full_in_seconds": round((limits.burst - left) / limits.rate, 3),
         },
-        "concurrency": _counted(limits.concurrency, taken),
+        "concurrency": _counted(limits.concurrency, known.taken),
     }
 
 

@@ -69,6 +69,7 @@ class Call:
         "opened_ms",
         "output_digest",
         "outputs",
+        "places",
         "prepare_us",
         "price",
         "pushed",
@@ -129,6 +130,7 @@ class Call:
         self.deadline = 0.0  # seconds since the epoch
         self.pushed = 0.0  # loop time of the last push, 0 before
         self.attempts = 0  # pushes
+        self.places: tuple[str, str, str, str] | None = None  # what it holds at the lanes (inference.gateway.lanes.Places)
         self.frame = b""
         self.timer: asyncio.TimerHandle | None = None
         self.open_call: OpenCall | None = None

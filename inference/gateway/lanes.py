@@ -10,6 +10,7 @@ from typing import Any
 
 from inference.gateway.call import Call
 from inference.gateway.kept import Kept
+from inference.holders import HOLDER, holder_key, turns_key
 from inference.lanes import (
     WITHDRAWN,
     WORKERS,
@@ -29,7 +30,7 @@ from tenants import records
 
 log = logging.getLogger(__name__)
 
-ADMIT = Script(Path(__file__).with_name("admit.lua"))
+ADMIT = Script(HOLDER, Path(__file__).with_name("admit.lua"))
 RELEASE_WITHIN = 0.02  # seconds that a freed place may wait for a tick to travel with
 RECONNECT_EVERY = 0.2
 CALLS_PER_SCRIPT = 256
@@ -41,6 +42,8 @@ WATCH_EVERY = 1.0
 ASK_SECONDS = 2.0  # for a reply that somebody waits for
 HUNG_SECONDS = 2.0  # without a reply, after which the server is given nothing more
 MAX_BUFFERED = 64 << 20  # bytes that it has not taken, beyond which it is given nothing more
+Places = tuple[str, str, str, str]
+"""What a call holds while it runs: (who holds it, then the names of the key's, the organization's and the turns' places)."""
 Admitted = tuple[int, str, int, int, int]
 """What admit.lua says of one group: (admitted, reason, key tokens, organization tokens, wait in ms)."""
 
@@ -67,7 +70,9 @@ class Lanes:
         self._replies: Connection | None = None
         self._kept = Kept(self, kept_key(session), self._on_replies)
         self._to_push: list[Call] = []
-        self._to_release: list[tuple[str, str, str, str]] = []  # key, organization, version, call
+        self._to_release: dict[Places, int] = {}
+        self._connections = 0
+        self._holder = ""  # who holds the places that calls take over this connection
         self._is_tick_due = self._is_stopping = False
         self._release_timer: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
@@ -149,6 +154,8 @@ class Lanes:
             self._drop()
             return
         self._kept.forget_all()
+        self._connections += 1
+        self._holder = f"{self._session}:{self._connections}"
         self.is_connected = True
 
     async def _subscribe(self, connection: Connection) -> None:
@@ -247,8 +254,14 @@ class Lanes:
             self.send(None, "PUBLISH", WITHDRAWN, call.id)
 
     def release(self, call: Call) -> None:
-        """Free the places of an ended call with the next tick, within RELEASE_WITHIN."""
-        self._to_release.append((call.key.id, call.key.organization, call.version.id, call.id))
+        """Free the places of an ended call with the next tick, within RELEASE_WITHIN.
+
+        What was taken over a connection that is lost is not freed: perhaps the server has forgotten it. It ends by itself.
+        """
+        places = call.places
+        if places is None or places[0] != self._holder:
+            return
+        self._to_release[places] = self._to_release.get(places, 0) + 1
         if self._release_timer is None:
             self._release_timer = self._loop.call_later(RELEASE_WITHIN, self._flush)
 
@@ -268,7 +281,7 @@ class Lanes:
         for call in calls:
             groups.setdefault((call.key.id, call.version.id, call.is_low, call.is_slow), []).append(call)
         keys: list[str] = []
-        arguments: list[Any] = [len(groups)]
+        arguments: list[Any] = [self._holder, len(groups)]
         now = self._loop.time()
         for mine in groups.values():
             self._describe(mine, keys, arguments, now)
@@ -280,24 +293,25 @@ class Lanes:
     def _describe(self, calls: list[Call], keys: list[str], arguments: list[Any], now: float) -> None:
         first = calls[0]
         key, version, low = first.key, first.version, first.is_low
-        longest = max(call.expected_ms for call in calls)
-        room = self.room(longest)
+        longest = max([call.expected_ms for call in calls])
         turn = max(1, int(TURN_MS / longest)) if longest >= LONG_MS else 0
+        mine, all_, turns = holder_key(key.id), holder_key(key.organization), turns_key(version.id, key.organization)
         keys += (
-            f"bucket:{key.id}", f"bucket:{key.organization}", f"places:{key.id}", f"places:{key.organization}",
+            mine, all_, turns,
             lane_key(version.id, low=low, slow=first.is_slow), resident_key(version.id), pool_key(version.hardware, low=low),
-            f"turns:{version.id}:{key.organization}", f"sharing:{version.id}",
+            f"sharing:{version.id}",
         )  # fmt: skip
-        mine, all_ = key.limits, key.organization_limits
+        limits, shared = key.limits, key.organization_limits
         arguments += (
-            len(calls), 0 if low else 1, mine.rate, mine.burst, mine.concurrency,
-            all_.rate, all_.burst, all_.concurrency, room, turn, key.organization,
+            len(calls), 0 if low else 1, limits.rate, limits.burst, limits.concurrency,
+            shared.rate, shared.burst, shared.concurrency, self.room(longest), turn, key.organization,
+            max([call.deadline for call in calls]),
         )  # fmt: skip
+        places = None if low else (self._holder, mine, all_, turns if turn else "")
         for call in calls:
-            call.pushed = now
-            call.attempts = 1
+            call.pushed, call.attempts, call.places = now, 1, places
             call.frame = self._frame(call)
-            arguments += (call.id, call.deadline, call.frame)
+            arguments.append(call.frame)
 
     def _frame(self, call: Call) -> bytes:
         return pack_work(
@@ -321,16 +335,14 @@ class Lanes:
         )
 
     def _describe_releases(self, keys: list[str], arguments: list[Any]) -> None:
-        released, self._to_release = self._to_release[:CALLS_PER_SCRIPT], self._to_release[CALLS_PER_SCRIPT:]
+        released = list(self._to_release.items())[:CALLS_PER_SCRIPT]
+        for places, _ in released:
+            del self._to_release[places]
+            keys += places[1:]
+        arguments.append(len(released))
+        arguments += [count for _, count in released]
         if self._to_release and self._release_timer is None:
             self._release_timer = self._loop.call_later(0, self._flush)
-        places: dict[tuple[str, str, str], list[str]] = {}
-        for key, organization, version, call in released:
-            places.setdefault((key, organization, version), []).append(call)
-        arguments.append(len(places))
-        for (key, organization, version), ids in places.items():
-            keys += (f"places:{key}", f"places:{organization}", f"turns:{version}:{organization}")
-            arguments += (len(ids), *ids)
 
     def _admitted(self, groups: list[list[Call]], reply: Any) -> None:
         if isinstance(reply, Exception):

@@ -13,6 +13,7 @@ import redis
 from inference.books import accounts
 from inference.gateway import refusals
 from inference.gateway.usage import period_of
+from inference.holders import HOLDER, holder_key
 from inference.predictions.models import Prediction, Status
 from saas.lib import clock
 from saas.lib.errors import ConcurrencyLimited, Unavailable
@@ -21,7 +22,7 @@ from saas.lib.valkey import Script
 from tenants import records
 from tenants.principal import KeyRecord
 
-TAKE = Script(Path(__file__).with_name("take.lua"))
+TAKE = Script(HOLDER, Path(__file__).with_name("take.lua"))
 
 MAX_WAITING = 1000  # predictions of one organization that have not started
 
@@ -46,8 +47,8 @@ def check_waiting(organization_id: UUID) -> None:
 def take_token(key: KeyRecord) -> None:
     """Take one request from the limits of the key and its organization. Raises RateLimited, Unavailable."""
     mine, all_ = key.limits, key.organization_limits
-    buckets = [f"bucket:{key.id}", f"bucket:{key.organization}"]
-    refused, wait_ms = TAKE.run_sync(records.client(), buckets, [mine.rate, mine.burst, all_.rate, all_.burst])
+    holders = [holder_key(key.id), holder_key(key.organization)]
+    refused, wait_ms = TAKE.run_sync(records.client(), holders, [mine.rate, mine.burst, all_.rate, all_.burst])
     if refused:
         raise refusals.rate_limited(key, refused.decode(), wait_ms)
 

@@ -2,10 +2,11 @@
 
 import time
 
+import msgspec
 import pytest
 
 from inference.books import accounts
-from saas.lib.ids import uuid7
+from inference.holders import holder_key
 from saas.lib.valkey import sync_client
 from tenants import records
 
@@ -41,8 +42,9 @@ def test_what_was_not_used_is_all_left(organization, key, client_of):
 
 def test_what_was_used_is_told(organization, key, client_of, lanes, state):
     holder, month = key[0].id.hex, time.strftime("%Y-%m", time.gmtime())
-    lanes.hset(f"bucket:{holder}", mapping={"tokens": "0.5", "at": f"{time.time():.6f}"})
-    lanes.zadd(f"places:{holder}", {uuid7().hex: time.time() + 60, uuid7().hex: time.time() + 60, uuid7().hex: time.time() - 1})
+    soon, past = time.time() + 60, time.time() - 1
+    stored = msgspec.msgpack.encode([0.5, time.time(), soon, "a gateway", 1, soon, "another", 1, soon, "a dead one", 1, past])
+    lanes.set(holder_key(holder), stored)
     state.hset(f"account:{organization.id.hex}", mapping={f"calls:{month}:": 9, f"calls:{month}:{holder}": 7})
 
     body = client_of(key[1]).get(URL).json()

@@ -3,9 +3,11 @@
 import time
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from inference.gateway.lanes import ADMIT
+from inference.holders import Holder, holder_key, turns_key
 from inference.lanes import lane_key, pool_key, resident_key
 
 
@@ -19,14 +21,15 @@ class Gate:
         self.ids = 0
 
     def keys(self):
-        return [
-            f"bucket:{self.key}", f"bucket:{self.organization}", f"places:{self.key}", f"places:{self.organization}",
-            lane_key(self.version), resident_key(self.version), pool_key(self.hardware),
-            f"turns:{self.version}:{self.organization}", f"sharing:{self.version}",
-        ]  # fmt: skip
+        lanes = lane_key(self.version), resident_key(self.version), pool_key(self.hardware), f"sharing:{self.version}"
+        return [*self.places(), *lanes]
 
     def places(self):
-        return [f"places:{self.key}", f"places:{self.organization}", f"turns:{self.version}:{self.organization}"]
+        return [holder_key(self.key), holder_key(self.organization), turns_key(self.version, self.organization)]
+
+    def held(self):
+        """Places of the key, of the organization, of its turns."""
+        return [Holder.unpack(self.lanes.get(name), time.time()).taken for name in self.places()]
 
     def beside(self):
         """Another organization at the same version."""
@@ -35,15 +38,13 @@ class Gate:
         return other
 
     def admit(self, n, *, rate=1000.0, burst=1000, places=100, org_rate=1000.0, org_burst=1000, org_places=100, room=1000,
-              turn=0, is_limited=1, release=(), lasting=30.0):  # fmt: skip
-        calls = []
-        for _ in range(n):
-            self.ids += 1
-            calls += [f"call-{self.ids}", time.time() + lasting, b"frame-%d" % self.ids]
+              turn=0, is_limited=1, release=0, lasting=30.0, gateway="gateway"):  # fmt: skip
+        frames = [b"frame-%d" % (self.ids + number) for number in range(1, n + 1)]
+        self.ids += n
         keys = self.keys() + (self.places() if release else [])
-        arguments = [1, n, is_limited, rate, burst, places, org_rate, org_burst, org_places, room, turn]
-        arguments += [self.organization, *calls]
-        arguments += [1, len(release), *release] if release else [0]
+        arguments = [gateway, 1, n, is_limited, rate, burst, places, org_rate, org_burst, org_places, room, turn]
+        arguments += [self.organization, time.time() + lasting, *frames]
+        arguments += [1, release] if release else [0]
         ((admitted, reason, key_tokens, org_tokens, wait),) = ADMIT.run_sync(self.lanes, keys, arguments)
         return admitted, reason.decode(), key_tokens, org_tokens, wait
 
@@ -82,7 +83,32 @@ def test_the_organizations_bucket_is_shared_by_its_keys(gate):
 def test_places_are_bounded_per_key_and_freed_by_a_release_of_the_same_tick(gate):
     assert gate.admit(3, places=2)[:2] == (2, "concurrency:key")
     assert gate.admit(1, places=2)[:2] == (0, "concurrency:key")
-    assert gate.admit(1, places=2, release=["call-1"])[:2] == (1, "")
+    assert gate.admit(1, places=2, release=1)[:2] == (1, "")
+
+
+def test_each_gateway_frees_what_it_holds_itself(gate):
+    gate.admit(2, gateway="one", turn=9)
+    gate.admit(3, gateway="other", turn=9)
+    gate.admit(1, gateway="one", turn=9, release=2)
+
+    assert gate.held() == [4, 4, 4]
+    gate.admit(0, gateway="one", release=5)  # more than it has: the others' stay
+    assert gate.held() == [3, 3, 3]
+
+
+def test_places_last_until_the_latest_deadline_of_their_gateway(gate, lanes):
+    gate.admit(1, gateway="dead", lasting=-1.0)
+    gate.admit(1, gateway="alive", lasting=30.0)
+    gate.admit(1, gateway="alive", lasting=1.0)
+
+    assert gate.held()[:2] == [2, 2]
+    assert lanes.pttl(holder_key(gate.key)) > 20_000
+
+
+def test_a_release_of_nothing_leaves_nothing(gate, lanes):
+    gate.admit(0, release=3)
+
+    assert lanes.exists(*gate.keys()) == 0
 
 
 def test_places_of_a_dead_gateway_free_themselves_at_their_deadline(gate):
@@ -105,12 +131,13 @@ def test_a_full_lane_admits_only_what_fits(gate):
 
 def test_asynchronous_work_meets_no_rate_or_place_limits(gate, lanes):
     assert gate.admit(5, is_limited=0, rate=0.1, burst=1, places=1)[:2] == (5, "")
-    assert lanes.exists(f"bucket:{gate.key}", f"places:{gate.key}") == 0
+    assert lanes.exists(holder_key(gate.key), holder_key(gate.organization)) == 0
 
 
 def test_a_bucket_fills_again_with_time(gate, lanes):
-    gate.admit(10, rate=10, burst=10)
-    lanes.hset(f"bucket:{gate.key}", "at", time.time() - 0.5)
+    gate.admit(10, rate=10, burst=10, lasting=3600)
+    tokens, at, *rest = msgspec.msgpack.decode(lanes.get(holder_key(gate.key)))
+    lanes.set(holder_key(gate.key), msgspec.msgpack.encode([tokens, at - 0.5, *rest]))
 
     assert gate.admit(10, rate=10, burst=10)[:2] == (5, "rate:key")
 
@@ -125,7 +152,7 @@ def test_while_others_call_too_an_organization_has_its_share_of_a_turn(gate):
 
     assert gate.admit(5, turn=4)[:2] == (2, "share")
     assert gate.admit(1, turn=4)[:2] == (0, "share")
-    assert gate.admit(5, turn=4, release=["call-1"])[:2] == (1, "share")
+    assert gate.admit(5, turn=4, release=1)[:2] == (1, "share")
     assert other.admit(5, turn=4)[:2] == (1, "share")
 
 
