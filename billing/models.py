@@ -6,7 +6,7 @@ from billing.ledger.models import NIL, JournalPosition, JournalQuarantine, Usage
 from billing.post_models import Post
 from billing.proof.models import SealDue, SealProgress, UsageSeal
 from billing.sale.models import Plan, PlanVersion, PriceVersion, Subscription
-from billing.stripe.models import StripeEvent
+from billing.stripe.models import StripeAttempt, StripeEvent
 
 __all__ = [
     "NIL",
@@ -25,6 +25,7 @@ __all__ = [
     "ReconRun",
     "SealDue",
     "SealProgress",
+    "StripeAttempt",
     "StripeEvent",
     "StripePush",
     "StripePushed",

@@ -7,8 +7,8 @@ inside a transaction.
 - The SDK repeats what ended in a lost connection, 409 or 5xx (`RETRIES`), with the same Idempotency-Key; a 429, which it never
   repeats, is repeated here (`BUSY_TRIES`).
 - Stripe keeps an answer for its key, **a 500 too**: only another key can get another answer. `once` first looks whether the
-  first request left its object behind. What can be done twice without harm (a change, a finalization) has no key of ours, and
-  meter events have their identifier.
+  request left its object behind, then asks under the next key (billing.stripe.attempts). What can be done twice without harm (a
+  change, a finalization) has no key of ours, and meter events have their identifier.
 - Errors: PaymentsUnavailable (nothing happened; OutcomeUnknown: it may have), PaymentRefused (a card), StripeRefused (we err).
 """
 
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
+from billing.stripe import attempts
 from billing.stripe.objects import Event
 from saas.lib.errors import InternalError, InvalidRequest, PaymentRefused, PaymentsUnavailable
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 API_VERSION = "2026-10-28.endive"
 TIMEOUTS = (3.05, 20.0)  # seconds to connect, and between two bytes of the answer; the SDK's 80 would hold a web thread
 RETRIES = 2
+ATTEMPTS = 3  # of making one object in one go, each under another key
 BUSY_TRIES = 4
 BUSY_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds before a 429 is repeated, doubled each time, with jitter
 SIGNATURE_TOLERANCE = 300  # seconds
@@ -54,6 +56,10 @@ class StripeRefused(InternalError):
 
 class OutcomeUnknown(PaymentsUnavailable):
     """No answer, or a 5xx: what was asked for may or may not have been done."""
+
+
+class OutcomeSaved(OutcomeUnknown):
+    """A 5xx, which Stripe repeats for the same Idempotency-Key."""
 
 
 def is_set_up() -> bool:
@@ -106,7 +112,7 @@ def ask(method: Callable[..., Any], *names: str, params: Params | None = None, k
             raise OutcomeUnknown("Stripe did not answer; try again later", retry_after=5) from error
         except stripe.StripeError as error:
             if (error.http_status or 500) >= 500:
-                raise OutcomeUnknown("Stripe failed; try again later", retry_after=5) from error
+                raise OutcomeSaved("Stripe failed; try again later", retry_after=5) from error
             log.warning("Stripe refused a request: %s %s", error.http_status, error)
             raise StripeRefused(
                 str(error.user_message or error),
@@ -128,15 +134,27 @@ def _pause(attempt: int, headers: Mapping[str, str] | None) -> float:
 def once(
     method: Callable[..., Any], params: Params, *, key: str, find: Callable[[], Iterable[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """Make one object, also where Stripe answers 500 for its key for ever: one that `find` finds with our mark is it."""
+    """Make one object, also where Stripe answers 500 for its key for ever: one that `find` finds with our mark is it.
+
+    Raises OutcomeUnknown if Stripe goes on failing: call again, it goes on where this ended.
+    """
     marked = {**params, "metadata": {**params.get("metadata", {}), _MEMORY: key}}
-    try:
-        return ask(method, params=marked, key=key)  # type: ignore[no-any-return]  # a dictionary, for an object
-    except OutcomeUnknown:
-        for found in find():
-            if (found.get("metadata") or {}).get(_MEMORY) == key:
-                return found
-        return ask(method, params=marked, key=f"{key}:2")  # type: ignore[no-any-return]  # as above
+    attempt = 1
+    for _ in range(ATTEMPTS):
+        try:
+            return ask(method, params=marked, key=_key(key, attempt))  # type: ignore[no-any-return]  # a dictionary
+        except OutcomeUnknown as error:
+            for found in find():
+                if (found.get("metadata") or {}).get(_MEMORY) == key:
+                    return found
+            if not isinstance(error, OutcomeSaved):
+                raise  # under the same key again, whenever: the request may be under way still
+            attempt = attempts.following(key, attempt)
+    raise OutcomeUnknown("Stripe failed; try again later", retry_after=5)
+
+
+def _key(key: str, attempt: int) -> str:
+    return key if attempt == 1 else f"{key}:{attempt}"
 
 
 def every(method: Callable[..., Any], *names: str, params: Params) -> Iterator[dict[str, Any]]:

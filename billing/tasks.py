@@ -10,7 +10,7 @@ from billing import alarms, idempotent
 from billing.caps import alerts
 from billing.invoicing import periods, push, reconcile, settling
 from billing.ledger.verify import differences
-from billing.stripe import events, following, state_mails
+from billing.stripe import attempts, events, following, state_mails
 from billing.stripe_gateway import is_set_up
 from saas.lib.errors import AppError
 from tenants.databases import as_operator
@@ -117,5 +117,5 @@ def catch_up_with_stripe(hours: int) -> int:
 
 @shared_task(time_limit=600)
 def forget_stripe_events() -> int:
-    """Remove events that were worked through long ago; how many."""
-    return events.forget()
+    """Remove events that were worked through long ago, and what no key of Stripe's needs any more; how many."""
+    return events.forget() + attempts.forget()

@@ -5,6 +5,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from billing.invoicing import push
 from billing.invoicing.models import PushState, Settlement
 from billing.models import Invoice, ReconRun, StripePush
 from saas.lib import clock
@@ -22,21 +23,21 @@ class StripePushAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Stripe has it: count it as accepted", permissions=["decide"])
     def it_arrived(self, request: HttpRequest, queryset: "QuerySet[StripePush]") -> None:
-        self._decide(request, queryset, state=PushState.ACCEPTED, accepted_at=clock.now())
+        self._decide(request, queryset, PushState.ACCEPTED)
 
     @admin.action(description="Stripe has not got it: tell the same usage anew", permissions=["decide"])
     def tell_it_anew(self, request: HttpRequest, queryset: "QuerySet[StripePush]") -> None:
-        self._decide(request, queryset, state=PushState.REPLACED)
+        self._decide(request, queryset, PushState.REPLACED)
 
     def has_decide_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("billing.change_stripepush")
 
-    def _decide(self, request: HttpRequest, queryset: "QuerySet[StripePush]", **fields: object) -> None:
+    def _decide(self, request: HttpRequest, queryset: "QuerySet[StripePush]", to: PushState) -> None:
         """Only what is with a person: a row that is under way or accepted stays as it is."""
-        for row in queryset.filter(state__in=[PushState.REJECTED, PushState.UNCLEAR]):
+        for row in queryset:
             with transaction.atomic(using="ops"):
-                if queryset.filter(id=row.id, state=row.state).update(**fields):
-                    state = str(fields["state"])
+                if push.decide(row, to):
+                    state = to.value
                     audit.note(row.organization_id, operator(request), "usage_push.decided", row.identifier, state=state)
 
 

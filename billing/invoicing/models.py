@@ -4,13 +4,14 @@ Written as the operator only (push, reconcile and invoices of this package). A u
 what the money meter counts (billing.sale.rating.METER).
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from tenants.models import TenantModel
+from tenants.models import TenantModel, TenantQuerySet
 
 
 class PushState(models.TextChoices):
@@ -19,6 +20,30 @@ class PushState(models.TextChoices):
     REJECTED = "rejected"  # Stripe does not take it: a person looks
     UNCLEAR = "unclear"  # whether Stripe has it cannot be told any more: a person looks
     REPLACED = "replaced"  # a person has seen that Stripe has not got it: another row covers the same usage
+
+
+_WITH_A_PERSON = (PushState.REJECTED, PushState.UNCLEAR)
+TURNS: Mapping[PushState, tuple[PushState, ...]] = {
+    PushState.ACCEPTED: (PushState.DUE,),
+    PushState.REJECTED: (PushState.DUE, PushState.ACCEPTED, PushState.UNCLEAR),
+    PushState.UNCLEAR: (PushState.DUE,),
+}
+"""From which states a row may come into another by what Stripe says. What it says late never overrides a refusal."""
+DECISIONS: Mapping[PushState, tuple[PushState, ...]] = {
+    PushState.ACCEPTED: _WITH_A_PERSON,
+    PushState.REPLACED: _WITH_A_PERSON,
+}
+"""The same by what a person says."""
+
+
+class StripePushQuerySet(TenantQuerySet):
+    def turn(self, to: PushState, **fields: object) -> int:
+        """Put into state `to` those of the rows that may come there now; how many."""
+        return self.filter(state__in=TURNS[to]).update(state=to, **fields)
+
+    def decide(self, to: PushState, **fields: object) -> int:
+        """The same on the word of a person."""
+        return self.filter(state__in=DECISIONS[to]).update(state=to, **fields)
 
 
 class StripePush(TenantModel):
@@ -45,6 +70,8 @@ class StripePush(TenantModel):
     next_try_at = models.DateTimeField(default=timezone.now)
     attempts = models.PositiveIntegerField(default=0)
     error = models.CharField(max_length=500, blank=True)
+
+    objects: ClassVar[Any] = StripePushQuerySet.as_manager()  # Any: the base class has a manager of another type
 
     class Meta:
         db_table = "stripe_push"

@@ -2,7 +2,8 @@
 
 `cover` makes the rows: one for each sealed hour that has usage which no row tells yet. A row is never changed: what comes later
 is one more row of its hour. `send_due` sends them. That a row is sent is written down before it is: after a kill it is sent
-again with the same identifier, which Stripe knows for a day. Later, Stripe's own sum of the hour says whether it arrived.
+again with the same identifier, which Stripe knows for a day. Later it is not sent any more: Stripe's own sum of the hour says
+whether it arrived, or a person does.
 
 Any number of processes may do both at any time: rows of an organization are made under a lock, and sent one at a time, since
 Stripe takes one concurrent call for each customer and meter.
@@ -19,9 +20,9 @@ from django.db.models import F, Max, Sum
 from django.db.models.functions import Coalesce
 
 from billing.invoicing import periods
-from billing.invoicing.models import PushState
+from billing.invoicing.models import PushState, StripePushQuerySet
 from billing.invoicing.periods import HOUR, Period
-from billing.invoicing.push_doubt import may_send_again
+from billing.invoicing.push_doubt import look_for
 from billing.models import StripePush, StripePushed, UsageSeal
 from billing.sale.rating import METER
 from billing.stripe import usage
@@ -143,17 +144,19 @@ def _next_due(tenant: UUID) -> StripePush | None:
 def _deliver(row: StripePush) -> bool:
     """Send one row, and write down what came of it. Nobody else sends for this organization meanwhile."""
     now = clock.now()
-    if row.first_sent_at is not None and now - row.first_sent_at >= KNOWN_FOR and not may_send_again(row, now):
+    if row.first_sent_at is not None and now - row.first_sent_at >= KNOWN_FOR:
+        look_for(row, now)
         row.refresh_from_db()
         return row.state == PushState.ACCEPTED
     pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(row.attempts, 10))
-    _write(  # before it is sent: a row without a time was never sent
-        row,
+    is_due = _own(row).filter(state=PushState.DUE)
+    if not is_due.update(  # before it is sent: a row without a time was never sent
         first_sent_at=row.first_sent_at or now,
         last_sent_at=now,
         attempts=F("attempts") + 1,
         next_try_at=now + pause,
-    )
+    ):
+        return False  # Stripe has refused it by an event meanwhile
     try:
         is_new = usage.send_meter_event(
             event_name=row.meter,
@@ -165,17 +168,17 @@ def _deliver(row: StripePush) -> bool:
     except (StripeRefused, PaymentsUnavailable) as error:
         _not_accepted(row, error)
         return False
-    _write(row, state=PushState.ACCEPTED, accepted_at=clock.now(), error="" if is_new else "had arrived before")
-    return True
+    note = "" if is_new else "had arrived before"
+    return bool(_own(row).turn(PushState.ACCEPTED, accepted_at=clock.now(), error=note))
 
 
 def _not_accepted(row: StripePush, error: StripeRefused | PaymentsUnavailable) -> None:
     """What Stripe refuses is for a person. Of all else it may have arrived, or Stripe was busy: the same again, later."""
     if isinstance(error, StripeRefused) and error.http_status in REFUSALS:
-        _write(row, state=PushState.REJECTED, error=error.detail[:500])
+        _own(row).turn(PushState.REJECTED, error=error.detail[:500])
         log.error("Stripe refused usage %s of %s units: %s", row.identifier, row.value, error.detail)
         return
-    _write(row, error=error.detail[:500])
+    _own(row).filter(state=PushState.DUE).update(error=error.detail[:500])
     log.warning("Stripe did not say that it took the usage %s: %s", row.identifier, error.detail)
 
 
@@ -184,16 +187,27 @@ def reject(event: str) -> int:
     count = 0
     for name, why in usage.rejected_usage(event).items():
         with as_operator():
-            rows = StripePush.objects.filter(identifier=name, state__in=[PushState.DUE, PushState.ACCEPTED])
-            count += rows.update(state=PushState.REJECTED, error=why[:500])
+            count += StripePush.objects.filter(identifier=name).turn(PushState.REJECTED, error=why[:500])
         log.error("Stripe has not counted the usage %s: %s", name, why)
     return count
 
 
-def _write(row: StripePush, **fields: object) -> None:
-    """Change a row, in the table at once and in memory."""
-    StripePush.objects.of(row.organization_id).filter(id=row.id).update(**fields)
-    row.refresh_from_db(fields=list(fields))
+def decide(row: StripePush, to: PushState) -> bool:
+    """What a person says of a row that waits for one: Stripe has it (ACCEPTED), or has not (REPLACED: it is told anew).
+
+    False if it does not wait for a person any more. As the operator.
+    """
+    told = {"accepted_at": clock.now()} if to == PushState.ACCEPTED else {}
+    if not _own(row).decide(to, **told):
+        return False
+    StripePushed.objects.of(row.organization_id).update(number=0)  # so that somebody looks for what is in no row now
+    return True
+
+
+def _own(row: StripePush) -> StripePushQuerySet:
+    """The row, as a query of its organization."""
+    found: StripePushQuerySet = StripePush.objects.of(row.organization_id).filter(id=row.id)
+    return found
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from billing.proof.sealer import sealed_until
 from billing.sale.rating import METER
 from billing.stripe import invoices as stripe_invoices
 from billing.stripe import meters
+from billing.stripe.following import alone
 from billing.stripe.objects import Invoice as StripeInvoice
 from saas.lib import clock
 from tenants.databases import as_operator
@@ -56,11 +57,23 @@ def due() -> list[UUID]:
 
 
 def settle(invoice: UUID) -> bool:
-    """Make a held draft final if all agrees; whether it needs no more looking at. Raises PaymentsUnavailable: call again."""
+    """Make a held draft final if all agrees; whether it needs no more looking at. Raises PaymentsUnavailable: call again.
+
+    One at a time for each invoice, also when the lease of a slow one has ended; an event about it waits meanwhile.
+    """
+    with as_operator():
+        name = Invoice.objects.filter(id=invoice).values_list("stripe_invoice", flat=True).first()
+    if name is None:
+        return False
+    with alone(name):
+        return _settle_alone(invoice)
+
+
+def _settle_alone(invoice: UUID) -> bool:
     now = clock.now()
     with as_operator():
         if not Invoice.objects.filter(id=invoice, next_check_at__lte=now).update(next_check_at=now + LEASE):
-            return False  # it is not due, or another one is at it
+            return False  # it is not due, or another one has just been at it
         row = Invoice.objects.get(id=invoice)
     found = stripe_invoices.retrieve_invoice(row.stripe_invoice)
     if found.status != "draft":  # made final by who was killed then, or by hand

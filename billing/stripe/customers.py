@@ -58,7 +58,7 @@ def checkout_for_subscription(
         **tax(),
         **_address(),
     }
-    return Checkout.read(ask(client().v1.checkout.sessions.create, params=params, key=key))
+    return _checkout(params, key)
 
 
 def checkout_for_credit(
@@ -85,7 +85,13 @@ def checkout_for_credit(
         **tax(),
         **_address(),
     }
-    return Checkout.read(ask(client().v1.checkout.sessions.create, params=params, key=key))
+    return _checkout(params, key)
+
+
+def _checkout(params: dict[str, Any], key: str) -> Checkout:
+    service = client().v1.checkout.sessions
+    find = partial(every, service.list, params={"customer": params["customer"]})
+    return Checkout.read(once(service.create, params, key=key, find=find))
 
 
 def _address() -> dict[str, Any]:

@@ -30,3 +30,17 @@ class StripeEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.event_id} {self.type}"
+
+
+class StripeAttempt(models.Model):
+    """The number of the key under which an object is asked for: one more for each 500 that Stripe has answered."""
+
+    key = models.CharField(max_length=255, primary_key=True)
+    attempt = models.PositiveIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        db_table = "stripe_attempt"
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.attempt}"

@@ -118,17 +118,6 @@ def test_a_key_belongs_to_its_parameters(standin, customer):
     assert (status, body["error"]["type"]) == (400, "idempotency_error")
 
 
-@pytest.mark.parametrize("fault", ["fail_before", "fail_after", "drop_before", "drop_after"])
-def test_what_is_made_once_is_made_once_whatever_happens(standin, fault):
-    standin.fault(fault, path="/v1/customers")
-    made = customers.create_customer(organization="a" * 32, email="once@example.org", name="Once")
-
-    again = customers.create_customer(organization="a" * 32, email="once@example.org", name="Once")
-    assert again.id == made.id
-    _, body = standin.ask("GET", "/v1/customers", {"email": "once@example.org"})
-    assert [customer["id"] for customer in body["data"]] == [made.id]
-
-
 def test_who_asks_for_the_customer_may_be_another_one_each_time(standin):
     asked = [customers.create_customer(organization="c" * 32, email=f"{name}@example.org", name=name) for name in ("a", "b")]
 

@@ -183,7 +183,7 @@ def test_an_event_that_fails_is_tried_again(standin, organization, work):
     with as_operator():
         failed = StripeEvent.objects.filter(processed_at=None, customer=_customer(organization)).exclude(error="")
         assert failed
-        assert all("OutcomeUnknown" in row.error and row.attempts == 1 for row in failed)
+        assert all("OutcomeSaved" in row.error and row.attempts == 1 for row in failed)
     assert events.process(failed[0].event_id) is False  # it waits for its time
 
     standin.steer("DELETE", "faults")

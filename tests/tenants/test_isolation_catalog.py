@@ -26,6 +26,7 @@ WITHOUT_TENANT = {
     "usage_rollup": "how far the rows of a journal are in the hours",
     "journal_quarantine": "records of the journal that nobody could read; not for the application",
     "stripe_event_inbox": "what Stripe told, by its own ids; not for the application",
+    "stripe_attempt": "keys of requests to Stripe that it answered 500; not for the application",
     "plan": "what is for sale, the same for all",
     "plan_version": "what is for sale, the same for all",
 }
@@ -116,6 +117,7 @@ def test_no_role_of_a_request_is_above_the_policies_or_owns_anything():
         ("tenants_organization", "UPDATE, DELETE"),
         ("journal_quarantine", "SELECT, INSERT, UPDATE, DELETE"),
         ("stripe_event_inbox", "SELECT, INSERT, UPDATE, DELETE"),
+        ("stripe_attempt", "SELECT, INSERT, UPDATE, DELETE"),
     ],
 )
 def test_what_the_application_may_not_do_at_all(table, privileges):

@@ -8,6 +8,7 @@ from django.db.utils import DatabaseError
 
 from billing import stripe_gateway
 from billing.invoicing import push
+from billing.invoicing.models import DECISIONS, TURNS
 from billing.models import StripePush
 from tenants.databases import as_operator
 from tests.stripe.usage.world import HOUR
@@ -131,11 +132,10 @@ def test_too_many_requests_are_repeated(world, standin):
     assert told(world)
 
 
-@pytest.mark.parametrize("fault", ["drop_before", "drop_after"])
-def test_when_the_identifier_may_be_forgotten_the_sum_of_the_hour_decides(world, standin, fault):
+def test_when_the_identifier_may_be_forgotten_the_sum_of_the_hour_shows_that_it_arrived(world, standin):
     hour = world.this_hour - HOUR
     world.use(hour, 5_000_000)
-    standin.fault(fault, path=EVENTS)
+    standin.fault("drop_after", path=EVENTS)
     push.push(world.tenant)
     standin.fault("forget_identifiers")
     world.move(hours=21)
@@ -144,6 +144,90 @@ def test_when_the_identifier_may_be_forgotten_the_sum_of_the_hour_decides(world,
 
     assert world.counted() == [(hour, 5000)]
     assert [row.state for row in world.rows()] == ["accepted"]
+
+
+@pytest.mark.parametrize("late_hours", [3, 23, 40])
+def test_however_late_the_sums_are_it_is_not_told_twice(world, standin, late_hours):
+    hour = world.this_hour - HOUR
+    world.use(hour, 5_000_000)
+    standin.fault("late_summaries", value=(21 + late_hours) * 3600)
+    standin.fault("drop_after", path=EVENTS)
+    push.push(world.tenant)
+    standin.fault("forget_identifiers")
+    world.move(hours=21)
+
+    for _ in range(45):
+        push.push(world.tenant)
+        world.move(hours=1)
+
+    assert world.counted() == [(hour, 5000)]
+    [row] = world.rows()
+    assert row.attempts == 1
+    assert row.state == ("accepted" if late_hours == 3 else "unclear")  # after a day a person is asked
+
+
+def test_what_no_sum_shows_for_a_day_is_for_a_person(world, standin, caplog):
+    hour = world.this_hour - HOUR
+    world.use(hour, 5_000_000)
+    standin.fault("drop_before", path=EVENTS)
+    push.push(world.tenant)
+    standin.fault("forget_identifiers")
+    world.move(hours=21)
+    push.push(world.tenant)
+    assert [row.state for row in world.rows()] == ["due"]
+    world.move(hours=4)
+
+    push.push(world.tenant)
+
+    [row] = world.rows()
+    assert (row.state, row.attempts) == ("unclear", 1)
+    assert "cannot be told whether Stripe has the usage" in caplog.text
+    with as_operator():
+        assert push.decide(row, "replaced")
+    assert world.tenant in push.waiting()
+    push.push(world.tenant)
+    assert world.counted() == [(hour, 5000)]
+
+
+def test_what_stripe_says_late_overrides_no_refusal(world, monkeypatch):
+    world.use(world.this_hour - HOUR, 5_000_000)
+    send = push.usage.send_meter_event
+
+    def refused_meanwhile(**event):
+        was_new = send(**event)
+        with as_operator():
+            StripePush.objects.filter(identifier=event["identifier"]).turn("rejected", error="by an event")
+        return was_new
+
+    monkeypatch.setattr(push.usage, "send_meter_event", refused_meanwhile)  # Stripe's thin event is faster than its answer
+
+    assert push.push(world.tenant) == 0
+    [row] = world.rows()
+    assert (row.state, row.error) == ("rejected", "by an event")
+
+
+@pytest.mark.parametrize(
+    ("before", "turns", "decisions"),
+    [
+        ("due", {"accepted", "rejected", "unclear"}, set()),
+        ("accepted", {"rejected"}, set()),
+        ("rejected", set(), {"accepted", "replaced"}),
+        ("unclear", {"rejected"}, {"accepted", "replaced"}),
+        ("replaced", set(), set()),
+    ],
+)
+def test_a_row_goes_only_where_its_state_leads(world, before, turns, decisions):
+    world.use(world.this_hour - HOUR, 5_000_000)
+    push.push(world.tenant)
+    with as_operator():
+        rows = StripePush.objects.of(world.tenant)
+
+        def leads(to, how):
+            rows.update(state=before)
+            return bool(getattr(rows, how)(to))
+
+        assert {to for to in TURNS if leads(to, "turn")} == turns
+        assert {to for to in DECISIONS if leads(to, "decide")} == decisions
 
 
 def test_of_several_in_doubt_those_that_arrived_are_found(world, standin):
@@ -158,11 +242,13 @@ def test_of_several_in_doubt_those_that_arrived_are_found(world, standin):
     standin.fault("forget_identifiers")
     world.move(hours=22)
 
-    for _ in range(2):
-        push.push(world.tenant)
+    push.push(world.tenant)
+    assert sorted(row.state for row in world.rows()) == ["accepted", "due", "due"]
+    world.move(hours=3)
+    push.push(world.tenant)
 
-    assert sorted(world.counted()) == [(hour, 5), (hour, 12)]
-    assert sorted(row.state for row in world.rows()) == ["accepted", "accepted", "replaced", "replaced"]
+    assert world.counted() == [(hour, 5)]
+    assert sorted(row.state for row in world.rows()) == ["accepted", "unclear", "unclear"]
 
 
 def test_a_sum_that_fits_neither_is_for_a_person(world, standin):
@@ -171,7 +257,7 @@ def test_a_sum_that_fits_neither_is_for_a_person(world, standin):
     standin.fault("drop_after", path=EVENTS)
     push.push(world.tenant)
     standin.ask("POST", EVENTS, event(world, hour, 77))
-    world.move(hours=21)
+    world.move(hours=25)
 
     push.push(world.tenant)
 

@@ -1,8 +1,10 @@
 """An invoice with usage becomes final only when ledger, pushed, Stripe's sums and the invoice agree."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from django.db import connections
 
 from billing import stripe_gateway
 from billing.invoicing import push, settling
@@ -13,6 +15,7 @@ from saas.lib import clock
 from tenants.databases import as_operator
 from tests.stripe.usage.test_push import EVENTS, event
 from tests.stripe.usage.world import HOUR
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +146,32 @@ def test_at_the_deadline_an_operator_is_called(world, month, monkeypatch, caplog
     settling.settle(row.id)
 
     assert "stays a draft: unsealed" in caplog.text
+
+
+def test_nobody_settles_what_another_one_is_still_at(world, month, as_role):
+    row = held(world, month)
+    other = as_role("ops")
+    name = f"stripe {month}"
+    other.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])  # one that is slower than its lease
+    with ThreadPoolExecutor(1) as thread:
+        late = thread.submit(settle_and_hang_up, row.id)
+        until(lambda: waiting_for_locks(other), what="the second one")
+        assert not late.done()
+        assert invoices.retrieve_invoice(month).status == "draft"
+        other.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [name])
+        assert late.result(60)
+
+
+def settle_and_hang_up(invoice):
+    try:
+        return settling.settle(invoice)
+    finally:
+        connections.close_all()  # of this thread
+
+
+def waiting_for_locks(cursor):
+    cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    return cursor.fetchone()[0]
 
 
 def test_of_two_that_settle_one_does(world, month):
