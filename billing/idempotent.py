@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import Post
+from billing.stripe.following import alone
 from inference.gateway import headers
 from saas.lib.errors import IdempotencyKeyReused, Unavailable
 from saas.lib.ids import uuid7
@@ -62,7 +63,7 @@ class SteppedPostingView(SteppedView):
     fingerprint: bytes = b""
 
     def once(self, request: Request, act: Callable[[str], Response]) -> Response:
-        """As PostingView. Of two at the same time both act, with one key. Raises IdempotencyKeyReused."""
+        """As PostingView: of two at the same time the second waits for the first. Raises IdempotencyKeyReused."""
         key = given_key(request)
         if key is None:
             return act(uuid7().hex)
@@ -71,6 +72,12 @@ class SteppedPostingView(SteppedView):
             post: Post = Post.objects.of(self.organization).get(key=key)
         if bytes(post.fingerprint) != self.fingerprint:
             raise IdempotencyKeyReused()
+        with alone(post.id.hex):
+            return self._first(post, act)
+
+    def _first(self, post: Post, act: Callable[[str], Response]) -> Response:
+        with tenant_scope(self.organization.id):
+            post = Post.objects.of(self.organization).get(id=post.id)
         if post.status is not None:
             return replayed(post)
         response = act(post.id.hex)

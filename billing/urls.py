@@ -7,13 +7,16 @@ from billing.invoicing.views import InvoicesView, InvoiceView
 from billing.ledger.views import CallsView, LimitsView, UsageView
 from billing.proof.views import BilledCallsView, BilledUsageView, BillView, ReceiptsView, SigningKeysView
 from billing.sale.quote_views import QuoteView
-from billing.sale.views import PlanView, PricesView
+from billing.sale.views import PricesView
+from billing.stripe.plan_views import CancelView, PlanPreviewView, PlanView
 from billing.stripe.views import CheckoutView, PortalView
 
 urlpatterns = [
     path("usage", UsageView.as_view(), name="usage"),
     path("usage/calls", CallsView.as_view(), name="usage-calls"),
     path("billing/plan", PlanView.as_view(), name="billing-plan"),
+    path("billing/plan/preview", PlanPreviewView.as_view(), name="billing-plan-preview"),
+    path("billing/cancel", CancelView.as_view(), name="billing-cancel"),
     path("billing/checkout", CheckoutView.as_view(), name="billing-checkout"),
     path("billing/portal", PortalView.as_view(), name="billing-portal"),
     path("billing/invoices", InvoicesView.as_view(), name="billing-invoices"),

@@ -5,7 +5,7 @@
 | trialing, active | served | allowed |
 | past_due, grace | served, and told so with each answer (header `X-Maas-Account`) | allowed |
 | suspended | refused | allowed |
-| closed | refused | refused, but for paying and for taking rights away; everything can be read and exported |
+| closed | refused | refused, but for paying, choosing a plan and taking rights away; everything can be read and exported |
 
 A state that is not known here is treated as suspended.
 """

@@ -170,6 +170,8 @@ class Subscription(TenantModel):
     stripe_customer = models.CharField(max_length=255, blank=True)
     stripe_subscription = models.CharField(max_length=255, blank=True)
     stripe_status = models.CharField(max_length=30, blank=True, default="", db_default="", help_text="What Stripe says of it.")
+    ends_at = models.DateTimeField(null=True, blank=True, help_text="When Stripe ends it, if that is so planned.")
+    next_plan = models.CharField(max_length=40, blank=True, default="", db_default="", help_text="The plan then; empty: Free.")
     unpaid_since = models.DateTimeField(
         null=True, blank=True, help_text="Since when an invoice is open whose payment was refused."
     )

@@ -54,6 +54,8 @@ def check(version: PlanVersion) -> None:
         errors.append({"field": "overage", "detail": f"{error}."})
     if (clock.now() - version.starts_at).total_seconds() > 1:
         errors.append({"field": "starts_at", "detail": "A version starts now or later, not in the past."})
+    if version.is_prepaid and version.monthly_fee:
+        errors.append({"field": "monthly_fee", "detail": "A prepaid plan has none: nobody is invoiced for it."})
     if errors:
         raise ValidationFailed("This version of the plan cannot be added.", errors=errors)
 

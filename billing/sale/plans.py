@@ -1,6 +1,5 @@
 """Plans: which version of one is for sale, and how an organization gets onto it."""
 
-from decimal import Decimal
 from uuid import UUID
 
 import redis
@@ -10,6 +9,7 @@ from django.db.models import Sum
 from billing.models import PlanVersion, Subscription, UsageMonth
 from billing.sale import terms
 from billing.sale.models import LIMITS, State, current_subscription
+from billing.stripe import selling
 from billing.stripe.states import RUNNING
 from inference.books import accounts
 from saas.lib import clock
@@ -27,6 +27,13 @@ def for_sale(slug: str, currency: str) -> PlanVersion:
         raise StateConflict(f"The plan {slug} is not sold in {currency}, the currency of this organization")
     if version is None:
         raise NotFound(f"There is no plan {slug}")
+    return version
+
+
+def offered(current: Subscription, slug: str) -> PlanVersion:
+    """What an organization that is on `current` gets of a plan. Raises NotFound, StateConflict: it is not sold to it."""
+    version = for_sale(slug, current.plan_version.currency)
+    check_offer(current, version)
     return version
 
 
@@ -49,21 +56,15 @@ def check_choice(current: Subscription, version: PlanVersion) -> None:
     """Raises NotFound or StateConflict unless an organization may go from one to the other by itself."""
     check_offer(current, version)
     if current.stripe_status in RUNNING and version.id != current.plan_version_id:
-        raise StateConflict("The plan is paid at Stripe: change it in the billing portal")
-    if _is_billed(version) and version.id != current.plan_version_id:
-        raise StateConflict(f"The plan {version.plan_id} is paid for: subscribe to it by the checkout")
+        raise StateConflict("A subscription has just begun to run at Stripe: choose again")
+    if selling.keys_of(version) and version.id != current.plan_version_id:
+        raise StateConflict(f"The plan {version.plan_id} is paid for: subscribe to it by POST /api/v1/billing/checkout")
 
 
 def check_offer(current: Subscription, version: PlanVersion) -> None:
     """Raises NotFound for a plan that is not public, unless an operator has put the organization on it."""
     if not version.plan.is_public and version.plan_id != current.plan_version.plan_id:
         raise NotFound(f"There is no plan {version.plan_id}")
-
-
-def _is_billed(version: PlanVersion) -> bool:
-    """Whether it ever makes an invoice: a fee, or calls that are paid for afterwards."""
-    charges = any(Decimal(tier["rate"]) for tier in version.overage)
-    return bool(version.monthly_fee) or (charges and not version.is_prepaid)
 
 
 def change(
@@ -103,6 +104,8 @@ def change(
             stripe_customer=current.stripe_customer,
             stripe_subscription=current.stripe_subscription,
             stripe_status=current.stripe_status,
+            ends_at=current.ends_at,
+            next_plan=current.next_plan,
             unpaid_since=current.unpaid_since,
             told_state=current.told_state,
             actor=str(actor),

@@ -1,4 +1,4 @@
-"""The organization's plan and prices over HTTP."""
+"""What is for sale to an organization over HTTP: prices, and how a plan is shown."""
 
 from datetime import datetime
 from typing import Any
@@ -9,16 +9,14 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.idempotent import PostingView
 from billing.models import PlanVersion, Subscription
 from billing.sale import plans, terms
-from billing.sale.models import LIMITS, current_subscription
+from billing.sale.models import LIMITS
 from inference import price_list
 from inference.gateway import pricing
 from inference.models import MLModel
 from saas.lib import clock, money
 from saas.lib.prices import FREE, Price
-from tenants.bodies import Body
 from tenants.models import CATALOG_ID, CATALOG_SLUG
 from tenants.pagination import page
 from tenants.principal import Terms
@@ -45,11 +43,9 @@ class PlanOut(Out):
 class CurrentPlanOut(PlanOut):
     state = serializers.CharField()
     since = serializers.DateTimeField()
+    ends_at = serializers.DateTimeField(allow_null=True, help_text="When the subscription ends, if that is planned.")
+    next_plan = serializers.CharField(allow_null=True, help_text="The plan from then on.")
     choices = PlanOut(many=True, help_text="What is for sale in the organization's currency.")
-
-
-class PlanBody(Body):
-    plan = serializers.SlugField(max_length=40)
 
 
 class PriceOut(Out):
@@ -69,28 +65,6 @@ class ModelPricesOut(Out):
     next = PriceOut(allow_null=True, help_text="What follows it.")
 
 
-class PlanView(PostingView):
-    required_scope = {"GET": "billing:read", "POST": "billing:write"}
-
-    @extend_schema(responses=CurrentPlanOut, summary="The plan, and those that can be chosen")
-    def get(self, request: Request) -> Response:
-        return Response(shown(current_subscription(self.organization)))
-
-    @extend_schema(
-        request=PlanBody,
-        responses=CurrentPlanOut,
-        summary="Change the plan",
-        description="Limits change at once. A plan that is paid for is subscribed to at Stripe, and left there.",
-    )
-    def post(self, request: Request) -> Response:
-        body = PlanBody.parse(request.data)
-        return self.once(request, lambda: self._change(body["plan"]))
-
-    def _change(self, slug: str) -> Response:
-        plans.choose(self.organization.id, slug, actor=self.actor)
-        return Response(shown(current_subscription(self.organization)))
-
-
 class PricesView(TenantView):
     required_scope = "billing:read"
 
@@ -108,7 +82,15 @@ def shown(subscription: Subscription) -> dict[str, Any]:  # Any: JSON
     """The plan of an organization, its state, and what else is for sale."""
     version = subscription.plan_version
     choices = [shown_version(each) for each in plans.public(version.currency)]
-    return {**shown_version(version), "state": subscription.state, "since": subscription.since, "choices": choices}
+    ends_at = subscription.ends_at
+    return {
+        **shown_version(version),
+        "state": subscription.state,
+        "since": subscription.since,
+        "ends_at": ends_at,
+        "next_plan": (subscription.next_plan or "free") if ends_at else None,
+        "choices": choices,
+    }
 
 
 def shown_version(version: PlanVersion) -> dict[str, Any]:  # Any: JSON

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from billing.stripe.objects import Checkout, Customer, Invoice, Subscription
-from billing.stripe_gateway import ask, client, every, once, tax
+from billing.stripe_gateway import StripeRefused, ask, client, every, once, tax
 from saas.lib import clock
 
 
@@ -50,7 +50,7 @@ def checkout_for_subscription(
     params = {
         "mode": "subscription",
         "customer": customer,
-        "line_items": [{"price": price} if is_metered else {"price": price, "quantity": 1} for price, is_metered in prices],
+        "line_items": _items(prices),
         "subscription_data": subscription,
         "metadata": metadata,
         "success_url": success_url,
@@ -116,7 +116,7 @@ def create_subscription(
     service = client().v1.subscriptions
     params = {
         "customer": customer,
-        "items": [{"price": price} if is_metered else {"price": price, "quantity": 1} for price, is_metered in prices],
+        "items": _items(prices),
         "billing_mode": {"type": "flexible"},
         "billing_cycle_anchor_config": {"day_of_month": 1, "hour": 0, "minute": 0, "second": 0},
         "metadata": metadata,
@@ -156,8 +156,32 @@ def preview_change(subscription: str, *, prices: Sequence[tuple[str, bool]], pro
         "items": _exchange(retrieve_subscription(subscription), prices),
         "proration_behavior": "create_prorations",
         "proration_date": int(proration_at.timestamp()),
+        "cancel_at_period_end": False,
     }
     params = {"subscription": subscription, "subscription_details": details}
+    return Invoice.read(ask(client().v1.invoices.create_preview, params=params))
+
+
+def preview_end(subscription: str) -> Invoice | None:
+    """The last invoice as it would be if it ended with its period; None if there would be none."""
+    params = {"subscription": subscription, "subscription_details": {"cancel_at_period_end": True}}
+    try:
+        return Invoice.read(ask(client().v1.invoices.create_preview, params=params))
+    except StripeRefused as error:
+        if error.stripe_code == "invoice_upcoming_none":
+            return None
+        raise
+
+
+def preview_subscription(*, customer: str, prices: Sequence[tuple[str, bool]], starts: datetime) -> Invoice:
+    """The first invoice of a new subscription, up to `starts`, when its whole months begin. `customer`: "" for nobody."""
+    details = {
+        "items": _items(prices),
+        "billing_mode": {"type": "flexible"},
+        "billing_cycle_anchor": {"type": "timestamp", "timestamp": int(starts.timestamp())},
+        "proration_behavior": "create_prorations",
+    }
+    params = {**({"customer": customer} if customer else {}), "subscription_details": details}
     return Invoice.read(ask(client().v1.invoices.create_preview, params=params))
 
 
@@ -167,6 +191,15 @@ def cancel_subscription(subscription: str, *, at_period_end: bool) -> Subscripti
     if at_period_end:
         return Subscription.read(ask(service.update, subscription, params={"cancel_at_period_end": True}))
     return Subscription.read(ask(service.cancel, subscription, params={"invoice_now": True, "prorate": True}))
+
+
+def keep_subscription(subscription: str) -> Subscription:
+    """Take back that it ends with its period."""
+    return Subscription.read(ask(client().v1.subscriptions.update, subscription, params={"cancel_at_period_end": False}))
+
+
+def _items(prices: Sequence[tuple[str, bool]]) -> list[dict[str, Any]]:
+    return [{"price": price} if is_metered else {"price": price, "quantity": 1} for price, is_metered in prices]
 
 
 def _exchange(now: Subscription, prices: Sequence[tuple[str, bool]]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from billing.stripe import customers, invoices
 from billing.stripe.objects import Subscription as StripeSubscription
 from billing.stripe.states import RUNNING, Facts, state_of
 from saas.lib import clock
+from saas.lib.errors import NotFound, StateConflict
 from tenants.access import Actor
 from tenants.databases import as_operator
 from tenants.models import Organization
@@ -107,15 +108,18 @@ def _apply(organization: UUID, customer: str, newest: StripeSubscription | None,
         if version is not None:
             plans.change(organization, version.plan_id, version=version, actor=STRIPE, reason=f"subscription {newest.id}")
     elif newest is not None and before.stripe_subscription == newest.id and before.stripe_status in RUNNING:
-        plans.change(organization, "free", actor=STRIPE, reason=f"subscription {newest.id} has ended")
+        plans.change(organization, _plan_after(before), actor=STRIPE, reason=f"subscription {newest.id} has ended")
     facts = Facts(status, unpaid_since)
+    ends_at = newest.cancels_at if newest and status in RUNNING else None
     with as_operator():
         mine = Subscription.objects.of(organization).current()
         mine.update(
             stripe_customer=customer,
             stripe_subscription=newest.id if newest else "",
             stripe_status=status,
+            ends_at=ends_at,
             unpaid_since=unpaid_since,
+            **({} if ends_at else {"next_plan": ""}),
         )
     if newest is not None or unpaid_since is not None or before.unpaid_since is not None:
         return plans.set_state(
@@ -123,6 +127,18 @@ def _apply(organization: UUID, customer: str, newest: StripeSubscription | None,
         )
     with as_operator():
         return current_subscription(organization)
+
+
+def _plan_after(ended: Subscription) -> str:
+    """What was chosen to follow, if it is still sold to the organization; else Free."""
+    wanted = ended.next_plan or "free"
+    try:
+        with as_operator():
+            plans.for_sale(wanted, ended.plan_version.currency)
+    except (NotFound, StateConflict):
+        log.warning("the plan %s is not sold any more to organization %s", wanted, ended.organization_id)
+        return "free"
+    return wanted
 
 
 def _version(subscription: StripeSubscription) -> PlanVersion | None:

@@ -13,10 +13,9 @@ from billing.models import PlanVersion, Subscription
 from billing.sale import plans, rating
 from billing.sale.models import current_subscription
 from billing.stripe import catalogue, customers, invoices, selling
-from billing.stripe.following import STRIPE, alone, follow
-from billing.stripe.objects import Checkout, Invoice, Payment
+from billing.stripe.following import STRIPE, alone
+from billing.stripe.objects import Checkout, Payment
 from billing.stripe.states import RUNNING
-from saas.lib import clock
 from saas.lib.errors import PaymentsUnavailable, StateConflict, ValidationFailed
 from saas.lib.money import NANO
 from tenants.databases import as_operator
@@ -45,13 +44,13 @@ def checkout_plan(organization_id: UUID, slug: str, *, email: str, success_url: 
     """
     with as_operator():
         current = current_subscription(organization_id)
-    version = _offered(current, slug)
+    version = plans.offered(current, slug)
     prices = prices_of(version)
     customer = customer_of(organization_id, email=email)
     # As Stripe says, too: what was just paid there we may not have heard of yet, and usage would be billed twice.
     known = [current.stripe_status, *(found.status for found in customers.subscriptions_of(customer))]
     if any(status in RUNNING for status in known):
-        raise StateConflict("There is a subscription already: change it instead")
+        raise StateConflict("There is a subscription already: change it by POST /api/v1/billing/plan")
     return customers.checkout_for_subscription(
         customer=customer,
         prices=prices,
@@ -124,38 +123,6 @@ def portal(organization_id: UUID, *, email: str, return_url: str) -> str:
     return customers.portal_link(customer=customer_of(organization_id, email=email), return_url=return_url)
 
 
-def preview(organization_id: UUID, slug: str) -> Invoice:
-    """The next invoice as it would be after a change to that plan now. Raises StateConflict without a subscription."""
-    current, version = _running(organization_id, slug)
-    return customers.preview_change(
-        current.stripe_subscription, prices=prices_of(version), proration_at=clock.now().replace(microsecond=0)
-    )
-
-
-def change_plan(organization_id: UUID, slug: str) -> Subscription | None:
-    """Change the subscription that runs: limits at once, money by Stripe's proration. Raises StateConflict without one."""
-    current, version = _running(organization_id, slug)
-    now = clock.now().replace(microsecond=0)
-    with alone(f"change {current.stripe_subscription}"):
-        customers.change_subscription(
-            current.stripe_subscription,
-            prices=prices_of(version),
-            metadata={"organization": organization_id.hex, "plan": slug, "version": str(version.version)},
-            proration_at=now,
-        )
-    return follow(current.stripe_customer)
-
-
-def cancel(organization_id: UUID, *, at_period_end: bool = True) -> Subscription | None:
-    """End the subscription with its period, or at once. Raises StateConflict without one."""
-    with as_operator():
-        current = current_subscription(organization_id)
-    if current.stripe_status not in RUNNING:
-        raise StateConflict("There is no subscription that could be canceled")
-    customers.cancel_subscription(current.stripe_subscription, at_period_end=at_period_end)
-    return follow(current.stripe_customer)
-
-
 def prices_of(version: PlanVersion) -> list[tuple[str, bool]]:
     """Stripe's prices of a version: (id, is metered). Raises StateConflict if it costs nothing, PaymentsUnavailable."""
     keys = selling.keys_of(version)
@@ -169,18 +136,3 @@ def prices_of(version: PlanVersion) -> list[tuple[str, bool]]:
     if len(known) < len(keys):
         raise PaymentsUnavailable("Stripe does not know this plan yet; its operator runs manage.py stripe_sync --apply")
     return [(known[key].id, is_metered) for key, is_metered in keys.items()]
-
-
-def _running(organization_id: UUID, slug: str) -> tuple[Subscription, PlanVersion]:
-    with as_operator():
-        current = current_subscription(organization_id)
-    if current.stripe_status not in RUNNING:
-        raise StateConflict("There is no subscription that could be changed: subscribe first")
-    return current, _offered(current, slug)
-
-
-def _offered(current: Subscription, slug: str) -> PlanVersion:
-    """What the organization gets of a plan now. Raises NotFound, StateConflict: it is not sold to it."""
-    version = plans.for_sale(slug, current.plan_version.currency)
-    plans.check_offer(current, version)
-    return version

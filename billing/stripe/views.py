@@ -1,8 +1,9 @@
 """The ways to Stripe's pages over HTTP: for buying a plan or credit, and for all that is bought already."""
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 from django.conf import settings
 from drf_spectacular.utils import extend_schema
@@ -43,20 +44,26 @@ class LinkOut(Out):
     url = serializers.CharField(help_text="A page of Stripe's, for a browser. It is valid for a short time.")
 
 
+@contextmanager
+def refusals_for_operators() -> Iterator[None]:
+    """What Stripe refuses in here is for the operator, who alone can mend it, and alone sees why."""
+    try:
+        yield
+    except StripeRefused as error:
+        log.error("Stripe refused what a customer asked for: %s %s", error.stripe_code, error.detail)
+        detail = "Stripe did not accept this request; nothing was bought or changed. Ask the platform's operator."
+        raise PaymentsUnavailable(detail) from error
+
+
 class PurchaseView(SteppedPostingView):
     """Base: all of it is for who may write billing, and happens at Stripe."""
 
-    required_scope = "billing:write"
+    required_scope: ClassVar[str | dict[str, str]] = "billing:write"
     when_closed = frozenset({"POST", "DELETE"})
 
     def once(self, request: Request, act: Callable[[str], Response]) -> Response:
-        """As SteppedPostingView. What Stripe refuses is for the operator, who alone can mend it, and alone sees why."""
-        try:
+        with refusals_for_operators():
             return super().once(request, act)
-        except StripeRefused as error:
-            log.error("Stripe refused what a customer asked for: %s %s", error.stripe_code, error.detail)
-            detail = "Stripe did not accept this request; nothing was bought or changed. Ask the platform's operator."
-            raise PaymentsUnavailable(detail) from error
 
     def email(self) -> str:
         """Where Stripe sends invoices: the caller's address, or for a key the first owner's. Raises StateConflict."""
@@ -75,8 +82,8 @@ class CheckoutView(PurchaseView):
         request=CheckoutBody,
         responses=LinkOut,
         summary="A page on which a plan or credit is bought",
-        description="Nothing changes before the page is paid; then plan or credit are there within seconds. A plan that runs "
-        "already is changed in the portal.",
+        description="Nothing changes before the page is paid; then plan or credit are there within seconds. With a "
+        "subscription that runs the plan is changed by POST /billing/plan instead.",
     )
     def post(self, request: Request) -> Response:
         body = CheckoutBody.parse(request.data)

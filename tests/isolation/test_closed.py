@@ -9,6 +9,9 @@ from tests.isolation.world import walk
 
 READS = [route for route in MANAGEMENT if route.startswith("GET ")]
 STILL = {
+    "POST /api/v1/billing/plan",
+    "POST /api/v1/billing/cancel",
+    "DELETE /api/v1/billing/cancel",
     "POST /api/v1/billing/checkout",
     "POST /api/v1/billing/portal",
     "DELETE /api/v1/keys/{key}",

@@ -29,6 +29,7 @@ BODIES = {
     "POST /api/v1/quote": {"model": "{model}", "rows": 3},
     "POST /api/v1/billing/plan": {"plan": "free"},
     "POST /api/v1/billing/checkout": {"plan": "pro"},
+    "POST /api/v1/billing/cancel": {"at": "period_end"},
 }
 """Bodies that would do, so that nothing else is refused before the name is looked up."""
 

@@ -235,3 +235,37 @@ def subscribe(standin, customer, catalogue):
         return c.retrieve_subscription(c.retrieve_checkout(session.id).subscription)
 
     return do
+
+
+@pytest.fixture
+def its_clock(standin, embedded, monkeypatch):
+    """The platform's clock is the stand-in's, as in a local service, and it has heard of no other Stripe."""
+    from billing.models import StripeEvent
+    from saas.lib import clock
+    from tenants.databases import as_operator
+
+    with as_operator():
+        StripeEvent.objects.all().delete()
+    monkeypatch.setattr(clock, "now", lambda: datetime.fromtimestamp(standin.world.exact_now(), UTC))
+
+
+@pytest.fixture
+def work(standin):
+    """`work()`: everything that was delivered goes through our webhook and is worked through, by a task or by the sweeper."""
+    from django.test import Client
+
+    from billing.stripe import events
+
+    taken = []
+
+    def do():
+        standin.all_delivered()
+        news, taken[:] = standin.got[len(taken) :], standin.got
+        for signature, body in news:
+            answer = Client().post(
+                "/stripe/webhook", body, content_type="application/json", headers={"Stripe-Signature": signature}
+            )
+            assert answer.status_code == 200, answer.content
+            events.process(json.loads(body)["id"])
+
+    return do
