@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0023_no_quota_of")]
+    dependencies = [("billing", "0024_stripe_attempts")]
 
     operations = [
         migrations.AddField(
