@@ -26,7 +26,7 @@ from django.utils import timezone
 
 from saas.lib.crypto import parse_versions
 from saas.lib.errors import ApiKeyInvalid, StateConflict
-from tenants import audit, caps, events, records
+from tenants import audit, caps, events, records, standing
 from tenants.access import SYSTEM, Actor
 from tenants.models import TEST_LIMITS, ApiKey, Mode, Organization, User
 from tenants.permissions import DEFAULT_SCOPES
@@ -123,7 +123,9 @@ def make_records(names: Collection[str]) -> dict[str, bytes]:
 
 
 def _record(row: dict[str, Any]) -> KeyRecord:  # Any: columns of the door
-    organization_limits = Limits(row["organization_rate"], row["organization_burst"], row["organization_concurrency"])
+    terms = unpack_terms(row["terms"])
+    columns = Limits(row["organization_rate"], row["organization_burst"], row["organization_concurrency"])
+    organization_limits = standing.limits_in(terms.state, columns)
     limits = Limits(
         min(row["rate"] or organization_limits.rate, organization_limits.rate),
         min(row["burst"] or organization_limits.burst, organization_limits.burst),
@@ -136,7 +138,6 @@ def _record(row: dict[str, Any]) -> KeyRecord:  # Any: columns of the door
             min(limits.concurrency, TEST_LIMITS.concurrency),
         )
     has_quota = row["monthly_calls"] is not None or row["organization_monthly_calls"] is not None
-    terms = unpack_terms(row["terms"])
     return KeyRecord(
         public_id=row["public_id"],
         id=row["id"].hex,

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from saas.lib.ids import shown, uuid7
 from saas.lib.names import NAME_PATTERN
+from tenants import standing
 from tenants.limit_columns import CAPS_IN_RANGE, CapColumns, LimitColumns
 from tenants.principal import Limits
 
@@ -116,7 +117,8 @@ class Organization(CapColumns, LimitColumns):
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.rate, self.burst, self.concurrency)
+        """What holds now: the state of its account may leave it less than its columns say."""
+        return standing.limits_in(self.terms.get("state", ""), Limits(self.rate, self.burst, self.concurrency))
 
 
 class TenantQuerySet(models.QuerySet[Any]):  # Any: of the model that uses it

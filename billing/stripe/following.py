@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from uuid import UUID
 
 from django.db import connections
@@ -37,9 +36,12 @@ def follow(customer: str) -> Subscription | None:
         if organization is None:
             return None
         newest = _newest(customers.subscriptions_of(customer))
-        refused = [invoice.created_at for invoice in invoices.open_invoices_of(customer) if invoice.attempts]
-        unpaid_since = min((moment for moment in refused if moment is not None), default=None)
-        return _apply(organization, customer, newest, unpaid_since)
+        refused = [invoice for invoice in invoices.open_invoices_of(customer) if invoice.attempts]
+        written_off = invoices.written_off_of(customer)
+        unpaid = [invoice.created_at for invoice in refused + written_off]
+        unpaid_since = min((moment for moment in unpaid if moment is not None), default=None)
+        facts = Facts(newest.status if newest else "", unpaid_since, is_written_off=bool(written_off))
+        return _apply(organization, customer, newest, facts)
 
 
 def let_time_pass() -> int:
@@ -54,7 +56,7 @@ def _let_time_pass(seen: Subscription) -> bool:
         with as_operator():
             row = current_subscription(seen.organization_id)
         state = state_of(Facts(row.stripe_status, row.unpaid_since), clock.now())
-        if state == row.state or row.unpaid_since is None:
+        if state == row.state or row.unpaid_since is None or row.state not in UNPAID:  # time alone never makes it better
             return False
         plans.set_state(row.organization_id, state, actor=STRIPE, reason="unpaid for long")
         return True
@@ -99,17 +101,16 @@ def _newest(subscriptions: list[StripeSubscription]) -> StripeSubscription | Non
     return max(running or begun, key=lambda subscription: subscription.created_at, default=None)
 
 
-def _apply(organization: UUID, customer: str, newest: StripeSubscription | None, unpaid_since: datetime | None) -> Subscription:
+def _apply(organization: UUID, customer: str, newest: StripeSubscription | None, facts: Facts) -> Subscription:
     with as_operator():
         before = current_subscription(organization)
-    status = newest.status if newest else ""
+    status, unpaid_since = facts.status, facts.unpaid_since
     if newest is not None and newest.status in RUNNING:
         version = _version(newest)
         if version is not None:
             plans.change(organization, version.plan_id, version=version, actor=STRIPE, reason=f"subscription {newest.id}")
     elif newest is not None and before.stripe_subscription == newest.id and before.stripe_status in RUNNING:
         plans.change(organization, _plan_after(before), actor=STRIPE, reason=f"subscription {newest.id} has ended")
-    facts = Facts(status, unpaid_since)
     ends_at = newest.cancels_at if newest and status in RUNNING else None
     with as_operator():
         mine = Subscription.objects.of(organization).current()

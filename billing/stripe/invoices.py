@@ -23,7 +23,16 @@ def invoices_of(customer: str) -> list[Invoice]:
 
 def open_invoices_of(customer: str) -> list[Invoice]:
     """Those that are final and wait for their money."""
-    params = {"customer": customer, "status": "open"}
+    return _invoices_of(customer, "open")
+
+
+def written_off_of(customer: str) -> list[Invoice]:
+    """Those that somebody, or Stripe after its last try, has marked as a bad debt."""
+    return _invoices_of(customer, "uncollectible")
+
+
+def _invoices_of(customer: str, status: str) -> list[Invoice]:
+    params = {"customer": customer, "status": status}
     return [Invoice.read(json) for json in every(client().v1.invoices.list, params=params)]
 
 
@@ -41,6 +50,11 @@ def finalize_invoice(invoice: str) -> Invoice:
 def pay_invoice(invoice: str) -> Invoice:
     """Try to collect it now. Raises PaymentRefused."""
     return Invoice.read(ask(client().v1.invoices.pay, invoice))
+
+
+def write_off_invoice(invoice: str) -> Invoice:
+    """Mark it as a bad debt: it stays unpaid, and can still be paid or voided."""
+    return Invoice.read(ask(client().v1.invoices.mark_uncollectible, invoice))
 
 
 def void_invoice(invoice: str) -> Invoice:

@@ -21,7 +21,7 @@ WELL = ("", State.TRIALING, State.ACTIVE)  # "" is how each begins
 WORSE = (State.PAST_DUE, State.GRACE, State.SUSPENDED, State.CLOSED)
 TEXTS = {
     State.PAST_DUE: ("A payment was refused", "Calls are served as before."),
-    State.GRACE: ("A payment is still refused", "Calls are still served, and will be refused soon."),
+    State.GRACE: ("A payment is still refused", "A quarter of the usual calls is still served; soon all will be refused."),
     State.SUSPENDED: ("Calls are refused until an invoice is paid", "Calls are refused with 402. Nothing is deleted."),
     State.CLOSED: ("The account is closed", "The subscription has ended with something unpaid. Calls are refused with 402."),
     State.ACTIVE: ("Everything is paid", "Calls are served as before."),

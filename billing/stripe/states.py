@@ -4,12 +4,12 @@
 |---|---|---|
 | trialing, active | Stripe's own states; no subscription at Stripe | served |
 | past_due | an invoice's payment was refused | served; owners get mail |
-| grace | unpaid for GRACE_AFTER | served, with less |
-| suspended | unpaid for SUSPENDED_AFTER, or Stripe gave up (`unpaid`), or the subscription is paused | 402; data is kept |
+| grace | unpaid for GRACE_AFTER | served, at a quarter of the limits |
+| suspended | unpaid for SUSPENDED_AFTER, or Stripe says `unpaid` or `paused`, or an invoice is a bad debt | 402; data is kept |
 | closed | the subscription ended with something unpaid | 402; what is there can be read |
 
 A subscription that ended with everything paid closes nothing: the organization is on Free again. Paying what is open leads back
-to active from every state.
+to active from every state; so does voiding it. What its owners then may do is decided in tenants.standing.
 """
 
 from dataclasses import dataclass
@@ -27,11 +27,13 @@ ENDED = ("canceled", "incomplete_expired")
 @dataclass(frozen=True)
 class Facts:
     """`status` is that of the newest subscription at Stripe, "" for none; `unpaid_since`: when the oldest invoice whose payment
-    was refused, and that is still open, was made.
+    was refused, and that is still open, was made. `is_written_off`: an invoice is `uncollectible`, a bad debt: nobody tries to
+    collect it any more, and it is unpaid until it is paid or voided (docs.stripe.com/invoicing/overview).
     """
 
     status: str = ""
     unpaid_since: datetime | None = None
+    is_written_off: bool = False
 
 
 def state_of(facts: Facts, now: datetime) -> State:
@@ -43,6 +45,6 @@ def state_of(facts: Facts, now: datetime) -> State:
     if facts.status in ENDED:
         return State.CLOSED
     unpaid = now - facts.unpaid_since
-    if unpaid >= SUSPENDED_AFTER:
+    if facts.is_written_off or unpaid >= SUSPENDED_AFTER:
         return State.SUSPENDED
     return State.GRACE if unpaid >= GRACE_AFTER else State.PAST_DUE

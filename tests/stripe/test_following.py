@@ -23,6 +23,8 @@ from saas.lib import clock
 from saas.lib.errors import NotFound, StateConflict, ValidationFailed
 from tenants.access import Actor
 from tenants.databases import as_operator
+from tenants.keys import authenticate
+from tenants.principal import Limits
 from tests.racing import at_once
 from tests.stripe.customer import GOOD, LATER, buy, current, use_card
 from tests.waiting import PATIENCE
@@ -186,6 +188,44 @@ def test_dunning_ends_in_suspension_and_payment_brings_back(standin, organizatio
     invoices.pay_invoice(invoice.id)
     work()
     assert (current(organization).state, current(organization).plan_version.plan_id) == ("active", "pro")
+
+
+@pytest.mark.parametrize("way_out", ["pay", "void"])
+def test_what_is_written_off_stays_unpaid_until_it_is_paid_or_voided(standin, organization, work, way_out):
+    buy(standin, organization)
+    work()
+    use_card(standin, organization, LATER)
+    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    work()
+    seen = current(organization)
+    [invoice] = invoices.open_invoices_of(_customer(organization))
+    use_card(standin, organization, GOOD)
+    invoices.write_off_invoice(invoice.id)
+    work()
+    following._let_time_pass(seen)  # as a timer that looked before
+    assert current(organization).state == "suspended"
+
+    invoices.pay_invoice(invoice.id) if way_out == "pay" else invoices.void_invoice(invoice.id)
+    work()
+    assert current(organization).state == "active"
+
+
+def test_in_grace_an_organization_has_a_quarter_of_its_limits(organization, make_key, client_of):
+    _, text = make_key(
+        organization, scopes=["limits:read"], rate=organization.rate, burst=1, concurrency=organization.concurrency
+    )
+    plans.set_state(organization.id, "grace", actor=Actor("system", "test"))
+
+    record = authenticate(text)
+    assert record.organization_limits == Limits(organization.rate / 4, organization.burst // 4, organization.concurrency // 4)
+    assert (record.limits.rate, record.limits.burst) == (organization.rate / 4, 1)
+    shown = client_of(text).get("/api/v1/limits").json()
+    for level in (shown["organization"], shown["key"]):
+        assert level["rate"]["per_second"] == organization.rate / 4
+        assert level["concurrency"]["limit"] == organization.concurrency // 4
+
+    plans.set_state(organization.id, "active", actor=Actor("system", "test"))
+    assert authenticate(text).organization_limits.rate == organization.rate
 
 
 def test_time_alone_leads_to_grace_and_suspension_while_stripe_is_away(standin, organization, work):

@@ -43,6 +43,11 @@ def test_payment_brings_back_from_every_state_but_what_stripe_gave_up(status):
     assert state_of(Facts(status, None), NOW) == "active"
 
 
+@pytest.mark.parametrize(("status", "state"), [("active", "suspended"), ("", "suspended"), ("canceled", "closed")])
+def test_a_bad_debt_is_unpaid_from_the_first_moment(status, state):
+    assert state_of(Facts(status, NOW, is_written_off=True), NOW) == state
+
+
 def test_time_alone_only_makes_it_worse():
     order = ["past_due", "grace", "suspended"]
     seen = [state_of(Facts("past_due", NOW - timedelta(hours=hours)), NOW) for hours in range(0, 24 * 30)]

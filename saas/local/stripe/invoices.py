@@ -296,10 +296,19 @@ def pay(world: World, params: Json, id: str) -> Json:
 @route("POST", "/v1/invoices/{id}/void")
 def void(world: World, params: Json, id: str) -> Json:
     invoice = world.store.get("invoice", id)
-    if invoice["status"] != "open":
-        raise Refusal(400, f"This invoice is {invoice['status']}: only an open one can be voided")
+    if invoice["status"] not in ("open", "uncollectible"):
+        raise Refusal(400, f"This invoice is {invoice['status']}: only an open or uncollectible one can be voided")
     world.never("invoice.collect", id)
     return world.change(invoice, "invoice.voided", status="void", amount_remaining=0)
+
+
+@route("POST", "/v1/invoices/{id}/mark_uncollectible")
+def mark_uncollectible(world: World, params: Json, id: str) -> Json:
+    invoice = world.store.get("invoice", id)
+    if invoice["status"] != "open":
+        raise Refusal(400, f"This invoice is {invoice['status']}: only an open one can be marked as uncollectible")
+    world.never("invoice.collect", id)
+    return world.change(invoice, "invoice.marked_uncollectible", status="uncollectible", next_payment_attempt=None)
 
 
 @route("POST", "/v1/invoiceitems")
