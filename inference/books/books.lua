@@ -3,7 +3,7 @@
 -- KEYS: 1 the session's open calls (open:{session}), 2 journal, 3 books:full (beat.lua).
 -- ARGV: 1 bytes of stored answers a tenant may have, 2 number of closes without claim, 3 of closes with claim, 4 of groups that
 --   open; then
---   per close without claim: call, exact nano, packed record ("" if the call failed);
+--   per close without claim: call, exact nano, the packed end of its record ("" if the call failed);
 --   per close with claim: the same, then claim (its whole key), stored answer ("" if kept elsewhere), seconds to keep it;
 --   per group of calls alike (one call, if it has a claim): n, tenant, key, period, maximum in nano, mode, claim or "",
 --   fingerprint of the request; then n times call, entry.
@@ -66,8 +66,9 @@ local function keep_outcome(head, call, stored, keep)
 end
 
 local is_closed = {}
+local less_than_most = {}  -- head → nano that its calls cost less than their maximum
 
-local function close(call, entry, nano, record, claim, stored, keep)
+local function close(call, entry, nano, ended, claim, stored, keep)
   if not entry or is_closed[call] then
     if claim ~= '' then
       local outcome = claim_of(claim)
@@ -75,15 +76,14 @@ local function close(call, entry, nano, record, claim, stored, keep)
     end
     return 'g'
   end
-  local head = head_of(entry)
-  if record ~= '' then
+  local head, first = head_of(entry)
+  if ended ~= '' then
     local exact = tonumber(nano)
     if not exact or exact < 0 or exact > head[4] or exact % 1 ~= 0 then error('the amount is not within the maximum') end
-    if not string.find(record, call, 1, true) then error('the record is of another call') end
     keep_outcome(head, call, stored, tonumber(keep))
-    if exact ~= head[4] and head[5] ~= 'test' then charge(head[1], head[2], head[3], 0, exact - head[4]) end
+    if exact ~= head[4] and head[5] ~= 'test' then less_than_most[head] = (less_than_most[head] or 0) + head[4] - exact end
     records[#records + 1] = 'r'
-    records[#records + 1] = record
+    records[#records + 1] = string.sub(entry, first) .. ended
   else
     drop_claim(head[6], call)
     charge_back(head)
@@ -91,8 +91,8 @@ local function close(call, entry, nano, record, claim, stored, keep)
   return 'c'
 end
 
-local function undo_bad(call, entry, record, reason)
-  refused[#refused + 1] = {call, tostring(reason), record ~= '' and record or entry}
+local function undo_bad(call, entry, ended, reason)
+  refused[#refused + 1] = {call, tostring(reason), entry .. ended}
   local is_readable, head = pcall(head_of, entry)
   if is_readable then
     pcall(drop_claim, head[6], call)
@@ -101,9 +101,9 @@ local function undo_bad(call, entry, record, reason)
   return 'b'
 end
 
-local function close_checked(call, entry, nano, record, claim, stored, keep)
-  local is_good, verdict = pcall(close, call, entry, nano, record, claim, stored, keep)
-  if not is_good then verdict = undo_bad(call, entry, record, verdict) end
+local function close_checked(call, entry, nano, ended, claim, stored, keep)
+  local is_good, verdict = pcall(close, call, entry, nano, ended, claim, stored, keep)
+  if not is_good then verdict = undo_bad(call, entry, ended, verdict) end
   verdicts[#verdicts + 1] = verdict
   if entry and not is_closed[call] then
     is_closed[call] = true
@@ -123,6 +123,7 @@ for i = 1, n do
   close_checked(ARGV[argument], found[i], unpack(ARGV, argument + 1, argument + 5))
   argument = argument + 6
 end
+for head, nano in pairs(less_than_most) do charge(head[1], head[2], head[3], 0, -nano) end
 
 -- Opening
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from inference.books.batch import CLOSE_VERDICTS, NOTED, OPEN_VERDICTS, Batch, pack_batch
 from inference.books.open_call import CLOSE_SENT, CLOSING, ENDED, NEW, OPEN, QUEUED, OpenCall
-from inference.books.record import UsageRecord, pack_record
+from inference.books.record import UsageRecord, pack_ended
 from inference.books.scripts import BOOKS, FULL, JOURNAL, open_key
 from inference.books.session import RETRY_EVERY, Session
 from inference.books.wire import Dialer, boot_seconds
@@ -78,8 +78,9 @@ class Books(Session):
     ) -> None:
         """Write down that `call` was answered, with its exact charge `record.nano`, clamped to the maximum and marked so.
 
-        `stored` is kept for replays of its Idempotency-Key (None: the caller keeps it, and a replay gets b""); ValueError if
-        it is larger than STORED_MAX_BYTES. `on_close` gets one of CLOSE_VERDICTS; with it the close does not wait for company.
+        `stored` is kept for replays of its Idempotency-Key (None: the caller keeps it, and a replay gets b""). `on_close` gets
+        one of CLOSE_VERDICTS; with it the close does not wait for company. Raises ValueError if `stored` is larger than
+        STORED_MAX_BYTES, or if `record` is another call's.
         """
         if stored is not None and len(stored) > STORED_MAX_BYTES:
             raise ValueError(f"a stored answer has at most {STORED_MAX_BYTES} bytes, not {len(stored)}")
@@ -88,7 +89,7 @@ class Books(Session):
         if not record.closed_ms:
             record.closed_ms = self.now_ms()
         call.nano, call.stored = record.nano, stored or b""
-        self._end(call, pack_record(record), on_close)
+        self._end(call, pack_ended(record, call.record), on_close)
 
     def undo(self, call: OpenCall, on_close: Callable[[str], None] | None = None) -> None:
         """Take back the charge of a call that failed. One whose open was not sent yet leaves no trace."""

@@ -13,9 +13,9 @@ class OpenCall:
     """One call in the books. The fields before `state` are the caller's and stay as they are once it is given to `open`.
 
     `call` is a UUIDv7 of the corrected clock, as 32 hexadecimal digits, like `tenant` and `key` ("" for a session's call).
-    `period` is the month whose sums it raises, `max_nano` the most it can cost. `record` is the packed UsageRecord as known
-    now: if this process dies it becomes the `reversed` one. `claim` names the Idempotency-Key, unique among all tenants (None:
-    none), and `fingerprint` the request; its outcome is kept for `keep_seconds` after the close.
+    `period` is the month whose sums it raises, `max_nano` the most it can cost. `record` is what pack_opened makes of its
+    UsageRecord: if this process dies it becomes the `reversed` one. `claim` names the Idempotency-Key, unique among all
+    tenants (None: none), and `fingerprint` the request; its outcome is kept for `keep_seconds` after the close.
 
     `on_open(verdict, note)` gets one of OPEN_VERDICTS or "lost", and the note that books.lua gave with it: the stored answer of
     a "replay", the limit and what is left of it where one refused the call. A call that is open may get a second verdict,
@@ -64,7 +64,7 @@ class OpenCall:
         self.claim, self.fingerprint, self.keep_seconds = claim, fingerprint, keep_seconds
         self.claim_key = "" if claim is None else f"claim:{hashlib.sha256(claim).hexdigest()}"
         self.state = NEW
-        self.outcome: bytes | None = None  # how it ended: None not yet, b"" failed, else its packed record
+        self.outcome: bytes | None = None  # how it ended: None not yet, b"" failed, else the packed end of its record
         self.nano = 0
         self.stored = b""
         self.on_close: Callable[[str], None] | None = None

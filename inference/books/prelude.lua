@@ -3,11 +3,12 @@
 -- before its first write, so charges are collected here and written at the end by `write_charges`.
 -- Keys beside those in KEYS follow from the calls themselves: account:{tenant}, stored:{tenant}, and the claims in entries.
 -- open:{session} is a hash: its `beat`, its `line` (session.lua), and an entry under the id of each open call.
--- An entry is two msgpack values, one after the other: {tenant, key, period, maximum in nano, mode, claim or ""}, then the packed
--- usage record as known when the call opened. Sums and limits in an account are fields `{calls|nano}:{period|ever}:{key or ""}`
+-- An entry is one byte, the length of its head; the head, msgpack: {tenant, key, period, maximum in nano, mode, claim or ""}; and the
+-- packed usage record as far as it is known while the call is open (pack_opened; its end is missing). Sums and limits in an account are fields `{calls|nano}:{period|ever}:{key or ""}`
 -- and `limit:{calls|nano}:{month|ever}:{key or ""}`; "" stands for the organization. `limit:included:month:` is a second limit on
 -- the organization's calls of a month: those that its plan includes. All are integers below 2^53.
 
+local UNENDED = '\0\0\194\0\0\0\0\160'  -- the end of a record of a call that has not ended (inference.books.record.UNENDED)
 local RECORD = {tenant = 2, key = 3, mode = 9, kind = 10, period = 11, closed_ms = 17, nano = 18}  -- places in inference.books.record
 
 -- No account keeps periods before `accounts:kept_from` (pruning.py): their sums have gone or are going, and nothing here reads,
@@ -91,11 +92,19 @@ local function write_charges()
   end
 end
 
+local heads = {}  -- packed → head: calls alike have the same
+
 -- The head of an entry as a table, and where its record begins. Raises what cmsgpack raises.
 local function head_of(entry)
-  local offset, head = cmsgpack.unpack_one(entry, 0)
-  if type(head) ~= 'table' or #head ~= 6 or offset < 0 then error('not an entry') end
-  return head, offset + 1
+  local first = (string.byte(entry, 1) or 0) + 2
+  local packed = string.sub(entry, 2, first - 1)
+  local head = heads[packed]
+  if not head then
+    head = cmsgpack.unpack(packed)
+    if type(head) ~= 'table' or #head ~= 6 then error('not an entry') end
+    heads[packed] = head
+  end
+  return head, first
 end
 
 -- What undoes an open: sums lowered by all that was charged. (The claim is the caller's to remove.)

@@ -12,7 +12,7 @@ local now_ms = seconds * 1000 + math.floor(us / 1000)
 
 local function reversed(entry)
   local head, first = head_of(entry)
-  local record = cmsgpack.unpack(string.sub(entry, first))
+  local record = cmsgpack.unpack(string.sub(entry, first) .. UNENDED)
   record[RECORD.kind], record[RECORD.nano], record[RECORD.closed_ms] = 'reversed', 0, now_ms
   return cmsgpack.pack(record)
 end

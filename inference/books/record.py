@@ -38,4 +38,25 @@ class UsageRecord(msgspec.Struct, array_like=True):
 
 
 pack_record = msgspec.msgpack.Encoder().encode
+
+UNENDED = b"\x00\x00\xc2\x00\x00\x00\x00\xa0"
+"""How a packed record ends while its call has not: the fields from `closed_ms` on, as they are by default. Each is one byte."""
+
+
+def pack_opened(record: UsageRecord) -> bytes:
+    """`record` without its end, for the entry of an open call. Raises ValueError if its call has ended."""
+    packed = pack_record(record)
+    if not packed.endswith(UNENDED):
+        raise ValueError("the record of an open call has no end yet")
+    return packed[: -len(UNENDED)]
+
+
+def pack_ended(record: UsageRecord, opened: bytes) -> bytes:
+    """Its end, which together with `opened` is the packed record. Raises ValueError if it is not what was opened."""
+    packed = pack_record(record)
+    if not packed.startswith(opened):
+        raise ValueError("the record is not that of the open call")
+    return packed[len(opened) :]
+
+
 unpack_record = msgspec.msgpack.Decoder(UsageRecord).decode

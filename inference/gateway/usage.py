@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from inference.books.open_call import OpenCall
-from inference.books.record import UsageRecord, pack_record
+from inference.books.record import UsageRecord, pack_opened
 from inference.gateway import pricing
 from inference.gateway.call import Call
 
@@ -24,7 +24,7 @@ def open_call(call: Call, on_open: Callable[[str, bytes | None], None]) -> OpenC
         period=call.record.period,
         max_nano=call.record.max_nano,
         mode=call.key.mode,
-        record=pack_record(call.record),
+        record=pack_opened(call.record),
         claim=claim_of(call) if call.idempotency_key is not None else None,
         fingerprint=call.fingerprint,
         keep_seconds=CLAIM_KEEP,

@@ -13,7 +13,7 @@ from billing.ledger.writing import Link
 from inference.books import accounts
 from inference.books.client import Books
 from inference.books.open_call import OpenCall
-from inference.books.record import pack_record
+from inference.books.record import pack_opened
 from saas.lib.ids import uuid7
 from saas.lib.valkey import sync_client
 from tests.billing.journal import differences_of, usage
@@ -52,11 +52,12 @@ class Background:
 
 async def answer(books: Books, tenant, key: str, number: int) -> str:
     """One call from open to close, opened again while its account is unknown; every fifth fails. Its last verdict."""
-    record = usage(tenant, key=key, nano=number % 7, max_nano=9)
+    begun = {"closed_ms": 0, "nano": 0, "bytes_in": 0, "bytes_out": 0, "queue_us": 0, "compute_us": 0}
+    record = usage(tenant, key=key, max_nano=9, **begun)
     verdict = "unknown"
     while verdict == "unknown":
         opened = asyncio.get_running_loop().create_future()
-        packed = pack_record(record)
+        packed = pack_opened(record)
         call = OpenCall(
             record.call, tenant.hex, key, record.period, 9, "live", packed, lambda got, _, done=opened: done.set_result(got)
         )
@@ -70,6 +71,7 @@ async def answer(books: Books, tenant, key: str, number: int) -> str:
     if number % 5 == 0:
         books.undo(call, closed.set_result)
     else:
+        record.nano = number % 7
         books.close(call, record, None, closed.set_result)
     return await closed
 

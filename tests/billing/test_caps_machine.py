@@ -24,7 +24,7 @@ from inference.books import accounts
 from inference.books.batch import OPEN_VERDICTS, pack_batch
 from inference.books.open_call import OpenCall
 from inference.books.reaper import Reaper
-from inference.books.record import UsageRecord, pack_record
+from inference.books.record import UNENDED, UsageRecord, pack_ended, pack_opened, unpack_record
 from inference.books.scripts import BOOKS, FULL, JOURNAL, SESSION, open_key
 from saas.lib import clock
 from saas.lib.errors import NotFound
@@ -72,7 +72,7 @@ class Machine(RuleBasedStateMachine):
             version_number="1.0.0", endpoint="infer", mode=mode, kind="usage", period=self.period, price_version=0, rows=1,
             max_nano=most, opened_ms=clock.now_ms(), request_id="r",
         )  # fmt: skip
-        return OpenCall(call, self.tenant, key, self.period, most, mode, pack_record(record), lambda verdict, note: None)
+        return OpenCall(call, self.tenant, key, self.period, most, mode, pack_opened(record), lambda verdict, note: None)
 
     def _take(self, which: int) -> OpenCall | None:
         names = list(self.open)
@@ -107,12 +107,9 @@ class Machine(RuleBasedStateMachine):
         if call is None:
             return
         nano = call.max_nano * part // 2
-        record = UsageRecord(
-            call=call.call, tenant=self.tenant, key=call.key, model="d" * 32, version="e" * 32, model_name="catalog/iris",
-            version_number="1.0.0", endpoint="infer", mode=call.mode, kind="usage", period=self.period, price_version=0, rows=1,
-            max_nano=call.max_nano, opened_ms=clock.now_ms(), request_id="r", closed_ms=clock.now_ms(), nano=nano,
-        )  # fmt: skip
-        call.nano, call.outcome = nano, pack_record(record)
+        record = unpack_record(call.record + UNENDED)
+        record.closed_ms, record.nano = clock.now_ms(), nano
+        call.nano, call.outcome = nano, pack_ended(record, call.record)
         assert self._book([call], []) == "c"
         assert self._book([call], []) == "g"
         if call.mode == "live":

@@ -7,7 +7,7 @@ import redis
 
 from inference.books.client import Books
 from inference.books.open_call import OpenCall
-from inference.books.record import UsageRecord, pack_record, unpack_record
+from inference.books.record import UsageRecord, pack_opened, unpack_record
 from inference.books.scripts import JOURNAL, TRIM, TRIMMED
 from saas.lib.ids import uuid7
 
@@ -36,15 +36,16 @@ class Asked:
         self.record = UsageRecord(
             call=self.id, tenant=tenant, key=key, model="d" * 32, version="e" * 32, model_name="catalog/iris",
             version_number="1.0.0", endpoint="infer", mode=mode, kind="usage", period=period, price_version=0, rows=1,
-            max_nano=most, opened_ms=1_795_000_000_000, request_id="r", nano=most,
+            max_nano=most, opened_ms=1_795_000_000_000, request_id="r",
         )  # fmt: skip
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.replayed: bytes | None = None
         self.told = asyncio.Event()
         self.open_call = OpenCall(
-            self.id, tenant, key, period, most, mode, pack_record(self.record), self._on_open, claim, fingerprint, keep
+            self.id, tenant, key, period, most, mode, pack_opened(self.record), self._on_open, claim, fingerprint, keep
         )
+        self.record.nano = most
 
     def _on_open(self, verdict: str, stored: bytes | None) -> None:
         self.opened.append(verdict)

@@ -8,7 +8,7 @@ import pytest
 
 from inference.books import accounts
 from inference.books.client import CALLS_PER_SCRIPT, STORED_MAX_BYTES
-from inference.books.record import UsageRecord, pack_record
+from inference.books.record import UNENDED, UsageRecord, pack_ended, pack_opened, pack_record
 from inference.books.scripts import FULL, TRIM
 from tests.inference.books.calls import ALICE, CHARLIE, KEY, OTHER_KEY, PERIOD, Asked, charged, open_entries, records
 from tests.waiting import until_async
@@ -297,7 +297,7 @@ async def test_a_record_that_the_checks_refuse_is_undone_and_kept_apart(books, a
     call, other = Asked(most=5), Asked(most=5)
     await call.open(books)
     await other.open(books)
-    call.record.call = "f" * 32
+    call.record.nano = call.open_call.max_nano = 6
 
     books.close(other.open_call, other.record, None, other.on_close)
     assert await call.close(books) == "bad"
@@ -307,7 +307,7 @@ async def test_a_record_that_the_checks_refuse_is_undone_and_kept_apart(books, a
     assert [r.call for r in records(valkey)] == [other.id]
     [(_, [_, refused, _, reason, _, _])] = valkey.xrange("journal:quarantine")
     assert refused.decode() == call.id
-    assert b"another call" in reason
+    assert b"not within the maximum" in reason
 
 
 async def test_an_unreadable_entry_is_kept_apart_and_stops_nobody(books, account, valkey):
@@ -357,6 +357,25 @@ async def test_the_places_in_a_record_that_the_scripts_know_are_right():
     for name in ("tenant", "key", "mode", "kind", "period", "closed_ms", "nano"):
         assert f"{name} = {UsageRecord.__struct_fields__.index(name) + 1}" in line
     assert msgspec.msgpack.decode(pack_record(Asked().record))[1] == ALICE
+
+
+def test_both_parts_of_a_record_are_the_whole_as_the_scripts_put_it_together():
+    whole = msgspec.structs.replace(
+        Asked(most=7).record, closed_ms=1_795_000_000_123, nano=5, is_clamped=True, bytes_in=70_000, bytes_out=300, queue_us=12,
+        compute_us=2**33, digests="a:b:c",
+    )  # fmt: skip
+    begun = msgspec.structs.replace(
+        whole, closed_ms=0, nano=0, is_clamped=False, bytes_in=0, bytes_out=0, queue_us=0, compute_us=0, digests=""
+    )
+
+    assert pack_opened(begun) + pack_ended(whole, pack_opened(begun)) == pack_record(whole)
+    assert pack_opened(begun) + UNENDED == pack_record(begun)
+    lua = "".join(f"\\{byte}" for byte in UNENDED)
+    assert f"local UNENDED = '{lua}'" in TRIM.source.decode()
+    with pytest.raises(ValueError, match="no end yet"):
+        pack_opened(whole)
+    with pytest.raises(ValueError, match="not that of the open call"):
+        pack_ended(Asked().record, pack_opened(begun))
 
 
 # Idempotency-Key

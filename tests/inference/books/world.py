@@ -27,7 +27,7 @@ from inference.books.client import Books
 from inference.books.open_call import OpenCall
 from inference.books.pruning import Pruner
 from inference.books.reaper import Reaper
-from inference.books.record import UsageRecord, pack_record
+from inference.books.record import UsageRecord, pack_opened
 from inference.books.scripts import BEAT, JOURNAL
 from tests.inference.books.clerks import Clerk, Ledger, Rebuilder, Row
 
@@ -224,7 +224,7 @@ class SimulatedCall:
         )  # fmt: skip
         record = self.record
         self.open_call = OpenCall(
-            record.call, record.tenant, record.key, record.period, most, mode, pack_record(record), self.on_open,
+            record.call, record.tenant, record.key, record.period, most, mode, pack_opened(record), self.on_open,
             self.claim, rng.choice((b"one", b"one", b"two")),
         )  # fmt: skip
         gateway.loop.call_later(rng.random() * world.patience, self.on_result, rng.random() < 0.8)
