@@ -103,6 +103,23 @@ def retrieve_checkout(checkout: str) -> Checkout:
     return Checkout.read(ask(client().v1.checkout.sessions.retrieve, checkout))
 
 
+def end_open_checkouts(customer: str, *, but: str = "") -> None:
+    """End the customer's pages on which a plan could still be subscribed to, `but` one."""
+    service = client().v1.checkout.sessions
+    for json in every(service.list, params={"customer": customer, "status": "open"}):
+        if json["mode"] == "subscription" and json["id"] != but:
+            end_checkout(json["id"])
+
+
+def end_checkout(checkout: str) -> None:
+    """End a page that nobody has paid. One that is not open any more stays as it is."""
+    try:
+        ask(client().v1.checkout.sessions.expire, checkout)
+    except StripeRefused:
+        if retrieve_checkout(checkout).status == "open":
+            raise
+
+
 def portal_link(*, customer: str, return_url: str) -> str:
     """The address of a page to change card and plan, or to cancel. It is short-lived: make one for each visit."""
     params = {"customer": customer, "return_url": return_url}

@@ -105,6 +105,8 @@ def _apply(organization: UUID, customer: str, newest: StripeSubscription | None,
     with as_operator():
         before = current_subscription(organization)
     status, unpaid_since = facts.status, facts.unpaid_since
+    if newest is not None and status in RUNNING and newest.id != before.stripe_subscription:
+        customers.end_open_checkouts(customer)
     if newest is not None and newest.status in RUNNING:
         version = _version(newest)
         if version is not None:

@@ -21,6 +21,7 @@ from saas.lib.money import NANO
 from tenants.databases import as_operator
 from tenants.models import Organization
 
+SUBSCRIBED = "There is a subscription already: change it by POST /api/v1/billing/plan"
 LEAST_CREDIT, MOST_CREDIT = 1, 100_000  # currency units that can be bought at once
 
 
@@ -40,25 +41,32 @@ def customer_of(organization_id: UUID, *, email: str) -> str:
 def checkout_plan(organization_id: UUID, slug: str, *, email: str, success_url: str, cancel_url: str, key: str) -> Checkout:
     """A page on which the organization subscribes to a plan. `key` makes a repeated request the same page.
 
-    Raises StateConflict for a plan that costs nothing, or with a subscription that runs: that one is changed instead.
+    It ends every page that was made before, so that two cannot be paid. Raises StateConflict for a plan that costs nothing, or
+    with a subscription that runs: that one is changed instead.
     """
     with as_operator():
         current = current_subscription(organization_id)
     version = plans.offered(current, slug)
     prices = prices_of(version)
     customer = customer_of(organization_id, email=email)
-    # As Stripe says, too: what was just paid there we may not have heard of yet, and usage would be billed twice.
-    known = [current.stripe_status, *(found.status for found in customers.subscriptions_of(customer))]
-    if any(status in RUNNING for status in known):
-        raise StateConflict("There is a subscription already: change it by POST /api/v1/billing/plan")
-    return customers.checkout_for_subscription(
-        customer=customer,
-        prices=prices,
-        metadata={"organization": organization_id.hex, "plan": slug, "version": str(version.version)},
-        success_url=success_url,
-        cancel_url=cancel_url,
-        key=f"checkout:{organization_id.hex}:{key}",
-    )
+    if current.stripe_status in RUNNING:
+        raise StateConflict(SUBSCRIBED)
+    with alone(f"checkouts {customer}"):
+        page = customers.checkout_for_subscription(
+            customer=customer,
+            prices=prices,
+            metadata={"organization": organization_id.hex, "plan": slug, "version": str(version.version)},
+            success_url=success_url,
+            cancel_url=cancel_url,
+            key=f"checkout:{organization_id.hex}:{key}",
+        )
+        customers.end_open_checkouts(customer, but=page.id)
+        # As Stripe says: what was just paid there we may not have heard of yet. What was not paid before the line above cannot
+        # be any more, so that of several pages at most one ever is.
+        if any(found.status in RUNNING for found in customers.subscriptions_of(customer)):
+            customers.end_checkout(page.id)
+            raise StateConflict(SUBSCRIBED)
+    return page
 
 
 def checkout_credit(

@@ -89,7 +89,8 @@ def _item(world: World, params: Json, mode: str) -> Json:
 
 @route("GET", "/v1/checkout/sessions")
 def list_all(world: World, params: Json) -> Json:
-    found = world.store.all("checkout.session", customer=params.get("customer", ""))
+    wanted = {"status": params["status"]} if "status" in params else {}
+    found = world.store.all("checkout.session", customer=params.get("customer", ""), **wanted)
     return page([shown(session) for session in found], params, "/v1/checkout/sessions")
 
 
