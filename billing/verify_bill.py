@@ -1,10 +1,11 @@
 """Checks a bill without asking us: python verify_bill.py bill.ndjson [--receipts FILE] [--keys FILE]
 
 The bill is what GET /api/v1/billing/bill?format=ndjson gives. From its calls this recomputes their prices, the leaves and
-roots of the hourly seals, the chain and the signatures, the rating by the plan, and the total. `--receipts`: a file with values
-of the header X-Maas-Receipt, one a line; each must be on the bill as it says. `--keys`: what GET /api/v1/billing/signing-keys
-gave when you first looked; without it the bill's own keys are believed. Prints what is wrong; the exit status is 1 then, 2 if
-the bill cannot be read, 0 if all is right. One file, for Python 3.11 and the package `cryptography`; it needs nothing else.
+roots of the hourly seals, the chain and the signatures, the rating by the plans of the month, and the total. `--receipts`: a
+file with values of the header X-Maas-Receipt, one a line; each must be on the bill as it says. `--keys`: what
+GET /api/v1/billing/signing-keys gave when you first looked; without it the bill's own keys are believed. Prints what is wrong;
+the exit status is 1 then, 2 if the bill cannot be read, 0 if all is right. One file, for Python 3.11 and the package
+`cryptography`; it needs nothing else.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,8 @@ class Verifier:
         self.notes: list[str] = []
         self.lines = self._parsed(lines)
         self.bill = next(self.lines, {})
-        if self.bill.get("type") != "bill" or self.bill.get("format") != 1:
-            raise Unreadable("its first line is not that of a bill of format 1")
+        if self.bill.get("type") != "bill" or self.bill.get("format") != 2:
+            raise Unreadable("its first line is not that of a bill of format 2")
         self.keys = keys or self.bill["keys"]
         self.prices = {price["version"]: price for price in self.bill["prices"]}
         self.receipts = self._opened(receipts)
@@ -74,6 +76,8 @@ class Verifier:
         self.is_listed = False  # whether the seal's calls follow: it is of this month
         self.number, self.digest = 0, ""
         self.seals, self.calls, self.usage, self.seen = 0, 0, 0, set[str]()
+        self.used = [0] * len(self.bill["parts"])  # by the calls of each part of the month
+        self.hour_ms = 0  # when the seal's hour begins
 
     def problem(self, text: str) -> None:
         self.problems.append(text)
@@ -100,7 +104,7 @@ class Verifier:
     def _check_header(self) -> None:
         signed = {name: value for name, value in self.bill.items() if name != "signature"}
         if not self._is_signed(self.bill["key"], b"bill", canonical(signed), self.bill["signature"]):
-            self.problem("the bill's first line (plan, prices, totals) does not fit its signature: it was changed")
+            self.problem("the bill's first line (plans, prices, totals) does not fit its signature: it was changed")
 
     def _check_totals(self) -> None:
         bill = self.bill
@@ -110,12 +114,26 @@ class Verifier:
                 self.problem(f"{name}: the bill says {bill[name]}, its lines give {value}")
         if bill["seals"] and (self.number, self.digest) != (bill["last"], bill["last_seal"]):
             self.problem(f"the last seal should be {bill['last']} ({bill['last_seal'][:16]}…), it is {self.number}")
-        lines = rated(bill["plan"], bill["currency"], self.usage)
-        if lines != bill["lines"]:
-            self.problem(f"rating: the bill has {json.dumps(bill['lines'])}, the plan and the usage give {json.dumps(lines)}")
-        total = sum((Decimal(line["amount"]) for line in lines), Decimal(0))
+        self._check_parts(bill)
+        total = sum((Decimal(line["amount"]) for part in bill["parts"] for line in part["lines"]), Decimal(0))
         if Decimal(bill["total"]) != total:
             self.problem(f"total: the bill says {bill['total']}, it should be {total}")
+
+    def _check_parts(self, bill: Statement) -> None:
+        """Each part of the month is a small month: it is rated by its plan, in proportion to its length."""
+        start, end = _month(bill["month"])
+        for number, (part, used) in enumerate(zip(bill["parts"], self.used, strict=True), 1):
+            if part["starts_ms"] != start or part["ends_ms"] <= start:
+                self.problem(f"part {number}: it does not begin where the one before ends")
+            start = part["ends_ms"]
+            if part["usage_nano"] != used:
+                self.problem(f"part {number}: usage_nano: the bill says {part['usage_nano']}, its calls give {used}")
+            lines = rated(part, bill["currency"], used, end - _month(bill["month"])[0])
+            if lines != part["lines"]:
+                said, found = json.dumps(part["lines"]), json.dumps(lines)
+                self.problem(f"rating of part {number}: the bill has {said}, the plan and the usage give {found}")
+        if start != end:
+            self.problem("the parts of the month end before it, or after")
 
     # --- seals
 
@@ -134,6 +152,7 @@ class Verifier:
         elif self.number and seal["prev_seal"] != self.digest:
             self.problem(f"{name}: it does not continue the chain of seal {self.number}")
         self.is_listed = seal["hour"].startswith(self.bill["month"])
+        self.hour_ms = int(datetime.fromisoformat(seal["hour"]).timestamp()) * 1000
         self.number, self.digest = seal["number"], digest
         self.tree, self.amount, self.last_call = Tree(), 0, ""
         self.seals += self.is_listed
@@ -169,11 +188,19 @@ class Verifier:
         self.calls += 1
         self.tree.add(canonical(call))
         self.amount += call["amount_nano"]
+        self._count(call)
         if call["tenant"] != self.bill["tenant"]:
             self.problem(f"call {identity} is another organization's")
         self._check_price(call)
         if receipt := self.receipts.pop(identity, None):
             self._compare(call, receipt)
+
+    def _count(self, call: Statement) -> None:
+        """A call belongs to its seal's hour, and within it to the moment at which it was closed."""
+        moment = min(max(call["closed_ms"], self.hour_ms), self.hour_ms + 3_599_999)
+        for place, part in enumerate(self.bill["parts"]):
+            if part["starts_ms"] <= moment < part["ends_ms"]:
+                self.used[place] += call["amount_nano"]
 
     def _check_price(self, call: Statement) -> None:
         identity, amount = call["call"], call["amount_nano"]
@@ -255,23 +282,42 @@ class Verifier:
             yield parsed
 
 
-def rated(plan: Statement, currency: str, usage_nano: int) -> list[Statement]:
-    """The lines of a month's bill: the fee, what is included, and a line for each tier, each rounded once, half up."""
+def rated(part: Statement, currency: str, usage_nano: int, month_ms: int) -> list[Statement]:
+    """The lines of a part of the month: the fee, what is included, and a line for each tier, each rounded once, half up.
+
+    Fee, included usage and the tiers' bounds are to the month's as the part's length is.
+    """
+    plan, length = part["plan"], part["ends_ms"] - part["starts_ms"]
     coin = Decimal(1).scaleb(-COIN_DECIMALS.get(currency, 2))
-    units, included = usage_nano // 1000, _millionths(plan["included_amount"])
-    fee = Decimal(plan["monthly_fee"]).quantize(coin, ROUND_HALF_UP)
-    lines: list[Statement] = [{"kind": "fee", "amount": str(fee)}] if Decimal(plan["monthly_fee"]) else []
+    units, included = usage_nano // 1000, _share(_millionths(plan["included_amount"]), length, month_ms)
+    fee_nano = _share(int(Decimal(plan["monthly_fee"]).scaleb(9)), length, month_ms)
+    lines: list[Statement] = []
+    if fee_nano:
+        lines.append({"kind": "fee", "amount": str(Decimal(fee_nano).scaleb(-9).quantize(coin, ROUND_HALF_UP))})
     if within := min(units, included):
         lines.append({"kind": "included", "amount": str(Decimal(0).quantize(coin)), "usage": _decimal(within)})
     lower = included
     for place, tier in enumerate(plan["overage"], 1):
-        upper = units if tier["up_to"] is None else min(units, included + _millionths(tier["up_to"]))
+        bound = None if tier["up_to"] is None else included + _share(_millionths(tier["up_to"]), length, month_ms)
+        upper = units if bound is None else min(units, bound)
         if upper > lower:
             amount = (Decimal(upper - lower).scaleb(-6) * Decimal(str(tier["rate"]))).quantize(coin, ROUND_HALF_UP)
             line = {"kind": "tier", "amount": str(amount), "usage": _decimal(upper - lower)}
             lines.append(line | {"tier": place, "rate": str(tier["rate"])})
             lower = upper
     return lines
+
+
+def _share(amount: int, length: int, whole: int) -> int:
+    """`length` parts of `whole` of an amount, half up."""
+    return (2 * amount * length + whole) // (2 * whole)
+
+
+def _month(text: str) -> tuple[int, int]:
+    """When a month begins and ends, in milliseconds since the epoch."""
+    start = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
+    end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
+    return int(start.timestamp()) * 1000, int(end.timestamp()) * 1000
 
 
 def _millionths(amount: Any) -> int:  # Any: as the file has it

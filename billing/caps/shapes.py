@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import inline_serializer
 from rest_framework import serializers
 
 from saas.lib import money
@@ -72,8 +73,25 @@ class CreditOut(serializers.Serializer):  # type: ignore[type-arg]
 class IncludedOut(serializers.Serializer):  # type: ignore[type-arg]
     calls = serializers.IntegerField(allow_null=True, help_text="Then calls are refused; null: no such limit.")
     calls_left = serializers.IntegerField(allow_null=True)
-    amount = serializers.CharField(help_text="Used at list prices without extra charge.")
+    amount = serializers.CharField(
+        help_text="Used at list prices without extra charge; where the plan was changed this month, in the part since then."
+    )
     amount_left = serializers.CharField()
+
+
+PartOut = inline_serializer(
+    "SpendPartOut",
+    {
+        "plan": serializers.CharField(),
+        "from": serializers.DateTimeField(),
+        "to": serializers.DateTimeField(help_text="Of the plan of now: the month's end."),
+        "amount": serializers.CharField(help_text="Used in it, at list prices."),
+        "included": serializers.CharField(help_text="What the plan includes, in proportion to the part's length."),
+        "overage": serializers.CharField(),
+        "fee": serializers.CharField(help_text="In proportion to the part's length."),
+    },
+    many=True,
+)
 
 
 class ForecastOut(serializers.Serializer):  # type: ignore[type-arg]
@@ -93,5 +111,6 @@ class SpendOut(serializers.Serializer):  # type: ignore[type-arg]
     fee = serializers.CharField()
     credit_used = serializers.CharField()
     total = serializers.CharField(help_text="The bill if the month ended now, before credit and tax.")
+    parts = PartOut
     forecast = ForecastOut(help_text="At the end of the month, if it goes on as it did until now.")
     as_of = serializers.DateTimeField(allow_null=True, help_text="Every call that had ended by then is counted.")

@@ -1,32 +1,24 @@
 """Periods of billing: the calendar months, UTC, of a subscription at Stripe, and what was used in each.
 
-What Stripe says of the subscription's start and end counts. A call belongs to the moment at which it was journaled (closed):
-its seal's hour. The hour in which a subscription starts or ends belongs to it in part, which is told by the ledger's rows.
+What Stripe says of the subscription's start and end counts. Which calls are between two moments: billing.proof.billed.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.db import connections
-from django.db.models import Q, Sum
+from django.db.models import Q
 
-from billing.models import Subscription, UsageSeal
+from billing.models import Subscription
+from billing.proof import billed
+from billing.sale.segments import month_start, next_month
 from billing.stripe import customers
 from billing.stripe.objects import Subscription as StripeSubscription
 from saas.lib import clock
-from tenants.databases import as_operator, current_alias
+from tenants.databases import as_operator
 
-HOUR = timedelta(hours=1)
 LOOKED_BACK = timedelta(days=70)  # Stripe takes usage of 35 days ago at most, and an invoice may wait
-LONGEST_CALL = timedelta(days=3)  # between opening, which says the ledger's partition, and the journal's entry
-
-JOURNALED = """
-SELECT coalesce(sum(amount_nano), 0) FROM usage_event
-WHERE tenant_id = %s AND day BETWEEN %s AND %s AND split_part(stream_id, '-', 1)::bigint >= %s
-AND split_part(stream_id, '-', 1)::bigint < %s
-"""
 
 
 @dataclass(frozen=True)
@@ -94,38 +86,6 @@ def _months(subscription: StripeSubscription, since: datetime, until: datetime) 
         month = following
 
 
-def month_start(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-
-
-def next_month(month: datetime) -> datetime:
-    return (month + timedelta(days=31)).replace(day=1)
-
-
-def hour_of(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-
-
 def sealed(period: Period) -> dict[datetime, int]:
     """Sealed usage in nano by hour; hours without any are missing. As the operator."""
-    first = hour_of(period.start)
-    seals = UsageSeal.objects.filter(tenant_id=period.tenant, hour__gte=first, hour__lt=period.end)
-    hours = {hour: int(nano) for hour, nano in seals.values_list("hour").annotate(Sum("amount_nano"))}
-    last = hour_of(period.end)
-    for hour, start, end in ((first, first, period.start), (last, period.end, last + HOUR)):
-        if hour in hours and start < end:
-            hours[hour] -= journaled(period.tenant, start, end)
-    return {hour: nano for hour, nano in hours.items() if nano}
-
-
-def journaled(tenant: UUID, start: datetime, end: datetime) -> int:
-    """The sum in nano of the ledger's rows that were journaled from `start` up to `end`, sealed or not. As the operator."""
-    days = ((start - LONGEST_CALL).date(), end.date())
-    with connections[current_alias()].cursor() as cursor:
-        cursor.execute(JOURNALED, [tenant, *days, _milliseconds(start), _milliseconds(end)])
-        [nano] = cursor.fetchone() or (0,)
-    return int(nano)
-
-
-def _milliseconds(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return billed.by_hour(period.tenant, period.start, period.end)

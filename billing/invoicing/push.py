@@ -21,9 +21,10 @@ from django.db.models.functions import Coalesce
 
 from billing.invoicing import periods
 from billing.invoicing.models import PushState, StripePushQuerySet
-from billing.invoicing.periods import HOUR, Period
+from billing.invoicing.periods import Period
 from billing.invoicing.push_doubt import look_for
 from billing.models import StripePush, StripePushed, UsageSeal
+from billing.proof.billed import HOUR
 from billing.sale.rating import METER
 from billing.stripe import usage
 from billing.stripe_gateway import StripeRefused

@@ -15,10 +15,9 @@ from django.db import transaction
 from django.db.models import Sum
 from django.db.models.functions import Coalesce
 
-from billing.invoicing import periods
 from billing.invoicing.models import PushState, StripePushQuerySet
-from billing.invoicing.periods import HOUR
 from billing.models import StripePush
+from billing.proof.billed import HOUR, hour_of
 from billing.stripe import meters, usage
 
 log = logging.getLogger(__name__)
@@ -58,13 +57,13 @@ def look_for(row: StripePush, now: datetime) -> None:
 
 def at_stripe(row: StripePush) -> int:
     """What Stripe has counted for the row's customer and meter in the hour at which it is told."""
-    start = periods.hour_of(row.told_at)
+    start = hour_of(row.told_at)
     found = usage.usage_by_hour(meter=meters.meter_id(row.meter), customer=row.stripe_customer, start=start, end=start + HOUR)
     return found.get(start, 0)
 
 
 def _of_its_hour(row: StripePush) -> StripePushQuerySet:
-    hour = periods.hour_of(row.told_at)
+    hour = hour_of(row.told_at)
     found: StripePushQuerySet = StripePush.objects.of(row.organization_id).filter(
         meter=row.meter, stripe_customer=row.stripe_customer, told_at__gte=hour, told_at__lt=hour + HOUR
     )

@@ -16,9 +16,10 @@ from django.db.models import QuerySet
 
 from billing.invoicing import periods, push
 from billing.invoicing.models import PushState, Settlement, Verdict
-from billing.invoicing.periods import HOUR, Period
+from billing.invoicing.periods import Period
 from billing.invoicing.push_doubt import SUMMARIES_WITHIN
 from billing.models import Invoice, ReconRun, StripePush
+from billing.proof.billed import HOUR, hour_of
 from billing.sale.rating import METER
 from billing.stripe import meters, usage
 from saas.lib import clock
@@ -107,7 +108,7 @@ def _hours(period: Period) -> dict[datetime, Hour]:
     for hour, nano in periods.sealed(period).items():
         hours[hour] = Hour(ledger=nano)
     for row in _rows(period):
-        told = hours.setdefault(periods.hour_of(row.told_at), Hour())
+        told = hours.setdefault(hour_of(row.told_at), Hour())
         is_own = row.stripe_subscription == period.subscription and row.period_start == period.start
         if not is_own:
             told.elsewhere += row.value if row.state == PushState.ACCEPTED else 0
@@ -125,14 +126,14 @@ def _hours(period: Period) -> dict[datetime, Hour]:
 
 def _rows(period: Period) -> "QuerySet[StripePush]":
     rows: QuerySet[StripePush] = StripePush.objects.of(period.tenant).filter(
-        meter=period.meter, stripe_customer=period.customer, hour__gte=periods.hour_of(period.start), hour__lt=period.end
+        meter=period.meter, stripe_customer=period.customer, hour__gte=hour_of(period.start), hour__lt=period.end
     )
     return rows.exclude(state=PushState.REPLACED)
 
 
 def _read_stripe(period: Period, hours: dict[datetime, Hour], now: datetime) -> None:
-    start, end = periods.hour_of(period.start), min(period.end, now)
-    whole = periods.hour_of(end) + (HOUR if end != periods.hour_of(end) else timedelta())
+    start, end = hour_of(period.start), min(period.end, now)
+    whole = hour_of(end) + (HOUR if end != hour_of(end) else timedelta())
     found = usage.usage_by_hour(
         meter=meters.meter_id(period.meter), customer=period.customer, start=start, end=max(whole, start + HOUR)
     )

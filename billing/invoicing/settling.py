@@ -16,6 +16,8 @@ from billing.invoicing.models import Settlement, Verdict
 from billing.invoicing.periods import Period
 from billing.invoicing.reconcile import reconcile
 from billing.models import Invoice, ReconRun
+from billing.proof import billed
+from billing.proof.billed import hour_of
 from billing.proof.sealer import sealed_until
 from billing.sale.rating import METER
 from billing.stripe import invoices as stripe_invoices
@@ -114,7 +116,7 @@ def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
     for period in its_periods:
         with as_operator():
             until = sealed_until()
-        if until is None or until < periods.hour_of(period.end):
+        if until is None or until < hour_of(period.end):
             return None
         push.cover(period)
         push.send_due(period.tenant)
@@ -123,7 +125,7 @@ def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
         if verdict != Verdict.MATCH:
             return verdict
         with as_operator():  # it reads every row of the period, so only when all else agrees
-            journaled = periods.journaled(period.tenant, period.start, period.end) // METER
+            journaled = billed.journaled(period.tenant, period.start, period.end) // METER
         if journaled != run.ledger:
             log.error("the seals of %s hold %s units, the rows %s", period, run.ledger, journaled)
             return Verdict.MISSING

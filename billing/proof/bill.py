@@ -1,7 +1,8 @@
 """The bill of a month that can be checked: NDJSON of what billing.verify_bill reads.
 
 The bill is of hours: those that the journal's ids give, as seals and Stripe have them. So a call that was opened in the last
-moment of a month and closed in the next one counts against the caps of the first, and is on the bill of the second.
+moment of a month and closed in the next one counts against the caps of the first, and is on the bill of the second. A month
+with several plans is billed in parts (billing.sale.segments).
 """
 
 import base64
@@ -15,11 +16,14 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import Max, Min, Sum
 
-from billing.models import PlanVersion, PriceVersion, Subscription, UsageSeal
+from billing.models import PlanVersion, PriceVersion, UsageSeal
+from billing.proof import billed
 from billing.proof.receipts import milliseconds, of_row
 from billing.proof.sealer import sealed_until
 from billing.proof.seals import Seal, Span, page_of
-from billing.sale import rating
+from billing.sale import rating, segments
+from billing.sale.rating import Bill
+from billing.sale.segments import Segment
 from billing.sale.terms import price_of
 from inference.books.scripts import JOURNAL
 from saas.lib import clock
@@ -56,23 +60,23 @@ class Month:
 
 
 def header(organization: Organization, month: Month, *, stream: str = JOURNAL) -> dict[str, Any]:  # Any: JSON
-    """The first line: keys, prices, plan, what the seals add up to, and the lines and total of the bill; signed."""
+    """The first line: keys, prices, what the seals add up to, the parts of the month by plan with their lines; signed."""
     seals = UsageSeal.objects.filter(tenant_id=organization.id, hour__gte=month.start, hour__lt=month.end)
     sums = seals.aggregate(first=Min("number"), last=Max("number"), calls=Sum("n"), usage=Sum("amount_nano"))
-    plan, usage, until = plan_of(organization, month), sums["usage"] or 0, sealed_until(stream)
-    bill = rating.month(tariff_of(plan), usage)
+    usage, until = sums["usage"] or 0, sealed_until(stream)
+    parts = rated_parts(organization, month, usage)
+    currency = parts[-1][0].version.currency
     keys = signing_keys()
     said = {
         "type": "bill",
-        "format": 1,
+        "format": 2,
         "tenant": organization.id.hex,
         "month": str(month),
         "sealed_until": until.strftime("%Y-%m-%dT%H:00:00Z") if until else None,
         "is_complete": until is not None and until >= month.end,
         "keys": {str(version): base64.b64encode(key).decode() for version, key in keys.public().items()},
         "key": keys.current,
-        "currency": plan.currency,
-        "plan": shown_plan(plan),
+        "currency": currency,
         "prices": [_shown_price(row) for row in PriceVersion.objects.order_by("version")],
         "seals": seals.count(),
         "first": sums["first"] or 0,
@@ -80,8 +84,8 @@ def header(organization: Organization, month: Month, *, stream: str = JOURNAL) -
         "last_seal": _digest_of(organization, sums["last"]),
         "calls": sums["calls"] or 0,
         "usage_nano": usage,
-        "lines": [shown_line(line, bill.currency, plan) for line in bill.lines],
-        "total": rating.coins(bill.total, bill.currency),
+        "parts": [_shown_part(*part) for part in parts],
+        "total": rating.coins(sum(bill.total for _, _, bill in parts), currency),
     }
     signature = keys.sign(PURPOSE, json.dumps(said, sort_keys=True, separators=(",", ":")).encode())
     return said | {"signature": base64.b64encode(signature).decode()}
@@ -116,21 +120,22 @@ def _calls(organization: Organization, row: UsageSeal) -> Iterator[bytes]:
         left -= len(page)
 
 
-def plan_of(organization: Organization, month: Month) -> PlanVersion:
-    """The version of a plan by which the month is rated: the one at its end, or now."""
-    subscriptions = Subscription.objects.of(organization).select_related("plan_version").order_by("since")
-    found: Subscription | None = subscriptions.filter(since__lt=month.end).last() or subscriptions.first()
-    assert found is not None  # every organization is born with one
-    return found.plan_version
+def rated_parts(organization: Organization, month: Month, usage: int) -> list[tuple[Segment, int, Bill]]:
+    """The parts of the month, each with its sealed usage in nano and its bill; `usage` is what all of them have."""
+    parts = segments.of_month(organization, month.start)
+    used = [sum(billed.by_hour(organization.id, part.start, part.end).values()) for part in parts[:-1]]
+    used.append(usage - sum(used))
+    return [(part, nano, part.bill(nano)) for part, nano in zip(parts, used, strict=True)]
 
 
-def tariff_of(plan: PlanVersion) -> rating.Tariff:
-    return rating.Tariff.parse(
-        currency=plan.currency,
-        monthly_fee=plan.monthly_fee,
-        included_amount=plan.included_amount,
-        tiers=plan.overage,
-    )
+def _shown_part(part: Segment, usage: int, bill: Bill) -> dict[str, Any]:  # Any: JSON
+    return {
+        "plan": shown_plan(part.version),
+        "starts_ms": milliseconds(part.start),
+        "ends_ms": milliseconds(part.end),
+        "usage_nano": usage,
+        "lines": [shown_line(line, bill.currency, part.version) for line in bill.lines],
+    }
 
 
 def shown_plan(plan: PlanVersion) -> dict[str, Any]:  # Any: JSON

@@ -3,6 +3,9 @@
 The charge for usage is what Stripe's graduated tiers make of a meter that counts whole millionths of the currency unit: what a
 plan includes is a first tier at 0, each later tier takes what lies between its bounds times its rate. Each line is rounded
 once, half up, to the smallest coin of the currency.
+
+A month with several plans is rated in parts, each by itself: a part of a month is a small month, whose fee, included usage and
+bounds of tiers are to the month's as its length is (`part_of`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,6 +91,11 @@ class Bill:
     def total(self) -> int:
         return sum(line.amount for line in self.lines)
 
+    @property
+    def usage_total(self) -> int:
+        """The same without the fee."""
+        return sum(line.amount for line in self.lines if line.kind != "fee")
+
 
 def units_of(usage: int) -> int:
     """What the meter shows for so much usage in nano since the month began: its whole units."""
@@ -104,6 +112,20 @@ def month(tariff: Tariff, usage: int) -> Bill:
         amount = _round(within * METER * tier.rate * _coins_in_unit(tariff.currency), NANO * RATE_ONE)
         lines.append(Line("tier", amount, within, place, tier.rate))
     return Bill(tariff.currency, tuple(lines))
+
+
+def part_of(tariff: Tariff, length: int, whole: int) -> Tariff:
+    """The tariff of a part of a month: `length` of `whole` milliseconds. Each amount is rounded once, half up.
+
+    Of included usage and bounds, the meter's units are rounded: what is included in two parts of a month is what the month
+    includes, give or take a unit. `whole` of `whole` changes nothing.
+    """
+    tiers = tuple(
+        Tier(None if tier.up_to is None else _round(tier.up_to // METER * length, whole) * METER, tier.rate)
+        for tier in tariff.tiers
+    )
+    included = _round(tariff.included // METER * length, whole) * METER
+    return Tariff(tariff.currency, _round(tariff.fee * length, whole), included, tiers)
 
 
 def overage_nano(tariff: Tariff, usage: int) -> int:

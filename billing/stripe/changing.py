@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from billing.invoicing import periods
 from billing.models import PlanVersion, Subscription
-from billing.sale import plans, rating
+from billing.sale import plans, rating, segments
 from billing.sale.models import current_subscription
 from billing.stripe import customers, payments, selling
 from billing.stripe.following import alone, follow
@@ -110,9 +109,9 @@ def preview(organization_id: UUID, slug: str) -> Preview:
 
 def _preview_of_beginning(current: Subscription, version: PlanVersion, now: datetime) -> Preview:
     """What the checkout's page will ask for, and the next month's fee; what will be used by then nobody knows."""
-    starts = periods.next_month(periods.month_start(now))
+    starts = segments.next_month(segments.month_start(now))
     first = customers.preview_subscription(customer=current.stripe_customer, prices=payments.prices_of(version), starts=starts)
-    fee = rating.to_coins(selling.tariff_of(version).fee, version.currency)
+    fee = rating.to_coins(segments.tariff_of(version).fee, version.currency)
     return Preview(version, True, now, None, first.total_minor, fee, starts, first)
 
 

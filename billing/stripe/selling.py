@@ -15,6 +15,7 @@ from billing.invoicing.periods import meter_of
 from billing.models import PlanVersion
 from billing.sale import rating
 from billing.sale.rating import METER, RATE_ONE, Tariff
+from billing.sale.segments import tariff_of
 from billing.stripe import catalogue
 from billing.stripe.objects import Meter, Price, Product
 from saas.lib import clock
@@ -41,16 +42,6 @@ def keys_of(version: PlanVersion) -> dict[str, bool]:
     if any(tier.rate for tier in tariff.tiers):
         keys[f"{name}:usage"] = True
     return keys if not version.is_prepaid else {}
-
-
-def tariff_of(version: PlanVersion) -> Tariff:
-    """Its numbers for rating. Raises UnusableTariff."""
-    return Tariff.parse(
-        currency=version.currency,
-        monthly_fee=version.monthly_fee,
-        included_amount=version.included_amount,
-        tiers=version.overage,
-    )
 
 
 def steps() -> list[Step]:

@@ -4,22 +4,28 @@ import base64
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from billing.models import Subscription
 from billing.proof import bill
 from billing.proof.sealer import Sealer
-from billing.sale import plans
+from billing.sale import plans, rating
 from billing.verify_bill import Unreadable, Verifier, rated
 from inference.gateway import receipts
 from inference.gateway.receipts import statement_of
 from saas.config import ROOT
 from saas.lib.ids import uuid7
+from saas.lib.money import text_of
 from saas.lib.signing import SigningKeys, signing_keys
 from tenants.access import Actor
+from tenants.databases import as_operator
 from tenants.scope import tenant_scope
-from tests.billing.billed import record
+from tests.billing.billed import HOUR, record
 from tests.billing.journal import settle
 
 ACTOR = Actor("system", "")
@@ -65,14 +71,40 @@ def test_the_honest_bill_is_right(exported, calls):
 
 
 def test_the_platforms_rating_is_the_verifiers(exported):
-    plan = exported[0]["plan"] | {
+    plan = exported[0]["parts"][0]["plan"] | {
         "monthly_fee": "9.005",
         "included_amount": "0.000002",
         "overage": [{"up_to": "0.00001", "rate": "0.80"}, {"up_to": None, "rate": "0.5"}],
     }
-    made = [line["amount"] for line in rated(plan, "USD", 10**9)]
+    part = {"plan": plan, "starts_ms": 0, "ends_ms": 7}
+    made = [line["amount"] for line in rated(part, "USD", 10**9, 7)]
 
     assert made == ["9.01", "0.00", "0.00", "0.50"]
+
+
+@pytest.mark.no_servers
+@given(
+    st.integers(0, 500 * 10**9), st.integers(0, 100 * 10**6), st.integers(1, 50 * 10**6), st.integers(0, 300 * 10**9),
+    st.integers(1, 31 * 86_400_000), st.sampled_from(["USD", "JPY", "KWD"]),
+)  # fmt: skip
+def test_parts_of_a_month_are_rated_alike(fee, included, bound, usage, length, currency):
+    overage = [{"up_to": rating.coins_of_units(bound), "rate": "0.90"}, {"up_to": None, "rate": "0.805"}]
+    plan = {"monthly_fee": text_of(fee), "included_amount": rating.coins_of_units(included), "overage": overage}
+    whole = 31 * 86_400_000
+    tariff = rating.Tariff.parse(
+        currency=currency, monthly_fee=plan["monthly_fee"], included_amount=plan["included_amount"], tiers=overage
+    )
+    ours = rating.month(rating.part_of(tariff, length, whole), usage)
+
+    part = {"plan": plan, "starts_ms": 5, "ends_ms": 5 + length}
+    theirs = rated(part, currency, usage, whole)
+
+    assert [(line["kind"], line["amount"]) for line in theirs] == [
+        (line.kind, rating.coins(line.amount, currency)) for line in ours.lines
+    ]
+    assert [line["usage"] for line in theirs if "usage" in line] == [
+        rating.coins_of_units(line.units) for line in ours.lines if line.kind != "fee"
+    ]
 
 
 def drop(kind, place=0):
@@ -137,11 +169,21 @@ def cheaper_price(lines):
 
 
 def bigger_fee(lines):
-    lines[0]["plan"]["monthly_fee"] = "5.00"
+    lines[0]["parts"][0]["plan"]["monthly_fee"] = "5.00"
 
 
 def bigger_fee_signed(lines):
     bigger_fee(lines)
+    sign(lines)
+
+
+def moved_part(lines):
+    lines[0]["parts"][0]["ends_ms"] -= 3_600_000
+    sign(lines)
+
+
+def other_part_signed(lines):
+    lines[0]["parts"][0]["usage_nano"] -= 1
     sign(lines)
 
 
@@ -191,7 +233,9 @@ TAMPERINGS = {
     "the chain is cut and signed again": (broken_chain, "does not continue the chain"),
     "a seal of another organization": (edit("seal", tenant="f" * 32), "it is another organization's"),
     "the plan's fee is changed": (bigger_fee, "does not fit its signature"),
-    "the plan's fee is changed and signed again": (bigger_fee_signed, "rating: the bill has"),
+    "the plan's fee is changed and signed again": (bigger_fee_signed, "rating of part 1: the bill has"),
+    "a part of the month is cut": (moved_part, "the parts of the month end before it, or after"),
+    "the usage of a part is changed": (other_part_signed, "part 1: usage_nano: the bill says"),
     "the total is changed": (header_edit(total="0.00000001"), "total: the bill says"),
     "the total is changed and signed again": (other_total_signed, "total: the bill says 1.00"),
     "the usage is changed and signed again": (other_usage_signed, "usage_nano: the bill says"),
@@ -350,7 +394,7 @@ def test_a_stranger_gets_an_own_bill_of_nothing(client_of, charlie, calls):
 def test_as_json_it_is_the_first_line_alone(client_of, alice, month):
     shown = client_of(alice).get("/api/v1/billing/bill", {"month": str(month)}).json()
 
-    assert (shown["type"], shown["month"], shown["lines"], shown["total"]) == ("bill", str(month), [], "0.00")
+    assert (shown["type"], shown["month"], shown["parts"][0]["lines"], shown["total"]) == ("bill", str(month), [], "0.00")
     assert check([shown]) == []
 
 
@@ -368,8 +412,24 @@ def test_only_owner_and_billing_see_bills(client_of, make_user, join, alice, rol
     assert client_of(join(make_user("y"), alice.organization, "billing")).get("/api/v1/billing/bill").status_code == 200
 
 
-def test_the_months_plan_is_the_one_at_its_end(organization, month):
-    plans.change(organization.id, "pro", actor=ACTOR)
+def test_the_month_is_billed_in_parts_by_the_plans_that_were_in_force(organization, month, calls, journal, first_hour):
+    """A change in the middle of a sealed hour: each call is billed by the plan of the moment at which it was closed."""
+    change = datetime.fromtimestamp((first_hour + HOUR + 250) / 1000, UTC)
+    plans.change(organization.id, "pay-as-you-go", actor=ACTOR)
+    with as_operator():
+        Subscription.objects.of(organization).current().update(since=change)
 
     with tenant_scope(organization.id):
-        assert bill.plan_of(organization, month).plan_id == "pro"
+        first = bill.header(organization, month, stream=journal.name)
+    for each in first["prices"]:
+        each["starts_ms"] = 0
+    lines = sign([json.loads(line) for part in bill.lines(organization, month, first) for line in part.splitlines()])
+
+    before = sum(each.nano for each in calls if each.closed_ms < first_hour + HOUR + 250)
+    free, paid = first["parts"]
+    assert (free["plan"]["plan"], free["usage_nano"]) == ("free", before)
+    assert (paid["plan"]["plan"], paid["usage_nano"]) == ("pay-as-you-go", sum(each.nano for each in calls) - before)
+    assert 0 < before < sum(each.nano for each in calls)
+    assert check(lines) == []
+    lines[0]["parts"][0]["ends_ms"] = lines[0]["parts"][1]["starts_ms"] = first_hour + HOUR
+    assert [problem for problem in check(sign(lines)) if "part 1: usage_nano" in problem]

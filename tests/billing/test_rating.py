@@ -78,6 +78,66 @@ def test_the_lines_hold_every_unit_once(plan, usage):
     assert [line.tier for line in lines if line.kind == "tier"] == sorted({line.tier for line in lines if line.kind == "tier"})
 
 
+WHOLE = 30 * 86_400_000
+
+
+@given(plans(), st.integers(0, 20_000 * 10**9))
+def test_the_whole_of_a_month_is_rated_as_the_month(plan, usage):
+    tariff = parsed(plan)
+
+    assert rating.part_of(tariff, WHOLE, WHOLE) == tariff
+    assert rating.month(rating.part_of(tariff, WHOLE, WHOLE), usage).usage_total == rating.month(tariff, usage).usage_total
+
+
+@given(plans(), st.lists(st.integers(1, WHOLE // 8), min_size=1, max_size=7))
+def test_parts_of_a_month_include_together_what_the_month_does(plan, lengths):
+    tariff = parsed(plan)
+    lengths.append(WHOLE - sum(lengths))
+    parts = [rating.part_of(tariff, length, WHOLE) for length in lengths]
+
+    assert abs(sum(part.included for part in parts) - tariff.included) <= len(parts) * 500
+    assert abs(sum(part.fee for part in parts) - tariff.fee) <= len(parts)
+    for place, tier in enumerate(tariff.tiers):
+        bounds = [part.tiers[place].up_to for part in parts]
+        if tier.up_to is None:
+            assert set(bounds) == {None}
+        else:
+            assert abs(sum(bounds) - tier.up_to) <= len(parts) * 500
+        assert {part.tiers[place].rate for part in parts} == {tier.rate}
+
+
+@given(plans(), st.integers(0, WHOLE), st.integers(0, 2_000 * 10**9), st.integers(0, 2_000 * 10**9))
+def test_in_a_part_more_usage_never_costs_less(plan, length, usage, more):
+    part = rating.part_of(parsed(plan), length, WHOLE)
+
+    assert rating.overage_nano(part, usage) <= rating.overage_nano(part, usage + more)
+    assert rating.month(part, usage).usage_total <= rating.month(part, usage + more).usage_total
+
+
+@given(plans(), st.integers(0, WHOLE), st.integers(0, WHOLE), st.integers(0, 2_000 * 10**9))
+def test_a_longer_part_includes_no_less(plan, length, other, usage):
+    shorter, longer = (rating.part_of(parsed(plan), each, WHOLE) for each in sorted((length, other)))
+
+    assert shorter.included <= longer.included
+    counted = [sum(line.units for line in rating.month(part, usage).lines if line.kind == "tier") for part in (shorter, longer)]
+    assert counted[0] >= counted[1]
+
+
+def test_half_a_month_includes_half_and_its_tiers_are_half_as_wide():
+    tariff = Tariff.parse(
+        currency="USD", monthly_fee="99", included_amount="120",
+        tiers=[{"up_to": "1000", "rate": "0.90"}, {"up_to": None, "rate": "0.80"}],
+    )  # fmt: skip
+    bill = rating.month(rating.part_of(tariff, WHOLE // 2, WHOLE), 660 * 10**9)
+
+    assert [(line.kind, line.units, line.amount) for line in bill.lines] == [
+        ("fee", 0, 4950),
+        ("included", 60_000_000, 0),
+        ("tier", 500_000_000, 45_000),
+        ("tier", 100_000_000, 8_000),
+    ]
+
+
 def test_overage_goes_through_the_tiers():
     tariff = Tariff.parse(
         currency="USD",

@@ -1,16 +1,20 @@
 """GET /api/v1/billing/spend and /api/v1/billing/credit."""
 
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from billing.caps import credit, spend
 from billing.ledger import writing
+from billing.models import Subscription
 from billing.sale import plans
+from saas.lib import clock
 from saas.lib.money import NANO
 from tenants.access import SYSTEM
+from tenants.databases import as_operator
 from tests.billing.journal import settle, usage
+from tests.waiting import until
 
 SPEND, CREDIT = "/api/v1/billing/spend", "/api/v1/billing/credit"
 
@@ -20,10 +24,19 @@ def used(alice, journal, state):
     """`used(*nano)`: Alice's answered calls of so much each."""
 
     def add(*amounts):
-        journal.add(*[usage(alice.organization.id, nano=nano, max_nano=nano) for nano in amounts])
+        now = clock.now_ms()
+        journal.add(*[usage(alice.organization.id, nano=nano, max_nano=nano, closed_ms=now) for nano in amounts])
         settle(state, journal.name)
+        until(lambda: clock.now_ms() > now, what="the moment after the calls")
 
     return add
+
+
+def whole_month(user):
+    """As if the plan of now had begun with the month, and none had been before."""
+    with as_operator():
+        rows = Subscription.objects.of(user.organization)
+        rows.update(since=clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0))
 
 
 def test_free_shows_the_calls_that_are_left(alice, client_of, used):
@@ -37,12 +50,36 @@ def test_free_shows_the_calls_that_are_left(alice, client_of, used):
 
 def test_beyond_what_pro_includes_the_tiers_are_charged(alice, client_of, used):
     plans.change(alice.organization.id, "pro", actor=SYSTEM)
+    whole_month(alice)
     used(100 * NANO, 30 * NANO)
 
     body = client_of(alice).get(SPEND).json()
 
     assert (body["amount"], body["overage"], body["fee"], body["total"]) == ("130.00", "9.00", "99.00", "108.00")
     assert (body["included"]["amount"], body["included"]["amount_left"]) == ("120.00", "0.00")
+    assert [part["plan"] for part in body["parts"]] == ["pro"]
+
+
+def test_a_month_of_two_plans_is_shown_in_parts(alice, client_of, used):
+    """On pay as you go from the month's beginning, on Pro since just now: each part has what was used in it."""
+    plans.change(alice.organization.id, "pay-as-you-go", actor=SYSTEM)
+    whole_month(alice)
+    used(3 * NANO, 4 * NANO)
+    plans.change(alice.organization.id, "pro", actor=SYSTEM)
+    used(2 * NANO)
+
+    body = client_of(alice).get(SPEND).json()
+
+    first, second = body["parts"]
+    assert (first["plan"], first["amount"], first["included"], first["overage"]) == ("pay-as-you-go", "7.00", "0.00", "7.00")
+    assert (second["plan"], second["amount"], body["plan"], body["amount"]) == ("pro", "2.00", "pro", "9.00")
+    left = (datetime.fromisoformat(second["to"]) - datetime.fromisoformat(second["from"])).total_seconds()
+    start = datetime.fromisoformat(first["from"])
+    assert second["to"] == f"{(start + timedelta(days=31)).replace(day=1):%Y-%m-%dT%H:%M:%SZ}"
+    whole = (datetime.fromisoformat(second["to"]) - start).total_seconds()
+    assert abs(float(second["included"]) - 120 * left / whole) < 0.0001
+    assert abs(float(body["fee"]) - 99 * left / whole) < 0.0001
+    assert body["included"]["amount"] == second["included"]
 
 
 def test_the_forecast_is_what_it_comes_to_at_this_rate():

@@ -31,8 +31,8 @@ def movable(tmp_path, settings, standin):
 @pytest.fixture
 def world(standin, movable, subscribe, make_organization, as_role):
     """On Pro since a moment ago; the clock stands at the beginning of the second hour after that."""
-    from billing.invoicing import periods
     from billing.models import Subscription
+    from billing.proof.billed import hour_of
     from tenants.databases import as_operator
     from tests.stripe.usage.world import HOUR, World
 
@@ -44,7 +44,7 @@ def world(standin, movable, subscribe, make_organization, as_role):
         rows = Subscription.objects.of(organization)
         rows.update(stripe_customer=found.customer, stripe_subscription=found.id)
     made = World(organization.id, standin, found, as_role("metering"))
-    made.move_to(periods.hour_of(clock.now()) + 2 * HOUR)
+    made.move_to(hour_of(clock.now()) + 2 * HOUR)
     return made
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from billing.invoicing import periods
 from billing.models import StripePush
+from billing.proof.billed import hour_of
 from inference.books.scripts import JOURNAL
 from saas.lib import clock
 from saas.lib.ids import uuid7
@@ -50,7 +50,7 @@ class World:
 
     @property
     def this_hour(self):
-        return periods.hour_of(clock.now())
+        return hour_of(clock.now())
 
     def journal(self, at, nano):
         """A row of the ledger, journaled at that time; its call id."""
@@ -63,7 +63,7 @@ class World:
 
     def use(self, at, nano):
         """Usage journaled at that time, and a seal of its hour."""
-        call, hour = self.journal(at, nano), periods.hour_of(at)
+        call, hour = self.journal(at, nano), hour_of(at)
         self.metering.execute(SEAL, {"tenant": str(self.tenant), "hour": hour, "nano": nano, "call": call})
         self.sealed_nano[hour] = self.sealed_nano.get(hour, 0) + nano
 
@@ -78,7 +78,7 @@ class World:
         """The events as the stand-in keeps them: (hour, value)."""
         query = "SELECT at, value FROM usage WHERE customer = ? ORDER BY at, seq"
         found = self.standin.world.store.db.execute(query, (self.stripe.customer,)).fetchall()
-        return [(periods.hour_of(datetime.fromtimestamp(at, UTC)), value) for at, value in found]
+        return [(hour_of(datetime.fromtimestamp(at, UTC)), value) for at, value in found]
 
     def units_used(self):
         return sum(self.sealed_nano.values()) // 1000
