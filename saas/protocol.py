@@ -1,33 +1,26 @@
 """One HTTP connection. Hot requests go from the parser straight to the gateway and back; all others take uvicorn's way to ASGI.
 
-A hot request that is pipelined behind an unfinished one takes uvicorn's way too, where the same gateway function answers. Ours,
-for both kinds: limits on heads and bodies, deadlines for slow senders and readers, refusals as JSON, and a close that the
-client can read the answer before.
+Ours, for both kinds: limits on heads and bodies, deadlines for slow senders and readers, refusals as JSON, and a close that the
+client can read the answer before. saas.feeding has requests come one after the other, however they were sent.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from inference.gateway.front import Front
 from inference.gateway.targets import API, UNKNOWN, Target, target_of
 from saas.exchanges import Ending, HotExchange
+from saas.feeding import CHUNKED, UNTOLD, FedProtocol
 from saas.lib import errors
 from saas.lib.errors import AppError
 from saas.repeats import MAX_MISSES, Head, raw_head
-from saas.server import State
 from saas.unread import Unread
-
-log = logging.getLogger(__name__)
 
 HOT = (b"/v2/models/", b"/api/v1/models/")
 HOT_KINDS = ("infer", "predict")
-UNTOLD, CHUNKED = -1, -2  # for a Content-Length
-MAX_HEAD = 64 << 10  # bytes of a request's line and headers
 LARGE = 64 << 10  # bytes of a body, beyond which the head is checked before it is read
 MAX_BODIES = 256 << 20  # bytes of large bodies that one process receives at the same time
 HEAD_SECONDS = 10.0  # for the head, and for a body before MIN_RATE counts
@@ -37,29 +30,16 @@ LINGER_SECONDS = 2.0  # after an answer before the request's end: read on, so th
 UNKNOWN_API = UNKNOWN._replace(dialect=API)
 
 
-def _large_head() -> AppError:
-    return errors.HeadersTooLarge(f"The head of the request is larger than {MAX_HEAD} bytes")
-
-
-class FrontProtocol(HttpToolsProtocol):
-    cycle: HotExchange | RequestResponseCycle | None  # type: ignore[assignment]  # uvicorn knows only its own
-    server_state: State
+class FrontProtocol(FedProtocol):
+    cycle: HotExchange | RequestResponseCycle | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # as uvicorn calls it
         super().__init__(*args, **kwargs)
         self.front: Front = self.app_state["front"]
-        self.hot: HotExchange | None = None  # the hot exchange under way; self.cycle may be one behind it
         self.has_asked = False  # a whole request
-        self.is_deaf = False  # what still comes is not read
-        self.is_in_head = self.is_declining = False
-        self.reading_since = 0.0  # loop time at which a message began that is not complete; 0: none
-        self.received = 0  # bytes of its head, then of its body, after those it began with
-        self.incoming = self.begun_with = 0  # bytes that are being parsed, and those among which the message's first was
-        self.overhead = 0  # bytes since its head that were not body, without body in between
+        self.is_declining = False
         self.idle_since = 0.0
         self.closes_at = 0.0  # loop time; 0: not lingering
-        self.url, self.headers, self.content_length = b"", [], UNTOLD
-        self.running: RequestResponseCycle | None = None  # the latest that went to ASGI
         self.head: Head | None = None  # of the latest request that may be repeated
         self.misses = 0  # heads that were remembered and then not repeated
 
@@ -71,75 +51,32 @@ class FrontProtocol(HttpToolsProtocol):
         self.server_state.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client left: what runs for it is abandoned. (uvicorn tells only the latest of pipelined requests.)"""
+        """The client left: what runs for it is abandoned."""
         super().connection_lost(exc)
-        if self.hot is not None:
-            hot, self.hot = self.hot, None
-            self._forget_body(hot)
-            self.front.abandon(hot)
-        if type(self.cycle) is HotExchange:
+        cycle, self.head = self.cycle, None
+        if type(cycle) is HotExchange:
             self.cycle = None  # it knows the connection, and this way nothing waits for the garbage collector
-        self.head = None
-        running = self.running
-        if running is not None and not running.response_complete:
-            running.disconnected = True
-            running.message_event.set()
-            abandon: Callable[[], None] | None = running.scope.get("abandon")  # type: ignore[assignment]  # saas.asgi put it there
+            if not cycle.response_complete:
+                self._forget_body(cycle)
+                self.front.abandon(cycle)
+        elif isinstance(cycle, RequestResponseCycle) and not cycle.response_complete:
+            abandon: Callable[[], None] | None = cycle.scope.get("abandon")  # type: ignore[assignment]  # saas.asgi put it there
             if abandon is not None:
                 abandon()
 
     def data_received(self, data: bytes) -> None:
         if self.is_deaf:
             return
-        if self.head is not None and self.head.starts(data) and not self.reading_since and self._is_idle():
+        if self.rest:
+            self.wait(data)
+            return
+        is_at_start = not self.reading_since
+        if self.head is not None and is_at_start and self.head.starts(data) and not self.must_wait():
             self._repeat(self.head, data)
             return
-        is_at_start, self.incoming = not self.reading_since, len(data)
-        body_before = -1 if self.is_in_head else self.received
-        if self.is_in_head:
-            self.received += len(data)
-            if self.received > MAX_HEAD:
-                self._refuse_message(_large_head())
-                return
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            self._decline_upgrade(data[offer.args[0] :])
-        except httptools.HttpParserCallbackError as error:
-            if isinstance(error.__context__, AppError):
-                self._refuse_message(error.__context__)
-            else:
-                log.error("a request could not be taken", exc_info=error)
-                self._refuse_message(errors.InternalError())
-        except httptools.HttpParserError as error:
-            if not self.is_deaf:
-                self._refuse_message(errors.InvalidRequest(f"This is not valid HTTP: {error}"))
-        self._weigh_trailers(len(data), body_before)
-        if is_at_start and self.misses < MAX_MISSES:
+        self.feed(data)
+        if is_at_start and not self.rest and self.misses < MAX_MISSES:
             self._remember(data)
-
-    def _weigh_trailers(self, size: int, body_before: int) -> None:
-        """Bound what follows a chunked body, of which nothing is kept here but the parser may keep an unfinished line."""
-        if self.is_in_head or not self.reading_since or self.received != body_before:
-            self.overhead = 0
-            return
-        self.overhead += size
-        if self.overhead > MAX_HEAD and not self.is_deaf:
-            self._refuse_message(errors.HeadersTooLarge(f"More than {MAX_HEAD} bytes without body follow the head"))
-
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Read the message again without its offer of another protocol: the parser reads no body behind such an offer."""
-        method, sent = self.parser.get_method(), self.headers
-        if method == b"CONNECT":
-            self._refuse_message(errors.MethodNotAllowed("CONNECT is not supported"))
-            return
-        head = [b"%b %b HTTP/1.1\r\n" % (method, self.url)]
-        head += [b"%b: %b\r\n" % header for header in sent if header[0] not in (b"connection", b"upgrade", b"http2-settings")]
-        if any(name == b"connection" and b"close" in value.lower() for name, value in sent):
-            head.append(b"connection: close\r\n")
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self.data_received(b"".join((*head, b"\r\n", rest)))
 
     def pause_writing(self) -> None:
         """The client reads slowly: its next requests wait in its own socket."""
@@ -151,6 +88,7 @@ class FrontProtocol(HttpToolsProtocol):
         self.unread.end()
         self.flow.resume_writing()
         self.flow.resume_reading()
+        self.read_on()
 
     def shutdown(self) -> None:
         """The server stops: each answer from now on closes its connection; the sweep closes idle ones a little later."""
@@ -172,7 +110,7 @@ class FrontProtocol(HttpToolsProtocol):
             if self.flow.read_paused and not self.is_in_head:
                 self.reading_since += passed  # it waits for us
             elif self._is_slow(now - self.reading_since):
-                self._refuse_message(errors.RequestTimeout("The request arrived too slowly"))
+                self.refuse_message(errors.RequestTimeout("The request arrived too slowly"))
         elif self._is_idle() and now - self.idle_since > idle_seconds:
             self.transport.close()
 
@@ -182,11 +120,11 @@ class FrontProtocol(HttpToolsProtocol):
         return late > 0 and (self.is_in_head or self.received < late * (MIN_RATE_UPLOAD if is_upload else MIN_RATE))
 
     def _is_idle(self) -> bool:
-        return (self.cycle is None or self.cycle.response_complete) and not self.pipeline
+        return not (self.is_answering() or self.rest)
 
     def precedence(self) -> tuple[bool, float] | None:
         """As saas.room.Connection says."""
-        is_sending = bool(self.reading_since) and not self.is_in_head and not self.pipeline  # its only request's body
+        is_sending = bool(self.reading_since) and not self.is_in_head  # a body
         if self.transport.is_closing() or self.flow.write_paused or not (is_sending or self._is_idle()):
             return None
         return self.has_asked, self.reading_since or self.idle_since
@@ -199,8 +137,7 @@ class FrontProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self.content_length = UNTOLD
-        self.is_in_head, self.received, self.reading_since = True, 0, self.loop.time()
-        self.begun_with = self.incoming
+        self.is_in_head, self.reading_since = True, self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.is_in_head:
@@ -215,26 +152,16 @@ class FrontProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Raises HeadersTooLarge, which ends the parsing."""
-        if not self.is_deaf and self.begun_with + self.received > MAX_HEAD and self._head_bytes() > MAX_HEAD:
-            raise _large_head()
         self.is_in_head, self.received = False, 0
-        if self.parser.should_upgrade():
-            self.is_declining = True
+        self.is_declining = self.parser.should_upgrade()
+        if self.is_declining or self.is_deaf or self.transport.is_closing():
             return
-        self.is_declining = False
-        if self.is_deaf or self.transport.is_closing():
-            return
-        if self.url.startswith(HOT) and (self.cycle is None or self.cycle.response_complete):
+        if self.url.startswith(HOT):
             target = target_of(self.url)
             if target is not None and target.kind in HOT_KINDS:
                 self._begin_hot(target)
                 return
         self._begin_asgi()
-
-    def _head_bytes(self) -> int:
-        """Of the request's line and headers, to a few: other requests and bodies may have been read with them."""
-        return len(self.url) + sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
 
     def on_body(self, body: bytes) -> None:
         self.received += len(body)
@@ -249,7 +176,7 @@ class FrontProtocol(HttpToolsProtocol):
                 self._weigh(hot, len(body))
 
     def on_message_complete(self) -> None:
-        self.reading_since, self.has_asked = 0.0, True
+        self.reading_since, self.received, self.has_asked = 0.0, 0, True
         if self.is_declining:
             return
         hot = self.cycle
@@ -263,16 +190,15 @@ class FrontProtocol(HttpToolsProtocol):
             self.front.handle(hot)
 
     def on_response_complete(self) -> None:
-        """An answer is written: go on with what is pipelined, or be idle. (uvicorn sets a timer here; the sweep is ours.)"""
+        """An answer is written: go on with what was read, or be idle. (uvicorn sets a timer here; the sweep is ours.)"""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
         self.idle_since = self.loop.time()
-        if not self.flow.write_paused:
+        if self.flow.read_paused and not self.flow.write_paused:
             self.flow.resume_reading()
-        if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+        if self.rest:
+            self.read_on()
 
     # --- hot requests
 
@@ -290,7 +216,7 @@ class FrontProtocol(HttpToolsProtocol):
     def _repeat(self, head: Head, data: bytes) -> None:
         """A whole request with the head of the one before."""
         self.misses = 0
-        self.hot = self.cycle = hot = HotExchange(self, head.method, head.url, head.target, keep_alive=True)
+        self.cycle = hot = HotExchange(self, head.method, head.url, head.target, keep_alive=True)
         hot.request_headers, hot.headers, hot.proved = head.sent, head.found, head.key
         hot.is_received, hot.body = True, data[len(head.raw) :]
         self.front.handle(hot)
@@ -298,7 +224,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _begin_hot(self, target: Target) -> None:
         keep_alive = self.parser.should_keep_alive()
-        self.hot = self.cycle = hot = HotExchange(self, self.parser.get_method(), self.url, target, keep_alive=keep_alive)
+        self.cycle = hot = HotExchange(self, self.parser.get_method(), self.url, target, keep_alive=keep_alive)
         length = self.content_length
         if length > self.front.body_max:
             self._refuse_body(hot)
@@ -328,8 +254,6 @@ class FrontProtocol(HttpToolsProtocol):
 
     def answer(self, hot: HotExchange, status: int, head: bytes, body: bytes) -> None:
         """Write the answer of `hot` and go on, or end the connection."""
-        if self.hot is hot:
-            self.hot = None
         self._forget_body(hot)
         transport, state = self.transport, self.server_state
         if transport.is_closing():
@@ -369,29 +293,24 @@ class FrontProtocol(HttpToolsProtocol):
         if self.server_state.is_draining:
             self.cycle.keep_alive = False
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # uvicorn's ASGI3Application
-        self.running = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def _refuse_message(self, error: AppError) -> None:
-        """The message that is being received cannot be: say so if nothing else is under way, and end the connection."""
-        cycle, is_in_body = self.cycle, bool(self.reading_since) and not self.is_in_head
+    def refuse_message(self, error: AppError) -> None:
+        """The message that is being received cannot be: say so unless it has an answer already, and end the connection."""
+        cycle = self.cycle
         if self.transport.is_closing():
             return
-        if self.hot is not None and not self.hot.is_received:
-            self.front.refuse(self.hot, error)
-        elif cycle is None or self._is_idle():
-            if is_in_body:
-                self.transport.close()  # it has its answer already
-            else:
-                self._refuse_head(error)
-        elif is_in_body and isinstance(cycle, RequestResponseCycle) and not self.pipeline and not cycle.response_started:
+        if self.is_in_head or not self.reading_since:
+            self._refuse_head(error)
+        elif type(cycle) is HotExchange and not cycle.response_complete:
+            self.front.refuse(cycle, error)
+        elif isinstance(cycle, RequestResponseCycle) and not cycle.response_started:
             cycle.disconnected = True  # the application waits for the body
             cycle.message_event.set()
             self._refuse_head(error)
-        else:
-            self.is_deaf, self.reading_since = True, 0.0  # earlier requests are being answered; then it ends
+        elif cycle is not None and not cycle.response_complete:
+            self.is_deaf, self.reading_since = True, 0.0
             cycle.keep_alive = False
+        else:
+            self.transport.close()
 
     def _refuse_head(self, error: AppError) -> None:
         """Answer a message that never became a request."""

@@ -13,7 +13,7 @@ from typing import Any
 from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
-from saas import room, unread
+from saas import room, rounds, unread
 
 STOP_SECONDS = 4.0  # that running calls get at a stop; what is left then is answered 503 and costs nothing
 ROLL_SECONDS = 65.0  # the same at a rolling restart: longer than the longest deadline
@@ -63,6 +63,8 @@ class State(ServerState):
         self.date_line = b""
         self.is_draining = False
         self.body_bytes = 0  # of large bodies that are being received
+        self.turns = rounds.Rounds()  # of connections with more than one request to parse
+        self.unparsed = 0  # bytes that wait for that
         self.most_connections = room.most_connections()
 
     def make_room(self) -> None:
