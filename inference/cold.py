@@ -10,7 +10,7 @@ from contextlib import suppress
 from redis import Redis
 from redis.exceptions import RedisError
 
-from inference.engine.errors import ModelUnavailable
+from inference.engine.errors import MemoryExhausted, ModelUnavailable
 from inference.lanes import Reply
 from inference.pump import BYTES_AT_ONCE, Taken, lane_of
 from inference.replies import messages
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 LOADERS = 2
 MAX_LOADING = 4  # versions; while so many wait for a loader, or BYTES_AT_ONCE of calls, the pool is left to other workers
 FAILURE_SECONDS = 5.0  # a version that could not be loaded is refused at once for so long
+NO_MEMORY_SECONDS = 1.0  # the same where memory was short, which may come free at any time
 
 
 class Cold:
@@ -32,7 +33,7 @@ class Cold:
         self._client, self._pools, self._load = client, pools, load
         self._pending: dict[str, list[Taken]] = {}  # by version
         self._pending_bytes = 0
-        self._failures: dict[str, tuple[float, str]] = {}  # version → until when (monotonic), why
+        self._failures: dict[str, tuple[float, ModelUnavailable]] = {}  # version → until when (monotonic), why
         self._lock = threading.Lock()  # of the three above
         self._to_load: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._threads = [
@@ -66,7 +67,7 @@ class Cold:
             with self._lock:
                 failure = self._failures.get(version)
                 if failure and failure[0] > now:
-                    refused.append((taken, Reply(taken.work.number, "model_unavailable", failure[1])))
+                    refused.append((taken, Reply(taken.work.number, failure[1].code, str(failure[1]))))
                     continue
                 is_new = version not in self._pending
                 self._pending.setdefault(version, []).append(taken)
@@ -107,14 +108,14 @@ class Cold:
             except Exception:  # one version must not take the loader with it
                 log.exception("loading %s failed", version)
                 with suppress(RedisError):  # then nobody hears it, and the loader must live on
-                    self._refuse(version, "The model cannot be loaded now")
+                    self._refuse(version, ModelUnavailable("The model cannot be loaded now"))
 
     def _load_one(self, version: str) -> None:
         try:
             self._load(version, self._pending[version][0].work.owner)
         except ModelUnavailable as error:
             log.warning("model %s is not loaded: %s", version, error)
-            self._refuse(version, str(error))
+            self._refuse(version, error)
 
     def _take_pending(self, version: str) -> list[Taken]:
         """What waits for it, which now waits no more."""
@@ -127,14 +128,15 @@ class Cold:
         self._pending_bytes -= sum([len(taken.frame) for taken in waiting])
         return waiting
 
-    def _refuse(self, version: str, reason: str) -> None:
+    def _refuse(self, version: str, error: ModelUnavailable) -> None:
         """Answer all that waits for a version which cannot be loaded, and remember that for a moment."""
+        seconds = NO_MEMORY_SECONDS if isinstance(error, MemoryExhausted) else FAILURE_SECONDS
         with self._lock:
-            self._failures[version] = (time.monotonic() + FAILURE_SECONDS, reason)
+            self._failures[version] = (time.monotonic() + seconds, error)
             waiting = self._pop_pending(version)
         pipeline = self._client.pipeline(transaction=False)
         for channel, message in messages(
-            [(taken.work.gateway, Reply(taken.work.number, "model_unavailable", reason)) for taken in waiting]
+            [(taken.work.gateway, Reply(taken.work.number, error.code, str(error))) for taken in waiting]
         ):
             pipeline.publish(channel, message)
         pipeline.execute()

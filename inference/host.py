@@ -19,7 +19,9 @@ from redis.client import PubSub
 from redis.exceptions import RedisError
 
 from inference.cold import Cold
-from inference.engine.children import Children, ChildResident
+from inference.engine.budget import Budget
+from inference.engine.child_resident import ChildResident
+from inference.engine.children import Children
 from inference.engine.process import Child
 from inference.engine.residency import Residency, Resident
 from inference.engine.sessions import providers_for
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 
 SWEEP = Script(Path(__file__).with_name("sweep.lua"))
 TICK_SECONDS = 1.0
+LOOK_SECONDS = 0.1  # a process takes some 100 MiB meanwhile, if it does nothing else
 BELIEVED_SECONDS = 3  # a worker, and a version it has loaded, without a sign of life
 REPORT_SECONDS = 5
 FORGOTTEN_SECONDS = 60  # a dead worker's name stays so long, so that every gateway sees that it died
@@ -57,7 +60,9 @@ class Host:
         max_children: int = MAX_CHILDREN,
         child_memory_bytes: int = CHILD_MEMORY_BYTES,
         child_idle_seconds: float = CHILD_IDLE_SECONDS,
+        budget: Budget | None = None,
     ) -> None:
+        """`memory_bytes` are for the catalogue's models (on a GPU for all), `budget` for customers' processes."""
         # Unique per start: a name that came back at once would hide from the gateways that its calls were lost.
         self.name = f"{name}#{secrets.token_hex(4)}"
         self.lanes_url, self.hardware, self.slots, self.max_batch_rows = lanes_url, hardware, slots, max_batch_rows
@@ -65,11 +70,12 @@ class Host:
         self._child_idle_seconds = child_idle_seconds
         self._client: Redis = sync_client(lanes_url)
         self._pools = (pool_key(hardware), pool_key(hardware, low=True))
-        self._residency = Residency(memory_bytes, self._on_evict)
+        self._residency = Residency(memory_bytes, self._on_evict, counts_private=hardware != "cpu")
         self._children = Children(
             # Processes share a GPU's memory without isolation: there, one organization at a time, and it ends before the next.
             max_children if hardware == "cpu" else 1,
             memory_bytes=child_memory_bytes,
+            budget=budget or Budget.of_machine(),
             on_ended=self._on_child_ended,
             providers=[provider if isinstance(provider, str) else provider[0] for provider in self.providers],
         )
@@ -88,10 +94,11 @@ class Host:
         self._ended_counters = Counters()  # of pumps that are gone
         self._lock = threading.Lock()  # of the two above
         self._marks = threading.Lock()  # resident marks are set and deleted under it, so that a deleted one is not renewed
-        self._stopping = threading.Event()
+        self._stopping, self._ended = threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=self._tick_on, name=f"{self.name}/tick", daemon=True),
             threading.Thread(target=self._hear_on, name=f"{self.name}/withdrawn", daemon=True),
+            threading.Thread(target=self._look_on, name=f"{self.name}/memory", daemon=True),
         ]
 
     def start(self) -> None:
@@ -114,6 +121,7 @@ class Host:
         for pump in pumps:
             if not pump.join(max(0.0, until - time.monotonic())):
                 log.warning("%s: a batch was still running", pump.name)
+        self._ended.set()
         self._children.close()  # what is under way there fails now, as model_unavailable
         for pump in pumps:
             pump.join(1.0)
@@ -140,6 +148,7 @@ class Host:
             children=self._children.count(),
             models=models,
             loading=self._cold.count,
+            memory=self._children.memory(),
         )
 
     def waiting(self) -> dict[str, int]:
@@ -270,6 +279,16 @@ class Host:
         while not self._stopping.is_set():
             if message := heard.get_message(timeout=TICK_SECONDS):
                 self._children.withdraw(message["data"].decode())
+
+    # --- memory
+
+    def _look_on(self) -> None:
+        """Until all has ended: what is under way while the worker stops may grow as well."""
+        while not self._ended.wait(LOOK_SECONDS):
+            try:
+                self._children.look()
+            except Exception:  # without it the processes of customers would grow unseen
+                log.exception("the memory of customers' processes could not be looked at")
 
     # --- each second
 

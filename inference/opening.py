@@ -5,13 +5,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from inference.engine.aside import Aside
-from inference.engine.children import Children, ChildResident
+from inference.engine.child_resident import ChildResident
+from inference.engine.children import Children
 from inference.engine.errors import EngineError, ModelUnavailable, ProcessEnded
 from inference.engine.model import Model
 from inference.engine.process import Child
-from inference.engine.residency import LocalResident, Resident, without_artifact
+from inference.engine.residency import LocalResident, Resident
 from inference.engine.sessions import Providers
-from inference.engine.source import ArtifactSource
+from inference.engine.source import ArtifactSource, without_artifact
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Opening:
     def _load_into_child(self, source: ArtifactSource, *, is_low: bool = False) -> Child:
         """The owner's process, with the version loaded. One that is ended for another's sake meanwhile is started anew."""
         for _ in range(CHILD_STARTS):
-            child = self._children.of(source.owner, is_low=is_low)
+            child = self._children.of(source.owner, is_low=is_low, loads=source)
             with suppress(ProcessEnded):
                 if not (is_low and source.version in child.versions):  # still there from before its version was evicted
                     child.load(source, self._max_rows)

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from inference.engine.budget import MemoryReport
 from inference.pump import Counters
 
 
@@ -22,12 +23,21 @@ class Report(msgspec.Struct):
     bytes: int
     models: list[ModelReport]
     loading: int
+    memory: MemoryReport  # of customers' processes
     counters: dict[str, int]  # of pump.Counters, all plain numbers
     batch_rows: list[int]  # runs by rows: 1, 2, up to 4, up to 8, …
 
 
 def make_report(
-    counters: Counters, *, name: str, hardware: str, slots: int, children: int, models: list[ModelReport], loading: int
+    counters: Counters,
+    *,
+    name: str,
+    hardware: str,
+    slots: int,
+    children: int,
+    models: list[ModelReport],
+    loading: int,
+    memory: MemoryReport,
 ) -> Report:
     plain = msgspec.structs.asdict(counters)
     return Report(
@@ -38,6 +48,7 @@ def make_report(
         bytes=sum(model.bytes for model in models),
         models=models,
         loading=loading,
+        memory=memory,
         batch_rows=plain.pop("batch_rows"),
         counters=plain,
     )

@@ -36,6 +36,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
     def start(self, worker: Any) -> None:
         from django.conf import settings
 
+        from inference.engine.budget import Budget
         from inference.host import Host
         from saas.lib import garbage
 
@@ -48,6 +49,9 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
             memory_bytes=config.engine_memory_bytes,
             max_batch_rows=config.engine_max_batch_rows,
             hardware=config.engine_hardware,
+            budget=Budget.of_machine(
+                config.engine_customers_percent, config.engine_organization_percent, config.data_dir / "memory"
+            ),
         )
         self.host.start()
         garbage.settle()

@@ -84,8 +84,12 @@ class Config(BaseSettings):
     threads_web: int = Field(8, ge=1, le=256, description="Threads for management calls and pages in each gateway process.")
     engine_slots: int = Field(2, ge=1, le=256, description="Batches that one worker runs at the same time.")
     engine_memory_bytes: int = Field(
-        2 << 30, ge=1 << 20, le=16 << 40, description="Measured bytes of models that one worker keeps loaded."
+        2 << 30, ge=1 << 20, le=16 << 40, description="Measured bytes of the catalogue's models that one worker keeps loaded."
     )
+    engine_customers_percent: int = Field(
+        50, ge=1, le=90, description="Of the machine's memory, or its container's, for all customers' own models together."
+    )
+    engine_organization_percent: int = Field(50, ge=1, le=100, description="Of that for one organization at most.")
     engine_max_batch_rows: int = Field(64, ge=1, le=65_536, description="Rows in one run at most.")
     engine_hardware: Literal["cpu", "gpu"] = Field("cpu", description="Which lanes a worker serves: infer.cpu or infer.gpu.")
     lane_max_ms: int = Field(2_000, ge=1, le=60_000, description="Estimated work that may wait in one lane, in milliseconds.")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from inference.engine.batch import refusal
-from inference.engine.children import ChildResident
+from inference.engine.child_resident import ChildResident
 from inference.engine.errors import EngineError
 from inference.engine.source import ArtifactSource
 from inference.lanes import Reply, Work

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from inference.engine.batch import run_each
 from inference.engine.model import Model
@@ -19,6 +20,7 @@ from inference.lanes import Reply, bytes_of
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38  # linux/prctl.h
 OPEN_FILES = 64
+OOM_SCORE_ADJ = 1000  # the most there is
 NICENESS = 5  # the worker, the gateway and the catalogue's models come first when the machine is full
 
 
@@ -29,16 +31,22 @@ def main(parent: int, memory_bytes: int) -> None:
     models: dict[str, Model] = {}
     while True:
         try:
-            message = receive(connection)
+            ask = unpack_ask(receive(connection))
         except ConnectionError:
             return
-        for part in answer(models, unpack_ask(message)):
+        for part in answer(models, ask):
             connection.sendall(frame(pack(part)))
+        del ask  # it may hold a whole model, or very many inputs, and the next may be long in coming
 
 
 def confine(parent: int, memory_bytes: int) -> None:
-    """Give up what is not needed: memory beyond the bound, core files, files, new privileges, life after the parent."""
+    """Give up what is not needed: memory beyond the bound, core files, files, new privileges, life after the parent.
+
+    And be the first to go: when the machine has no memory left, the kernel ends this process, and no server or gateway.
+    """
     os.nice(NICENESS)
+    if sys.platform == "linux":
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))  # before it is no longer dumpable, and the file root's
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CORE, 0),

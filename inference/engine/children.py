@@ -1,4 +1,4 @@
-"""Customers' child processes of one worker, and their versions in them.
+"""Customers' child processes of one worker.
 
 An organization has one for what somebody waits for, and one for its asynchronous predictions.
 """
@@ -9,96 +9,43 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from inference.engine.batch import refusal
-from inference.engine.errors import DeadlineExceeded, EngineError, ModelUnavailable, ProcessDied, ProcessEnded
-from inference.engine.process import Child
-from inference.engine.residency import Resident, size_of, without_artifact
+from inference.engine.budget import Budget, MemoryReport, ProcessReport, Taken
+from inference.engine.errors import MemoryExhausted, ModelUnavailable
+from inference.engine.fitting import overgrown, room_for
+from inference.engine.memory import held_bytes
+from inference.engine.process import BASE_BYTES, Child, needs_to_load
 from inference.engine.source import ArtifactSource
-from inference.lanes import Reply, Work
 
 DEATHS = 8  # of an organization's processes within DEATHS_SECONDS; then none is started for it until the first is so long ago
 DEATHS_SECONDS = 10.0
 MAX_WITHDRAWN = 10_000  # calls that are remembered, since they may still wait for their version to be loaded
-KILL_SECONDS = 0.1  # after a deadline: a run that does not end by itself ends with its process
-
-
-def _late(work: Work) -> Reply:
-    return refusal(work, DeadlineExceeded("The deadline passed while the call waited"))
-
-
-class ChildResident:
-    """An organization's own version, in its child process."""
-
-    def __init__(self, source: ArtifactSource, child: Child, max_rows: int, aside: Resident | None = None) -> None:
-        """`aside` runs the same version's low-priority work elsewhere, and lives as long as this."""
-        self.source, self.child, self.max_rows, self.aside = without_artifact(source), child, max_rows, aside
-        self._bytes = size_of(source)
-        self.us_per_row = source.ms_per_row * 1000
-        self.last_used = time.monotonic()
-
-    @property
-    def bytes(self) -> int:
-        return self._bytes + (self.aside.bytes if self.aside else 0)
-
-    @property
-    def is_busy(self) -> bool:
-        return self.child.is_busy or (self.aside is not None and self.aside.is_busy)
-
-    @property
-    def is_ended(self) -> bool:
-        return self.child.is_ended
-
-    def run(self, works: Sequence[Work]) -> list[Reply | None]:
-        """One Reply per call, None for those that are to be run again, by the resident that follows if this one has ended.
-
-        When the process dies under several calls, they come back as suspects. A suspect runs alone, so that only the one
-        that kills the process fails.
-        """
-        replies: list[Reply | None] = []
-        for suspect, mine in groupby(range(len(works)), key=lambda place: place if works[place].is_suspect else None):
-            chosen = [works[place] for place in mine]
-            is_late = suspect is not None and chosen[0].deadline <= time.time()
-            replies += [_late(chosen[0])] if is_late else self._run_together(chosen)
-        return replies
-
-    def _run_together(self, works: Sequence[Work]) -> list[Reply | None]:
-        """The process ends the run itself at the last of their deadlines, and is killed soon after."""
-        self.last_used = time.monotonic()
-        until = self.last_used + max(work.deadline for work in works) - time.time() + KILL_SECONDS
-        try:
-            return self.child.run(self.source.version, works, self.max_rows, until)
-        except ProcessEnded:
-            return [None] * len(works)
-        except ProcessDied as error:
-            if len(works) == 1:
-                return [refusal(works[0], error)]
-            for work in works:
-                work.is_suspect = True
-            return [None] * len(works)
-        except EngineError as error:
-            return [refusal(work, error) for work in works]
-
-    def close(self) -> None:
-        self.child.unload(self.source.version)
-        if self.aside is not None:
-            self.aside.close()
+VIRTUAL_BYTES = 512 << 20  # of address space that a process has beyond what it holds; 300 MiB measured
+ASKED_SECONDS = 1.0  # other workers are asked so long to end idle processes; they look several times meanwhile
 
 
 class Children:
-    """The child processes of one worker, at most `limit`; the least recently used idle one makes place for another's."""
+    """The child processes of one worker, at most `limit`, within the memory of `budget`, which other workers share.
+
+    The least recently used idle ones make place for another's. Call `look` several times a second.
+    """
 
     def __init__(
         self,
         limit: int,
         *,
         memory_bytes: int,
+        budget: Budget,
         on_ended: Callable[[Child], None],
         providers: Sequence[str] = ("CPUExecutionProvider",),
     ) -> None:
-        self.limit, self.memory_bytes, self.providers, self._on_ended = limit, memory_bytes, providers, on_ended
+        """`memory_bytes`: address space of one process at most, which the kernel watches over."""
+        self.limit, self.budget, self.providers, self._on_ended = limit, budget, providers, on_ended
+        self.memory_bytes = min(memory_bytes, budget.share + VIRTUAL_BYTES)
+        self.refused = self.ended_over_memory = 0  # loads, and processes, since the start
+        self._wanted, self._wanted_until = 0, 0.0  # bytes that other workers' idle processes might free, monotonic
         self._children: dict[tuple[str, bool], Child] = {}  # by organization, and whether for low-priority work
         self._withdrawn: dict[str, None] = {}  # the latest, in their order
         self._starter = ThreadPoolExecutor(1, "children")  # lives as long as they
@@ -108,32 +55,59 @@ class Children:
         self.folder = Path(self._folder.name) / "empty"
         self.folder.mkdir(mode=0o555)
 
-    def of(self, owner: str, *, is_low: bool = False) -> Child:
+    def of(self, owner: str, *, is_low: bool = False, loads: ArtifactSource | None = None) -> Child:
         """The organization's process, started if there is none; where there may be only one, it is for all work.
 
-        Raises ModelUnavailable if all places are busy, or if too many of its processes died just now.
+        With `loads`, which is then to be loaded into it, there is memory for that version. Raises MemoryExhausted, and
+        ModelUnavailable if all places are busy, or if too many of its processes died just now.
         """
+        place = (owner, is_low and self.limit > 1)
+        try:
+            try:
+                return self._take(place, loads)
+            except MemoryExhausted as error:
+                if not self._ask_others(error.lacking):
+                    raise
+            time.sleep(ASKED_SECONDS / 2)
+            return self._take(place, loads)
+        except MemoryExhausted:
+            self.refused += 1
+            raise
+
+    def _take(self, place: tuple[str, bool], loads: ArtifactSource | None) -> Child:
         with self._lock:
-            place = (owner, is_low and self.limit > 1)
+            self._children = {place: child for place, child in self._children.items() if not child.is_ended}
             child = self._children.get(place)
-            if child is not None and not child.is_ended:
+            if child is None:
+                self._check_deaths(place[0])
+            new = loads if loads is not None and (child is None or loads.version not in child.given) else None
+            if child is not None and new is None:
                 return child
-            self._check_deaths(owner)
-            self._children.pop(place, None)
-            leaving = self._leaving()
-            self._children[place] = started = self._starter.submit(
-                Child,
-                owner,
-                self.folder,
-                memory_bytes=self.memory_bytes,
-                is_low=place[1],
-                providers=self.providers,
-                on_ended=self._ended,
-                withdrawn=self._withdrawn,
-            ).result()
-        if leaving is not None:
-            self._on_ended(leaving)
-        return started
+            with self.budget.look() as others:
+                leaving = self._leaving(place[0], child, needs_to_load(new) if new is not None else 0, others)
+                for each in leaving:
+                    del self._children[each.owner, each.is_low]
+                    each.close()
+                if child is None or child in leaving:
+                    child = self._children[place] = self._start(place)
+                if new is not None:
+                    child.give(new)
+                self._tell()
+        for each in leaving:
+            self._on_ended(each)
+        return child
+
+    def _start(self, place: tuple[str, bool]) -> Child:
+        return self._starter.submit(
+            Child,
+            place[0],
+            self.folder,
+            memory_bytes=self.memory_bytes,
+            is_low=place[1],
+            providers=self.providers,
+            on_ended=self._ended,
+            withdrawn=self._withdrawn,
+        ).result()
 
     def _check_deaths(self, owner: str) -> None:
         """A start costs as much as thousands of calls: a model that dies at each must not make the worker do nothing else."""
@@ -147,18 +121,78 @@ class Children:
                 self._deaths.setdefault(child.owner, deque(maxlen=DEATHS)).append(time.monotonic())
         self._on_ended(child)
 
-    def _leaving(self) -> Child | None:
-        """Make place for one more; the caller tells of the one that left."""
-        self._children = {place: child for place, child in self._children.items() if not child.is_ended}
-        if len(self._children) < self.limit:
-            return None
-        idle = [child for child in self._children.values() if not child.is_busy]
-        if not idle:
-            raise ModelUnavailable("too many organizations' own models run here now")
-        child = min(idle, key=lambda child: child.last_used)
-        del self._children[child.owner, child.is_low]
-        child.close()
-        return child
+    # --- room
+
+    def _leaving(self, owner: str, child: Child | None, needed: int, others: Taken) -> list[Child]:
+        """Who makes place for `needed` bytes more in `child`, or in a new process.
+
+        It may be `child` itself, if that is idle and its other versions leave no room: it begins anew with this one.
+        """
+        processes = list(self._children.values())
+        if child is not None:
+            with suppress(MemoryExhausted) if not child.is_busy else nullcontext():
+                return room_for(needed, owner, child, processes, others, self.budget)
+        leaving = room_for(needed + BASE_BYTES, owner, None, processes, others, self.budget)
+        if len(processes) - len(leaving) >= self.limit:
+            idle = [each for each in processes if not each.is_busy and each not in leaving]
+            if not idle:
+                raise ModelUnavailable("too many organizations' own models run here now")
+            leaving.append(min(idle, key=lambda each: each.last_used))
+        return leaving
+
+    def look(self) -> None:
+        """See what each process holds, and end what must end: more is held than there is, or another worker wants it."""
+        with self._lock:
+            children = [child for child in self._children.values() if not child.is_ended]
+            for child in children:
+                child.held = held_bytes(child.process.pid)
+            with self.budget.look() as others:
+                idle, grown = overgrown(children, others, self.budget)
+                for child in [*idle, *(child for child, _ in grown)]:
+                    del self._children[child.owner, child.is_low]
+                self._tell()
+        self.ended_over_memory += len(grown)
+        for child in idle:
+            child.kill()
+        for child, why in grown:
+            child.end_over_memory(why)
+
+    def _ask_others(self, lacking: int) -> bool:
+        """Whether there are other workers, which are asked to end idle processes of so many bytes, soon."""
+        with self._lock, self.budget.look() as others:
+            if not lacking or not others.bytes:
+                return False
+            self._wanted, self._wanted_until = lacking, time.monotonic() + ASKED_SECONDS
+            self._tell()
+            return True
+
+    def _tell(self) -> None:
+        """Under both locks."""
+        if time.monotonic() > self._wanted_until:
+            self._wanted = 0
+        children = [child for child in self._children.values() if not child.is_ended]
+        self.budget.tell(
+            Taken(sum(child.taken for child in children), max([child.excess for child in children], default=0), self._wanted)
+        )
+
+    def memory(self) -> MemoryReport:
+        """For the worker's report."""
+        with self._lock, self.budget.look() as others:
+            processes = [
+                ProcessReport(child.owner, child.is_low, child.is_busy, child.taken, child.held)
+                for child in self._children.values()
+                if not child.is_ended
+            ]
+        return MemoryReport(
+            limit=self.budget.limit,
+            share=self.budget.share,
+            taken=sum(process.taken for process in processes),
+            held=sum(process.held for process in processes),
+            others=others.bytes,
+            refused=self.refused,
+            ended=self.ended_over_memory,
+            processes=processes,
+        )
 
     def withdraw(self, call: str) -> None:
         """Nobody waits for `call` any more."""
@@ -191,5 +225,6 @@ class Children:
             children, self._children = list(self._children.values()), {}
         for child in children:
             child.close()
+        self.budget.close()
         self._starter.shutdown()
         self._folder.cleanup()

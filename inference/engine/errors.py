@@ -29,6 +29,12 @@ class ProcessDied(ModelFailed):
     """The process ended while it was asked, or said what no model says: of several calls, nobody knows which is to blame."""
 
 
+class OutOfMemory(ProcessDied):
+    """The process was ended, because it had grown beyond what it may have, or beyond what was free."""
+
+    code = "out_of_memory"
+
+
 class OutputTooLarge(EngineError):
     """The outputs are more than a worker hands on for one call."""
 
@@ -45,6 +51,17 @@ class ModelUnavailable(EngineError):
     """The version cannot be loaded now."""
 
     code = "model_unavailable"
+
+
+class MemoryExhausted(ModelUnavailable):
+    """No memory is free for the version's process now, or it needs more than its organization may have."""
+
+    code = "memory_exhausted"
+
+    def __init__(self, reason: str, *, lacking: int = 0) -> None:
+        """`lacking`: bytes that are taken by others, and might come free."""
+        super().__init__(reason)
+        self.lacking = lacking
 
 
 class ProcessEnded(ModelUnavailable):

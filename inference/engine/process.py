@@ -15,9 +15,17 @@ from pathlib import Path
 
 import msgspec
 
-from inference.engine.errors import DeadlineExceeded, EngineError, ModelUnavailable, ProcessDied, ProcessEnded
+from inference.engine.errors import (
+    DeadlineExceeded,
+    EngineError,
+    MemoryExhausted,
+    ModelUnavailable,
+    OutOfMemory,
+    ProcessDied,
+    ProcessEnded,
+)
 from inference.engine.pipe import ANSWERS_AT_ONCE, MAX_PART, Answer, Ask, frame, pack, receive, set_deadline, unpack_answer
-from inference.engine.source import ArtifactSource
+from inference.engine.source import ArtifactSource, size_of
 from inference.engine.tensors import check_output
 from inference.lanes import Reply, Work, bytes_of
 
@@ -32,6 +40,8 @@ main(int(sys.argv[2]), int(sys.argv[3]))
 """
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 LOAD_SECONDS = 30.0
+BASE_BYTES = 64 << 20  # of a process without models: 30 MiB measured, the rest for ordinary calls
+LOAD_COPIES = 3  # of the file, while it is loaded: as a message, as the library's own, and as weights that are being rearranged
 UNWANTED_SECONDS = 1.0  # a run that nobody waits for may take so long, since a new process costs about as much
 CODES = frozenset(
     {"", "deadline_exceeded", "invalid_request", "invalid_tensor", "model_failed", "output_not_finite", "output_too_large"}
@@ -62,6 +72,10 @@ class Child:
         self.last_used = time.monotonic()
         self.is_ended = False
         self.has_died = False  # ended by what it ran, not by us
+        self.given: dict[str, int] = {}  # bytes of the budget, by version: loaded ones and those about to be
+        self.loading: set[str] = set()  # of these, those about to be
+        self.held = 0  # bytes that it was seen to hold
+        self._over_memory = ""  # why it was ended, if for that
         self._to_unload: list[str] = []
         self._runs: dict[object, set[str]] = {}  # under way: their calls that somebody waits for
         self._lock = threading.Lock()  # held while a question is under way
@@ -81,7 +95,26 @@ class Child:
 
     @property
     def is_busy(self) -> bool:
-        return self._lock.locked()
+        return self._lock.locked() or bool(self.loading)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that it counts: what it was given, or what it holds if that is more."""
+        return max(self._given_bytes, self.held)
+
+    @property
+    def excess(self) -> int:
+        """Bytes that it holds beyond what it was given."""
+        return max(0, self.held - self._given_bytes)
+
+    @property
+    def _given_bytes(self) -> int:
+        return BASE_BYTES + sum(list(self.given.values()))
+
+    def give(self, source: ArtifactSource) -> None:
+        """Count what loading a version takes; `load`, which must follow, makes it what a loaded one holds."""
+        self.given[source.version] = needs_to_load(source)
+        self.loading.add(source.version)
 
     def load(self, source: ArtifactSource, max_rows: int) -> None:
         """Load and warm a version. Raises ModelUnavailable with the reason, ProcessEnded if another process should be asked."""
@@ -90,15 +123,22 @@ class Child:
             answer = self._ask(Ask(b"", load=source, max_rows=max_rows), time.monotonic() + LOAD_SECONDS)
             if answer.error:
                 raise ModelUnavailable(answer.error)
+            self.given[source.version] = holds_loaded(source)
         except ProcessEnded:
             raise
+        except OutOfMemory as error:
+            raise MemoryExhausted(f"the model could not be loaded: {error}") from None
         except EngineError as error:
             self.versions.discard(source.version)
+            self.given.pop(source.version, None)
             raise ModelUnavailable(f"the model could not be loaded: {error}") from None
+        finally:
+            self.loading.discard(source.version)
 
     def unload(self, version: str) -> None:
         """Forget a version: with the next question, or by ending a process that has no other."""
         self.versions.discard(version)
+        self.given.pop(version, None)
         if not self.versions:
             self.close()
         else:
@@ -167,13 +207,17 @@ class Child:
             self.last_used = time.monotonic()
             return self._exchange(ask, until)
         except (OSError, EngineError) as error:
-            if self.is_ended:  # by another thread: evicted, or the worker is ending
-                failure: EngineError = ProcessEnded("the model's process was stopped; try again")
+            if isinstance(error, ProcessEnded):  # before it was asked
+                failure: EngineError = error
+            elif self._over_memory:
+                failure = OutOfMemory(self._over_memory)
+            elif self.is_ended:  # by another thread: evicted, or the worker is ending
+                failure = ProcessEnded("the model's process was stopped; try again")
             elif isinstance(error, EngineError):
                 failure = error
             else:
                 failure = self._death()
-            self.has_died = not self.is_ended
+            self.has_died |= not self.is_ended
             self.kill()
             raise failure from None
         finally:
@@ -222,6 +266,12 @@ class Child:
         name = f"status {end.si_status}" if end.si_code == os.CLD_EXITED else signal.Signals(end.si_status).name
         return ProcessDied(f"the model's process ended: {name}")
 
+    def end_over_memory(self, why: str) -> None:
+        """End it for the memory that it holds; what it runs fails with OutOfMemory."""
+        if not self.is_ended:
+            self._over_memory, self.has_died = why, True
+            self.kill()
+
     def kill(self) -> None:
         """End it and all that it started, at once, and tell."""
         if self.is_ended:
@@ -240,6 +290,16 @@ class Child:
             os.killpg(self.process.pid, signal.SIGKILL)  # ours until `wait` below
             self.process.wait()
             self._connection.close()
+
+
+def needs_to_load(source: ArtifactSource) -> int:
+    """Bytes that a version takes while it is loaded: what intake has measured, and copies of the file."""
+    return size_of(source) + LOAD_COPIES * len(source.artifact)
+
+
+def holds_loaded(source: ArtifactSource) -> int:
+    """Bytes that a loaded version takes; onnxruntime keeps the file."""
+    return size_of(source) + len(source.artifact)
 
 
 def _check_parts(ask: Ask, answer: Answer, more: Answer) -> None:

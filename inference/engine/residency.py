@@ -10,7 +10,7 @@ from typing import Protocol
 from inference.engine.batch import run_batch
 from inference.engine.errors import ModelUnavailable
 from inference.engine.model import Model
-from inference.engine.source import ArtifactSource
+from inference.engine.source import ArtifactSource, size_of, without_artifact
 from inference.lanes import Reply, Work
 
 log = logging.getLogger(__name__)
@@ -62,20 +62,14 @@ class LocalResident:
         """Nothing to do: the last run's reference ends the session."""
 
 
-def size_of(source: ArtifactSource) -> int:
-    return max(source.load_bytes, len(source.artifact))
-
-
-def without_artifact(source: ArtifactSource) -> ArtifactSource:
-    """The same facts, without holding on to the file's bytes."""
-    return ArtifactSource(**{name: getattr(source, name) for name in source.__struct_fields__} | {"artifact": b""})
-
-
 class Residency:
-    """The loaded versions of one worker. Any thread may call; `on_evict` is called before a version is closed."""
+    """The loaded versions of one worker. Any thread may call; `on_evict` is called before a version is closed.
 
-    def __init__(self, limit_bytes: int, on_evict: Callable[[Resident], None]) -> None:
-        self.limit_bytes, self._on_evict = limit_bytes, on_evict
+    Customers' versions do not count here if they have memory of their own (inference/engine/budget.py).
+    """
+
+    def __init__(self, limit_bytes: int, on_evict: Callable[[Resident], None], *, counts_private: bool = True) -> None:
+        self.limit_bytes, self._on_evict, self._counts_private = limit_bytes, on_evict, counts_private
         self._residents: dict[str, Resident] = {}
         self._loading: dict[str, Future[Resident]] = {}
         self._reserved: dict[str, int] = {}  # bytes promised to loads under way
@@ -110,7 +104,8 @@ class Residency:
             return future.result()
         try:
             source = fetch()
-            self._make_room(version, size_of(source))
+            if self._counts(source):
+                self._make_room(version, size_of(source))
             resident = open_resident(source)
         except BaseException as error:
             self._ended(version)
@@ -133,8 +128,9 @@ class Residency:
             raise ModelUnavailable(f"the model takes {size} bytes; a worker keeps at most {self.limit_bytes}")
         evicted = []
         with self._lock:
-            used = sum(resident.bytes for resident in self._residents.values()) + sum(self._reserved.values())
-            for resident in sorted(self._residents.values(), key=lambda resident: resident.last_used):
+            counted = [resident for resident in self._residents.values() if self._counts(resident.source)]
+            used = sum(resident.bytes for resident in counted) + sum(self._reserved.values())
+            for resident in sorted(counted, key=lambda resident: resident.last_used):
                 if used + size <= self.limit_bytes:
                     break
                 if not resident.is_busy:
@@ -148,6 +144,9 @@ class Residency:
             raise ModelUnavailable("no memory is free for the model now")
         for resident in evicted:
             self._end(resident)
+
+    def _counts(self, source: ArtifactSource) -> bool:
+        return self._counts_private or not source.is_private
 
     def evict(self, version: str) -> None:
         """Let go of a version, if it is there."""

@@ -24,3 +24,12 @@ class ArtifactSource(msgspec.Struct, array_like=True):
     load_bytes: int = 0  # measured at intake
     hardware: str = "cpu"
     has_slow_lanes: bool = False  # slow calls wait in lanes of their own
+
+
+def size_of(source: ArtifactSource) -> int:
+    return max(source.load_bytes, len(source.artifact))
+
+
+def without_artifact(source: ArtifactSource) -> ArtifactSource:
+    """The same facts, without holding on to the file's bytes."""
+    return ArtifactSource(**{name: getattr(source, name) for name in source.__struct_fields__} | {"artifact": b""})

@@ -94,14 +94,28 @@ def worker_families(reports: dict[str, dict[str, Any]]) -> list[Any]:  # prometh
         "maas_worker_models": ("Models that the worker has loaded.", lambda report: len(report["models"])),
         "maas_worker_slots": ("Batches that the worker runs at once.", lambda report: report["slots"]),
         "maas_worker_memory_bytes": ("Measured bytes of its models.", lambda report: report["bytes"]),
+        "maas_customers_memory_limit_bytes": ("All customers' processes of its machine together.", _memory("limit")),
+        "maas_customers_memory_bytes": ("What the worker's have taken of it.", _memory("taken")),
+        "maas_customers_memory_held_bytes": ("What they were seen to hold.", _memory("held")),
     }
     families: list[Any] = [
         gauge(name, text, {worker: float(read(report)) for worker, report in reports.items()}, "worker")
         for name, (text, read) in plain.items()
     ]
+    for name, text in (
+        ("refused", "Loads of customers' models that were refused for want of memory."),
+        ("ended", "Customers' processes that were ended while they ran, for the memory they held."),
+    ):
+        values = {worker: _memory(name)(report) for worker, report in reports.items()}
+        families.append(counter(f"maas_customers_memory_{name}", text, values, "worker"))
     for name in sorted({name for report in reports.values() for name in report["counters"]}):
         values = {worker: float(report["counters"].get(name, 0)) for worker, report in reports.items()}
         if name.endswith("_us"):
             name, values = name.removesuffix("_us") + "_seconds", {worker: us / 1e6 for worker, us in values.items()}
         families.append(counter(f"maas_worker_{name}", "Of the worker's report; starts with the worker.", values, "worker"))
     return families
+
+
+def _memory(name: str) -> Callable[[dict[str, Any]], float]:  # JSON
+    """Reads a number of a report's memory; a worker of an older release, which is being replaced, tells none."""
+    return lambda report: float(report.get("memory", {}).get(name, 0))

@@ -168,6 +168,10 @@ class ModelFailed(AppError):
     status, code, title = 500, "model_failed", "The model failed on this input; nothing was charged"
 
 
+class OutOfMemory(AppError):
+    status, code, title = 500, "out_of_memory", "The model took more memory than it may have; nothing was charged"
+
+
 class InternalError(AppError):
     pass
 
@@ -182,6 +186,10 @@ class ModelLoading(AppError):
 
 class ModelUnavailable(AppError):
     status, code, title = 503, "model_unavailable", "The model cannot be served now"
+
+
+class MemoryExhausted(AppError):
+    status, code, title = 503, "memory_exhausted", "No memory is free for the model now"
 
 
 class PaymentsUnavailable(AppError):

