@@ -66,12 +66,12 @@ class Budget:
     def __init__(self, limit: int, share: int, folder: Path | None = None) -> None:
         """`folder` is that of all workers of this machine; without one this worker has the budget to itself."""
         self.limit, self.share = limit, min(limit, share)
-        self._folder = folder / machine() if folder is not None else None
-        self._file = -1
+        self._folder, self._file = folder, -1
         self._lock = threading.Lock()
         if self._folder is not None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
+            self._machine, self._container = machine()
+            self._name = f"{self._machine}.{self._container}.{os.getpid()}-{secrets.token_hex(4)}"
             with self._alone():
                 self._file = os.open(self._folder / self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,24 +114,27 @@ class Budget:
 
     def _others(self) -> Iterator[Taken]:
         """Of those that live; the files of the dead are removed. Nobody makes one meanwhile."""
-        for path in self._folder.iterdir() if self._folder is not None else ():
-            if path.name in (self._name, "lock"):
+        if self._folder is None:
+            return
+        for path in self._folder.glob(f"{self._machine}.*"):  # the lock of another machine's file says nothing here
+            if path.name == self._name:
                 continue
             file = os.open(path, os.O_RDWR)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
             except BlockingIOError:  # its worker lives
-                if len(data := os.pread(file, FORM.size, 0)) == FORM.size:
+                is_beside = path.name.startswith(f"{self._machine}.{self._container}.")
+                if is_beside and len(data := os.pread(file, FORM.size, 0)) == FORM.size:
                     yield Taken(*FORM.unpack(data))
             finally:
                 os.close(file)
 
 
-def machine() -> str:
-    """A name for this machine as long as it runs, and for this container: folders may be shared with others."""
+def machine() -> tuple[str, str]:
+    """Names for this machine as long as it runs, and for this container in it: the folder may be shared with others."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+        return boot, str(os.stat("/proc/self/ns/pid").st_ino)
     except OSError:
-        return "machine"
+        return "machine", "0"

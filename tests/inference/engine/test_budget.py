@@ -59,7 +59,20 @@ def test_what_a_worker_had_that_was_killed_is_free_and_its_file_goes(tmp_path):
         worker.kill()
 
     assert others(mine).bytes == 0
-    assert len(list(next(tmp_path.iterdir()).iterdir())) == 2  # its own, and the lock
+    assert len(list(tmp_path.iterdir())) == 2  # its own, and the lock
+    mine.close()
+
+
+@pytest.mark.parametrize("names", [("elsewhere", "1"), ("machine", "2")])
+def test_machines_and_containers_that_share_a_folder_do_not_share_the_memory(tmp_path, monkeypatch, names):
+    monkeypatch.setattr("inference.engine.budget.machine", lambda: ("machine", "1"))
+    mine = Budget(100, 50, tmp_path)
+    monkeypatch.setattr("inference.engine.budget.machine", lambda: names)
+    theirs = Budget(100, 50, tmp_path)
+    theirs.tell(Taken(42))
+
+    assert others(mine) == Taken()
+    theirs.close()
     mine.close()
 
 
