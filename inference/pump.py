@@ -2,9 +2,12 @@
 
 A pump has slots (threads), each with a connection of its own, and one token. The slot that holds the token pops. A short
 batch it runs itself, and its replies travel with the next pop in one write; before a long batch it hands the token on, so that
-another slot serves the other lanes meanwhile. Calls that are slow each on its own run in all slots but one: while these are
-taken, lanes with such a call at their head are not asked, so that a fast call always finds a slot that comes to it soon. Slow
-lanes are asked first in every other turn, but not right after one of them: so that neither kind waits long, even for one slot.
+another slot serves the other lanes meanwhile. Lanes take turns: the one behind that served last is asked first.
+
+Calls that are slow each on its own run in all slots but one: while these are taken, lanes with such a call at their head are
+not asked, so that a fast call always finds a slot that comes to it soon. They wait in the order in which they found no place,
+and once there is one, they are asked in that order and before all others. Slow lanes are asked first in every other turn, but
+not right after one of them: so that neither kind waits long, even for one slot.
 """
 
 import logging
@@ -31,6 +34,7 @@ HAND_OVER_US = 2000  # a batch that is expected to take longer does not hold up 
 POP_SECONDS = 1  # a blocking pop ends after so long even if nothing came
 RECONNECT_SECONDS = 0.2
 WAKE_SECONDS = 60  # a pump that is gone does not read its wake-up
+MAX_COMMANDS = 1000  # that are kept ready
 BUCKETS = 12  # of the histogram: 1, 2, 4, … 2048 rows and more
 
 
@@ -84,10 +88,12 @@ class Pump:
         self._priorities = priorities
         self._reject, self._pools, self._is_pool_open = reject, pools, is_pool_open
         self._residents: dict[str, Resident] = {}
-        self._commands: dict[tuple[int, bool, bool, int], bytes] = {}
+        self._commands: dict[tuple[int, int, bool, bool, int], bytes] = {}
         self._versions: tuple[str, ...] = ()
-        self._turn = 0  # whose lane is asked first
+        self._turn = self._slow_turn = 0  # whose lane and slow lane is asked first: places in `versions`, behind these the pool
+        self._is_slow_turn = False  # slow lanes are asked before the others
         self._was_slow = False  # the last pop brought what lay in a slow lane
+        self._asked: list[str] = []  # by the pop under way, if a lane waited for a place that is free
         self._largest = 0  # bytes of a call, of those that came lately
         self._token = threading.Lock()
         self._slow = SlowPlaces(slots)
@@ -187,7 +193,8 @@ class Pump:
         until_us = list(accumulate(self._expected_us([taken]) for taken in calls))
         count, is_slow = max(1, bisect_right(until_us, SLOW_US)), until_us[0] > SLOW_US
         if is_slow and not self._slow.take(lane_of(calls[0])):
-            count, is_slow, self._commands = 0, False, {}
+            count, is_slow = 0, False
+        self._commands = {}  # other lanes are asked now
         if count < len(calls):
             unsent += _returned(calls[count:])
             try:
@@ -201,7 +208,7 @@ class Pump:
         return mine, is_slow
 
     def _free_place(self) -> list[bytes]:
-        """A slow call has ended: the commands that wake the slot that pops, if it leaves a lane alone."""
+        """A slow call has ended: the commands that wake the slot that pops, if a lane waits for the place."""
         if not self._slow.free():
             return []
         self._commands = {}
@@ -218,9 +225,20 @@ class Pump:
         if popped is None or popped[0] == self.wake_key.encode():
             return b"", []
         key, frames = popped
+        if self._asked:
+            self._slow.forget(self._asked[: self._asked.index(key.decode())])
         self._was_slow = b":slow" in key
+        self._end_turn(key.decode())
         self._largest = max(self._largest // 2, *map(len, frames))  # forgotten slowly: other lanes come in between
         return key, frames
+
+    def _end_turn(self, key: str) -> None:
+        version = key.split(":")[1]
+        place = self._versions.index(version) if version in self._versions else len(self._versions)
+        if self._was_slow:
+            self._slow_turn = place + 1
+        else:
+            self._turn = place + 1
 
     def _count(self) -> int:
         """How many calls the next pop may bring: max_calls, or a power of two, so that few commands are made."""
@@ -229,28 +247,35 @@ class Pump:
 
     def _pop_command(self) -> bytes:
         commands = self._commands  # before what they are made of, so that none is kept that is outdated
-        held, is_open, calls = self._slow.held, self._is_pool_open(), self._count()
-        self._turn = turn = (self._turn + 1) % (len(self._versions) + 1)
-        slow_first = turn % 2 == 1 and not self._was_slow
-        command = commands.get((turn, slow_first, is_open, calls))
+        held, first = self._slow.lanes()
+        is_open, calls, places = self._is_pool_open(), self._count(), len(self._versions) + 1
+        self._is_slow_turn = not self._is_slow_turn
+        slow_first = self._is_slow_turn and not self._was_slow
+        self._asked = []
+        state = (self._turn % places, self._slow_turn % places, slow_first, is_open, calls)
+        command = None if first else commands.get(state)
         if command is None:
             keys = [self.wake_key]
             for low in self._priorities:
-                lanes, slow = self._lanes(turn, is_open, low=low)
-                keys += [key for key in (slow + lanes if slow_first else lanes + slow) if key not in held]
+                lanes = self._lanes(*state[:4], low=low)
+                keys += [key for key in first if key in lanes]
+                keys += [key for key in lanes if key not in held and key not in first]
             command = pack_command(("BLMPOP", str(POP_SECONDS), str(len(keys)), *keys, "LEFT", "COUNT", str(calls)))
-            commands[turn, slow_first, is_open, calls] = command
+            if first:
+                self._asked = keys
+            elif len(commands) < MAX_COMMANDS:
+                commands[state] = command
         return command
 
-    def _lanes(self, turn: int, is_open: bool, *, low: bool) -> tuple[list[str], list[str]]:
-        """The lists of one priority in the order of this turn, and the slow ones."""
-        turned = self._versions[turn:] + self._versions[:turn]
-        lanes = [lane_key(version, low=low) for version in turned]
+    def _lanes(self, turn: int, slow_turn: int, slow_first: bool, is_open: bool, *, low: bool) -> list[str]:
+        """The lists of one priority in the order of this turn."""
+        lanes = [lane_key(version, low=low) for version in _turned(self._versions, turn)]
         if is_open and self._pools:
             place = len(lanes) if low else len(lanes) - turn  # the pool takes its turn like a lane
             lanes.insert(place, self._pools[low])
-        slow = [lane_key(version, low=low, slow=True) for version in turned if self._has_slow_lanes(version)]
-        return lanes, slow
+        behind = _turned(self._versions, slow_turn)
+        slow = [lane_key(version, low=low, slow=True) for version in behind if self._has_slow_lanes(version)]
+        return slow + lanes if slow_first else lanes + slow
 
     def _has_slow_lanes(self, version: str) -> bool:
         resident = self._residents.get(version)
@@ -324,6 +349,10 @@ class Pump:
 def lane_of(taken: Taken) -> str:
     """The list of its version where it waits."""
     return lane_key(taken.work.version, low=taken.key.endswith(":low"), slow=taken.work.is_slow)
+
+
+def _turned(versions: tuple[str, ...], turn: int) -> tuple[str, ...]:
+    return versions[turn:] + versions[:turn]
 
 
 def _returned(calls: list[Taken]) -> list[bytes]:

@@ -4,6 +4,7 @@ So a call that is not slow never waits behind several that are, whoever sent the
 """
 
 import threading
+from collections.abc import Sequence
 
 SLOW_US = 50_000  # no run is planned to take longer, unless one call alone does; such calls leave a slot to the others
 MANY_ROWS = 1000
@@ -18,25 +19,40 @@ def has_slow_lanes(*, takes_items: bool, ms_per_row: float) -> bool:
 
 
 class SlowPlaces:
-    """`held` are the lanes whose next call is slow and finds no place: they are not asked until one is free."""
+    """The places, and the lanes that wait for one because their next call is slow, in the order in which they came.
+
+    Any thread may call; but only one at a time takes places and pops.
+    """
 
     def __init__(self, slots: int) -> None:
         self._free = max(1, slots - 1)
+        self._waiting: dict[str, None] = {}
         self._lock = threading.Lock()
-        self.held: frozenset[str] = frozenset()
 
     def take(self, lane: str) -> bool:
-        """Whether a slow call of the lane may run now; if not, the lane is held."""
+        """Whether a slow call of the lane may run now; if not, the lane waits."""
         with self._lock:
             if self._free:
                 self._free -= 1
+                self._waiting.pop(lane, None)
                 return True
-            self.held |= {lane}
+            self._waiting.setdefault(lane)
             return False
 
     def free(self) -> bool:
-        """A slow call has ended. Whether lanes were held, which are not any more."""
+        """A slow call has ended. Whether lanes wait."""
         with self._lock:
             self._free += 1
-            were_held, self.held = bool(self.held), frozenset()
-            return were_held
+            return bool(self._waiting)
+
+    def lanes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Those that are not to be asked now, and those to be asked before all others, in their order."""
+        with self._lock:
+            waiting = tuple(self._waiting)
+            return ((), waiting) if self._free else (waiting, ())
+
+    def forget(self, lanes: Sequence[str]) -> None:
+        """They were asked, and are empty: they wait no more."""
+        with self._lock:
+            for lane in lanes:
+                self._waiting.pop(lane, None)

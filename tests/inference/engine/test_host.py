@@ -398,6 +398,28 @@ def test_a_short_call_waits_for_no_more_than_one_slow_call_of_its_version(gatewa
         gateway.answer(number)
 
 
+@pytest.mark.parametrize("has_slow_lanes", [True, False])
+def test_a_slow_call_waits_for_no_more_than_one_of_each_other_version(gateway, store, start, has_slow_lanes):
+    """Whichever place it has among them: those before it always have another call."""
+    made = [store.add(models.counted(ms_per_row=0.001, has_slow_lanes=has_slow_lanes)) for _ in range(5)]
+    host = start(slots=2)
+    for each in made:
+        gateway.answer(gateway.push(each, np.array(1)))
+    assert tuple(each.version for each in made) == host._main._versions
+    lanes = [lane_key(each.version, slow=has_slow_lanes) for each in made]
+    fields = {"prepare_us": 5e6, "is_slow": has_slow_lanes}
+    for first, late in ((0, 1), (0, 4), (3, 4), (2, 1)):
+        greedy = gateway.push_all(made[first], [np.array(50_000)] * 12, key=lanes[first], sent=0.0, **fields)
+        gateway.reply(greedy[0])
+
+        sent = time.time()
+        mine = gateway.push(made[late], np.array(1), key=lanes[late], sent=0.0, **fields)
+        gateway.answer(mine)
+
+        began = {number: gateway.reply(number).queue_us / 1e6 for number in [mine, *greedy]}  # since the epoch, as `sent` is 0
+        assert sum(sent < began[number] < began[mine] for number in greedy) <= 2  # one began while it was pushed
+
+
 def test_slow_calls_are_not_held_up_for_ever_by_others(gateway, store, start):
     """One slot, and always another call."""
     made = store.add(models.counted(ms_per_row=0.001, has_slow_lanes=True))
