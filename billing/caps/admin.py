@@ -96,6 +96,16 @@ class CreditMonthAdmin(ReadOnlyAdmin):
 
 @admin.register(AlertFired)
 class AlertFiredAdmin(ReadOnlyAdmin):
-    list_display = ["organization", "api_key_id", "period", "percent", "amount_nano", "spent_nano", "created_at", "mailed_at"]
-    list_filter = ["percent", "period"]
+    list_display = [
+        "organization",
+        "about",
+        "api_key_id",
+        "period",
+        "percent",
+        "amount_nano",
+        "spent_nano",
+        "created_at",
+        "mailed_at",
+    ]
+    list_filter = ["about", "percent", "period"]
     search_fields = ["organization__slug", "=organization__id"]

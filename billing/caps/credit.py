@@ -13,6 +13,7 @@ from uuid import UUID
 
 from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
+from django.db.models import Sum
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
@@ -226,6 +227,8 @@ def give(row: CreditGrant, *, actor: Actor) -> CreditGrant:
     with as_operator(), transaction.atomic(using="ops"):
         with connections["ops"].cursor() as cursor:
             settle(cursor, row.organization_id)
+        others = CreditGrant.objects.of(row.organization_id).aggregate(left=Sum("remaining_nano", default=0))
+        row.balance_nano = row.amount_nano + others["left"]
         if not insert_once(row):
             return _same_payment(row)
         details = {"amount": text_of(row.amount_nano), "category": row.category, "reason": row.reason}

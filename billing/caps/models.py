@@ -56,6 +56,9 @@ class CreditGrant(TenantModel):
     reason = models.CharField(max_length=500)
     remaining_nano = models.BigIntegerField(editable=False)
     expired_nano = models.BigIntegerField(default=0, db_default=0, editable=False)
+    balance_nano = models.BigIntegerField(
+        null=True, editable=False, help_text="What was left of all grants when this one was added."
+    )
 
     class Meta:
         db_table = "credit_grant"
@@ -105,16 +108,25 @@ class CreditMonth(TenantModel):
         return f"{self.organization_id} {self.period}"
 
 
-class AlertFired(TenantModel):
-    """That a share of a budget was used up in a month. The row decides that the alert is given once; it outlives the budget."""
+class About(models.TextChoices):
+    BUDGET = "budget"
+    INCLUDED_CALLS = "included_calls"
+    INCLUDED_AMOUNT = "included_amount"
+    CREDIT = "credit"
 
-    budget_id = models.UUIDField()
+
+class AlertFired(TenantModel):
+    """That a share of something was used up. The row decides that the alert is given once; it outlives what it is about."""
+
+    about = models.CharField(max_length=16, choices=About.choices, default=About.BUDGET, db_default=About.BUDGET)
+    budget_id = models.UUIDField(help_text="Of the budget, the subscription with what its plan includes, or the newest grant.")
     api_key_id = models.UUIDField(null=True, help_text="Empty: the organization's budget.")
     period = models.CharField(max_length=7)
     percent = models.PositiveSmallIntegerField()
-    amount_nano = models.BigIntegerField(help_text="The budget as it was then.")
+    amount_nano = models.BigIntegerField(help_text="Of how much, as it was then; of included calls their number.")
     spent_nano = models.BigIntegerField()
-    mailed_at = models.DateTimeField(null=True, help_text="Taken by the one who mails it.")
+    claimed_until = models.DateTimeField(null=True, help_text="Somebody is mailing it, as long.")
+    mailed_at = models.DateTimeField(null=True)
 
     class Meta:
         db_table = "alert_fired"
@@ -127,7 +139,7 @@ class AlertFired(TenantModel):
         ]
 
     def __str__(self) -> str:
-        return f"{self.budget_id} {self.period} {self.percent} %"
+        return f"{self.about} {self.budget_id} {self.period} {self.percent} %"
 
 
 class QuotaChange(models.Model):

@@ -40,12 +40,15 @@ class BudgetsOut(serializers.Serializer):  # type: ignore[type-arg]
 
 class AlertOut(serializers.Serializer):  # type: ignore[type-arg]
     at = serializers.DateTimeField()
+    about = serializers.ChoiceField(["budget", "included_calls", "included_amount", "credit"])
     scope = serializers.ChoiceField(["organization", "key"])
     key = serializers.CharField(allow_null=True)
-    period = serializers.CharField()
+    period = serializers.CharField(help_text="The month; of credit that in which some was added last.")
     percent = serializers.IntegerField()
-    amount = serializers.CharField(help_text="The budget as it was then.")
-    spent = serializers.CharField()
+    amount = serializers.CharField(
+        help_text="The whole as it was then: budget, included amount or number of calls, credit when some was added last."
+    )
+    spent = serializers.CharField(help_text="How much of it was used.")
     is_mailed = serializers.BooleanField()
 
 

@@ -9,7 +9,7 @@ from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.caps import budgets, spend
+from billing.caps import alerts, budgets, spend
 from billing.caps.budgets import Spent
 from billing.caps.models import AlertFired
 from billing.caps.shapes import AlertOut, BudgetBody, BudgetOut, BudgetsOut, CreditOut, SpendOut
@@ -93,8 +93,9 @@ class AlertsView(TenantView):
     required_scope = {"GET": "billing:read"}
 
     @extend_schema(
-        summary="When budgets were used to 50, 80 and 100 %, newest first",
-        description="Each once for a budget and a month, seconds after the calls. Owners and billing members get a mail, too.",
+        summary="When budgets, what the plan includes, and credit were used to 50, 80 and 100 %, newest first",
+        description="Each once for a month (of credit: each time that some is added), seconds after the calls. Owners and "
+        "billing members get a mail, too.",
         responses=AlertOut(many=True),
     )
     def get(self, request: Request) -> Response:
@@ -149,13 +150,15 @@ def _budget(organization: Organization, found: Spent, now: datetime) -> dict[str
 
 
 def _alert(alert: AlertFired) -> dict[str, Any]:  # Any: JSON
+    whole, used = alerts.amounts(alert)
     return {
         "at": alert.created_at,
+        "about": alert.about,
         "scope": "key" if alert.api_key_id else "organization",
         "key": shown("key", alert.api_key_id) if alert.api_key_id else None,
         "period": alert.period,
         "percent": alert.percent,
-        "amount": text_of(alert.amount_nano),
-        "spent": text_of(alert.spent_nano),
+        "amount": whole,
+        "spent": used,
         "is_mailed": alert.mailed_at is not None,
     }

@@ -178,6 +178,8 @@ class Subscription(TenantModel):
     told_state = models.CharField(
         max_length=12, blank=True, default="", db_default="", help_text="Of which its owners were told last."
     )
+    telling_until = models.DateTimeField(null=True, blank=True, help_text="Somebody is mailing its state, as long.")
+    told_count = models.PositiveIntegerField(default=0, db_default=0, help_text="Mails about its states until now.")
     actor = models.CharField(max_length=60, blank=True)
     reason = models.CharField(max_length=500, blank=True)
 

@@ -1,22 +1,21 @@
 """Mails about an account's state: when it gets worse, and when all is well again.
 
-`told_state` says what was told last. Changing it decides who mails; if the mail server fails it is changed back. (One who is
-killed between the two mails nothing.)
+`told_state` says what was told last, and `telling_until` who is telling just now (billing.mailing).
 """
 
 import logging
 
 from django.conf import settings
-from django.core.mail import EmailMessage
 from django.db.models import F, Q
+from django.utils import timezone
 
+from billing import mailing
 from billing.sale.models import State, Subscription
 from tenants.databases import as_operator
-from tenants.models import Membership, Organization, Role
+from tenants.models import Organization
 
 log = logging.getLogger(__name__)
 
-MAILED_AT_ONCE = 100
 WELL = ("", State.TRIALING, State.ACTIVE)  # "" is how each begins
 WORSE = (State.PAST_DUE, State.GRACE, State.SUSPENDED, State.CLOSED)
 TEXTS = {
@@ -35,28 +34,29 @@ def mail_due() -> int:
     is_well_again = Q(state__in=[State.ACTIVE, State.TRIALING], told_state__in=WORSE)
     mailed = 0
     with as_operator():
-        for row in Subscription.objects.current().filter(is_worse | is_well_again).order_by("id")[:MAILED_AT_ONCE]:
-            mine = Subscription.objects.of(row.organization_id).filter(id=row.id)
-            if not mine.filter(state=row.state, told_state=row.told_state).update(told_state=row.state):
+        due = Subscription.objects.current().filter(is_worse | is_well_again).filter(mailing.is_free("telling_until"))
+        for row in due.order_by("id")[: mailing.MAILED_AT_ONCE]:
+            mine = Subscription.objects.of(row.organization_id).filter(id=row.id, told_count=row.told_count)
+            free = mine.filter(mailing.is_free("telling_until"), state=row.state, told_state=row.told_state)
+            if not free.update(telling_until=timezone.now() + mailing.LEASE):
                 continue
             try:
                 _mail(row)
             except OSError as error:  # of the mail server, as smtplib raises them
-                mine.filter(told_state=row.state).update(told_state=row.told_state)
+                mine.update(telling_until=None)
                 log.warning(
                     "an account's state could not be mailed: %s", error, extra={"organization": str(row.organization_id)}
                 )
                 continue
+            mine.update(told_state=row.state, telling_until=None, told_count=F("told_count") + 1)
             mailed += 1
     return mailed
 
 
 def _mail(row: Subscription) -> None:
     organization = Organization.objects.get(id=row.organization_id)
-    members = Membership.objects.of(organization).filter(role__in=(Role.OWNER, Role.BILLING), user__is_active=True)
     state = State.ACTIVE if row.state in WELL else State(row.state)
     subject, text = TEXTS[state]
     way_out = "" if state == State.ACTIVE else PAY.format(base=settings.CONFIG.base_url)
-    message = EmailMessage(f"{subject}: {organization.name}", f"{text}\n{way_out}")
-    message.bcc = list(members.values_list("user__email", flat=True))
-    message.send()
+    name = f"state-{row.id}-{row.told_count}"
+    mailing.send(organization, f"{subject}: {organization.name}", f"{text}\n{way_out}", name=name)

@@ -1,21 +1,27 @@
-"""Alerts at 50, 80 and 100 % of a budget: each once, mailed, and listed."""
+"""Alerts at 50, 80 and 100 % of a budget, of what a plan includes, and of credit: each once, mailed, and listed."""
 
+import secrets
 import threading
 from contextlib import closing
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from django.core import mail
 from django.core.mail.backends import locmem
+from django.utils import timezone
 
-from billing.caps import alerts, budgets
+from billing.caps import alerts, budgets, credit
 from billing.caps.models import AlertFired
 from billing.ledger import writing
+from billing.sale import plans
+from billing.sale.models import Plan, PlanVersion
 from saas.lib import clock
 from tenants.access import SYSTEM
 from tenants.databases import as_operator
 from tenants.scope import tenant_scope
 from tests.billing.journal import settle, usage
+from tests.racing import at_once
 
 URL = "/api/v1/billing/alerts"
 
@@ -135,6 +141,125 @@ def test_of_many_that_look_at_once_one_finds_it(alice, spend, embedded):
 
     assert len(found) == 4
     assert [percent for percent, _ in fired(alice.organization)] == [50, 80, 100]
+
+
+def told(organization) -> list[tuple]:
+    with as_operator():
+        rows = AlertFired.objects.of(organization).order_by("about", "percent")
+        return [(row.about, row.percent, row.spent_nano) for row in rows]
+
+
+def put_on(organization, **contract):
+    """The organization is on a version of a plan of its own."""
+    with as_operator():
+        plan = Plan.objects.create(slug=f"agreed-{secrets.token_hex(4)}", name="Agreed")
+        version = PlanVersion.objects.create(plan=plan, version=1, currency="USD", **contract)
+    plans.change(organization.id, plan.slug, actor=SYSTEM, version=version)
+
+
+def test_calls_that_the_plan_includes_are_told(alice, spend, connection):
+    put_on(alice.organization, included_calls=4)
+    for _ in range(2):
+        spend(alice.organization, 7)
+    alerts.fire(connection, clock.now())
+    alerts.fire(connection, clock.now())
+    assert told(alice.organization) == [("included_calls", 50, 2)]
+
+    alerts.mail_due()
+    [message] = mails_of(alice.organization)
+    assert "50 % of the included calls" in message.subject
+    assert "Used: 2\n" in message.body
+    for _ in range(2):
+        spend(alice.organization, 7)
+    alerts.fire(connection, clock.now())
+    assert [percent for _, percent, _ in told(alice.organization)] == [50, 80, 100]
+
+
+def test_the_amount_that_the_plan_includes_is_told_beside_its_calls(alice, spend, connection):
+    put_on(alice.organization, included_calls=2, included_amount=Decimal("0.000001"))
+    spend(alice.organization, 800)
+    alerts.fire(connection, clock.now())
+
+    assert told(alice.organization) == [
+        ("included_amount", 50, 800),
+        ("included_amount", 80, 800),
+        ("included_calls", 50, 1),
+    ]
+
+
+def test_another_plan_tells_anew_in_the_same_month(alice, spend, connection):
+    put_on(alice.organization, included_calls=2)
+    spend(alice.organization, 1)
+    alerts.fire(connection, clock.now())
+    put_on(alice.organization, included_calls=1)
+    alerts.fire(connection, clock.now())
+
+    assert told(alice.organization) == [("included_calls", 50, 1)] * 2 + [("included_calls", 80, 1), ("included_calls", 100, 1)]
+
+
+def give(organization, nano, **more):
+    return credit.grant(organization.id, amount_nano=nano, category="paid", reason="test", actor=SYSTEM, **more)
+
+
+def test_credit_is_told_of_what_there_was_when_some_was_added_last(alice, spend, connection, state):
+    give(alice.organization, 100)
+    spend(alice.organization, 49)
+    settle_credit(connection)
+    alerts.fire(connection, clock.now())
+    assert told(alice.organization) == []
+    spend(alice.organization, 1)
+    settle_credit(connection)
+    alerts.fire(connection, clock.now())
+    assert told(alice.organization) == [("credit", 50, 50)]
+
+    give(alice.organization, 150)  # now there are 200
+    spend(alice.organization, 160)
+    settle_credit(connection)
+    alerts.fire(connection, clock.now())
+    assert told(alice.organization) == [("credit", 50, 50), ("credit", 50, 160), ("credit", 80, 160)]
+
+
+def settle_credit(connection):
+    credit.settle_all(connection)
+
+
+def test_a_mail_whose_sender_is_killed_is_sent_by_the_next_one_under_the_same_name(alice, spend, connection, monkeypatch):
+    alerts.fire(connection, clock.now())
+    while alerts.mail_due():  # what other tests have left
+        pass
+    put(alice.organization, 100)
+    spend(alice.organization, 50)
+    alerts.fire(connection, clock.now())
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, messages):
+        mail.outbox.extend(messages)  # the server had it already
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(locmem.EmailBackend, "send_messages", killed)
+        with pytest.raises(Killed):
+            alerts.mail_due()
+    alerts.mail_due()
+    assert len(mails_of(alice.organization)) == 1  # the first one may be at it still
+    with as_operator():
+        AlertFired.objects.of(alice.organization).update(claimed_until=timezone.now())
+    alerts.mail_due()
+    alerts.mail_due()
+
+    first, second = mails_of(alice.organization)
+    assert first.extra_headers["Message-ID"] == second.extra_headers["Message-ID"]
+
+
+def test_of_many_that_mail_one_does(alice, spend, connection):
+    put(alice.organization, 100)
+    spend(alice.organization, 50)
+    alerts.fire(connection, clock.now())
+    at_once(*[alerts.mail_due] * 4)
+
+    assert len(mails_of(alice.organization)) == 1
 
 
 def mails_of(organization) -> list:

@@ -2,11 +2,14 @@
 
 import pytest
 from django.core import mail
+from django.core.mail.backends import locmem
+from django.utils import timezone
 
 from billing.sale import plans
-from billing.sale.models import State
+from billing.sale.models import State, Subscription
 from billing.stripe import state_mails
 from billing.stripe.following import STRIPE
+from tenants.databases import as_operator
 from tests.racing import at_once
 
 
@@ -73,6 +76,35 @@ def test_of_many_who_look_one_mails(alice, mails_to):
     at_once(*[state_mails.mail_due] * 4)
 
     assert len(mails_to(alice)) == 1
+
+
+def test_who_is_killed_while_mailing_leaves_it_to_the_next(alice, mailoutbox, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(self, messages):
+        mailoutbox.extend(messages)  # the server had it already
+        raise Killed
+
+    def mine():
+        return [message for message in mailoutbox if alice.email in message.recipients()]
+
+    while state_mails.mail_due():  # what other tests have left
+        pass
+    plans.set_state(alice.organization.id, State.PAST_DUE, actor=STRIPE)
+    with monkeypatch.context() as patched:
+        patched.setattr(locmem.EmailBackend, "send_messages", killed)
+        with pytest.raises(Killed):
+            state_mails.mail_due()
+    state_mails.mail_due()
+    assert len(mine()) == 1  # the first one may be at it still
+    with as_operator():
+        Subscription.objects.of(alice.organization).current().update(telling_until=timezone.now())
+    state_mails.mail_due()
+    put(alice.organization, "active")
+
+    names = [message.extra_headers["Message-ID"] for message in mine()]
+    assert names[0] == names[1] != names[2]
 
 
 def test_a_mail_server_that_is_away_delays_it(alice, mails_to, settings):
