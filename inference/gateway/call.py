@@ -1,6 +1,5 @@
 """One call on its way through the gateway, whichever dialect or job it came from."""
 
-import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -81,7 +80,6 @@ class Call:
         "route",
         "rows",
         "timeout",
-        "timer",
         "top",
         "version",
     )
@@ -132,7 +130,6 @@ class Call:
         self.attempts = 0  # pushes
         self.places: tuple[str, str, str, str] | None = None  # what it holds at the lanes (inference.gateway.lanes.Places)
         self.frame = b""
-        self.timer: asyncio.TimerHandle | None = None
         self.open_call: OpenCall | None = None
         self.record: UsageRecord | None = None
         self.has_waited = False  # for its organization's turn

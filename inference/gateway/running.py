@@ -9,6 +9,7 @@ from inference.books.client import Books
 from inference.gateway import pricing, refusals
 from inference.gateway.answers import Outcome
 from inference.gateway.call import Call
+from inference.gateway.deadlines import Deadlines
 from inference.gateway.lanes import Lanes
 from inference.gateway.turns import Turns
 from inference.gateway.weight import LIGHT
@@ -30,6 +31,7 @@ class Running:
         self.calls: dict[int, Call] = {}
         self.turns = Turns(lanes.push)
         self._numbers = itertools.count(1)
+        self._deadlines = Deadlines(self._on_late)
         self._bytes: Counter[str] = Counter()  # of large bodies, by organization
         self._is_stopping = False
         self._emptied: asyncio.Event | None = None
@@ -54,8 +56,8 @@ class Running:
         call.id = uuid7_hex(call.opened_ms)
         call.number = next(self._numbers)
         call.deadline = time.time() + call.timeout
-        call.timer = loop.call_later(call.timeout, self._on_deadline, call)
         self.calls[call.number] = call
+        self._deadlines.add(call.number, call.began + call.timeout, loop)
         return None
 
     def _take_bytes(self, call: Call) -> AppError | None:
@@ -91,15 +93,13 @@ class Running:
         if call.is_ended:
             return
         call.is_ended = True
-        if call.timer:
-            call.timer.cancel()
         self.calls.pop(call.number, None)
         if call.bytes_in > LIGHT:
             self._free_bytes(call)
         if call.is_admitted and not call.is_low:
             self._lanes.release(call)
             self.turns.go_on(call)
-        call.open_call = call.timer = None  # they know the call: left here, only the garbage collector would free the three
+        call.open_call = None  # it knows the call: left here, only the garbage collector would free the two
         call.done(call, outcome)
         if self._emptied is not None and not self.calls:
             self._emptied.set()
@@ -121,8 +121,9 @@ class Running:
             if has_reply or call.reply is None:
                 self.fail(call, errors.Unavailable(why, retry_after=1))
 
-    def _on_deadline(self, call: Call) -> None:
-        self.fail(call, errors.DeadlineExceeded(f"No answer within {call.timeout:g} s; nothing was charged"))
+    def _on_late(self, number: int) -> None:
+        if call := self.calls.get(number):
+            self.fail(call, errors.DeadlineExceeded(f"No answer within {call.timeout:g} s; nothing was charged"))
 
     def on_lanes_lost(self) -> None:
         self.fail_all("The platform lost this call; nothing was charged", has_reply=False)
