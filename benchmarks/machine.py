@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ def facts(peers: list[str]) -> dict[str, Any]:  # Any: JSON
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} ({Path(sys.executable).resolve()})",
         "load_before": [round(average, 2) for average in os.getloadavg()],
         "ours": {name: version(name) for name in OURS},
         "peers": {peer: {name: of[name] for name in (*PEERS[peer], "onnxruntime", "numpy")} for peer, of in locked.items()},
