@@ -120,12 +120,6 @@ def end_checkout(checkout: str) -> None:
             raise
 
 
-def portal_link(*, customer: str, return_url: str) -> str:
-    """The address of a page to change card and plan, or to cancel. It is short-lived: make one for each visit."""
-    params = {"customer": customer, "return_url": return_url}
-    return str(ask(client().v1.billing_portal.sessions.create, params=params)["url"])
-
-
 def create_subscription(
     *, customer: str, prices: Sequence[tuple[str, bool]], metadata: dict[str, str], key: str
 ) -> Subscription:

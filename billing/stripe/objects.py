@@ -131,6 +131,19 @@ class Checkout:
 
 
 @dataclass(frozen=True)
+class PortalConfiguration:
+    """What a customer may do in the portal; `features` as Stripe shows them."""
+
+    id: str
+    features: Json
+    metadata: dict[str, str]
+
+    @classmethod
+    def read(cls, json: Json) -> Self:
+        return cls(json["id"], json["features"], json.get("metadata") or {})
+
+
+@dataclass(frozen=True)
 class Payment:
     """A PaymentIntent."""
 

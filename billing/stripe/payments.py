@@ -13,6 +13,7 @@ from billing.models import PlanVersion, Subscription
 from billing.sale import plans, rating
 from billing.sale.models import current_subscription
 from billing.stripe import catalogue, customers, invoices, selling
+from billing.stripe import portal as portal_pages
 from billing.stripe.following import STRIPE, alone
 from billing.stripe.objects import Checkout, Payment
 from billing.stripe.states import RUNNING
@@ -127,8 +128,10 @@ def end_credit(payment_id: str, *, reason: str) -> None:
 
 
 def portal(organization_id: UUID, *, email: str, return_url: str) -> str:
-    """The address of Stripe's page for card, plan, cancellation and open invoices."""
-    return customers.portal_link(customer=customer_of(organization_id, email=email), return_url=return_url)
+    """The address of Stripe's page for card, cancellation and open invoices."""
+    if settings.CONFIG.stripe_api_base and portal_pages.find() is None:  # nobody runs a command for a stand-in
+        sync()
+    return portal_pages.link(customer=customer_of(organization_id, email=email), return_url=return_url)
 
 
 def prices_of(version: PlanVersion) -> list[tuple[str, bool]]:
@@ -138,9 +141,14 @@ def prices_of(version: PlanVersion) -> list[tuple[str, bool]]:
         raise StateConflict(f"The plan {version.plan_id} costs nothing by itself: choose it without paying")
     known = catalogue.prices_by_key(list(keys))
     if len(known) < len(keys) and settings.CONFIG.stripe_api_base:  # nobody runs a command for a stand-in
-        with alone("plans"):
-            selling.apply()
+        sync()
         known = catalogue.prices_by_key(list(keys))
     if len(known) < len(keys):
         raise PaymentsUnavailable("Stripe does not know this plan yet; its operator runs manage.py stripe_sync --apply")
     return [(known[key].id, is_metered) for key, is_metered in keys.items()]
+
+
+def sync() -> None:
+    """Do what manage.py stripe_sync would, if nobody else has just done it."""
+    with alone("plans"):
+        selling.apply()

@@ -1,4 +1,4 @@
-"""What Stripe has to know of our plans: a product for each, its prices for each version, a money meter for each currency.
+"""What Stripe has to know of us: a product for each plan, prices for each version, a meter for each currency, the portal.
 
 `steps()` compares and says what is missing; each step may be done twice. A version's prices are never changed, only taken off
 the shelf when a later version is for sale: who is on it stays on it. Names are ours, so that nothing of Stripe's is written
@@ -16,7 +16,7 @@ from billing.models import PlanVersion
 from billing.sale import rating
 from billing.sale.rating import METER, RATE_ONE, Tariff
 from billing.sale.segments import tariff_of
-from billing.stripe import catalogue
+from billing.stripe import catalogue, portal
 from billing.stripe.objects import Meter, Price, Product
 from saas.lib import clock
 from tenants.databases import as_operator
@@ -54,7 +54,8 @@ def steps() -> list[Step]:
     prices = {price.lookup_key: price for price in catalogue.prices() if price.lookup_key}
     followed = _followed(sold)
     offered = [version for version in sold if version not in followed]  # nobody needs prices that were never for sale
-    return [*_meters(sold, meters), *_products(sold, products), *_prices(offered, prices), *_outdated(followed, prices)]
+    made = [*_meters(sold, meters), *_products(sold, products), *_prices(offered, prices), *_outdated(followed, prices)]
+    return [*made, *_portal()]
 
 
 def apply() -> int:
@@ -115,6 +116,14 @@ def _outdated(followed: Iterable[PlanVersion], known: dict[str, Price]) -> Itera
         for key in keys_of(version):
             if key in known and known[key].is_active:
                 yield Step(f"price {key}: no longer for sale", partial(catalogue.deactivate_price, known[key].id))
+
+
+def _portal() -> Iterator[Step]:
+    found = portal.find()
+    if found is None:
+        yield Step(f"portal: {portal.TOLD}", portal.create)
+    elif not portal.is_right(found):
+        yield Step(f"portal: again only {portal.TOLD}", partial(portal.update, found.id))
 
 
 def _create_usage_price(common: dict[str, str], metadata: dict[str, str], tariff: Tariff) -> Price:

@@ -183,7 +183,9 @@ def standin(tmp_path, settings, broken_promises):
 @pytest.fixture
 def customer(standin):
     from billing.stripe import customers as stripe_customers
+    from billing.stripe import portal as stripe_portal
 
+    stripe_portal.create()
     return stripe_customers.create_customer(organization=secrets.token_hex(16), email="alice@example.org", name="Alice")
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
 
@@ -287,11 +286,12 @@ def test_a_plan_is_changed_at_once_here_and_prorated_there(standin, organization
     assert any(line.is_proration for line in draft.lines)
 
 
-def test_a_plan_changed_in_the_portal_is_changed_here(standin, organization, work):
+def test_a_plan_changed_at_stripe_is_changed_here(standin, organization, work):
     buy(standin, organization)
     work()
-    link = payments.portal(organization.id, email="alice@example.org", return_url="https://m.test/back")
-    standin.click(link, do="plan:plan_pay-as-you-go")
+    other = plans.for_sale("pay-as-you-go", "USD")
+    name = current(organization).stripe_subscription
+    customers.change_subscription(name, prices=payments.prices_of(other), metadata={}, proration_at=clock.now())
     work()
 
     assert current(organization).plan_version.plan_id == "pay-as-you-go"
@@ -420,23 +420,6 @@ def test_a_customer_of_nobody_changes_nothing(standin):
 
 def test_an_organization_has_one_customer_however_many_ask(standin, organization):
     assert len(set(at_once(*[lambda: _customer(organization)] * 4))) == 1
-
-
-def test_stripe_sync_prints_a_plan_and_then_makes_it_once(standin, capsys):
-    call_command("stripe_sync")
-    planned = capsys.readouterr().out
-    assert "would make price plan:pro:1:fee: 99.00 USD a month" in planned
-    assert "would make price plan:pro:1:usage: 120.00 USD included, then × 0.9 × 0.8" in planned
-    assert "would make meter spend_usd" in planned
-    assert "free" not in planned
-    assert "Nothing was changed" in planned
-
-    call_command("stripe_sync")
-    assert capsys.readouterr().out == planned
-    call_command("stripe_sync", apply=True)
-    assert capsys.readouterr().out == planned.replace("would make", "make").replace("Nothing was changed: add --apply.\n", "")
-    call_command("stripe_sync", apply=True)
-    assert capsys.readouterr().out == "Stripe knows all plans.\n"
 
 
 def test_a_plan_that_is_not_public_is_sold_to_whom_an_operator_has_put_on_it(standin, organization, work):

@@ -9,6 +9,7 @@ import pytest
 from billing import stripe_gateway
 from billing.stripe import catalogue as stripe_catalogue
 from billing.stripe import customers, invoices, usage
+from billing.stripe import portal as stripe_portal
 from billing.stripe_gateway import StripeRefused
 from saas.lib.errors import PaymentRefused, PaymentsUnavailable
 
@@ -233,7 +234,7 @@ def test_a_credit_note_goes_to_the_card_or_to_the_balance(standin, subscribe):
 
 def test_a_final_invoice_that_is_open_can_be_voided_and_one_with_a_bad_card_not_paid(standin, subscribe, customer):
     subscription = subscribe()
-    portal = customers.portal_link(customer=customer.id, return_url="https://maas.test/back")
+    portal = stripe_portal.link(customer=customer.id, return_url="https://maas.test/back")
     standin.click(portal, card="4000000000000341", do="card")
     standin.advance_to(standin.next_month() + timedelta(hours=2))
     invoice = customers.retrieve_subscription(subscription.id).latest_invoice
@@ -297,7 +298,9 @@ def test_credit_can_be_bought_with_taxes(standin, settings, customer):
 def test_events_are_listed_from_a_moment_on(standin, customer):
     since = datetime.fromtimestamp(standin.now, UTC)
     found = [
-        (event.type, event.object_kind, event.object_id) for event in stripe_gateway.events_since(since - timedelta(minutes=1))
+        (event.type, event.object_kind, event.object_id)
+        for event in stripe_gateway.events_since(since - timedelta(minutes=1))
+        if event.customer
     ]
 
     assert found == [(f"customer.{what}", "customer", customer.id) for what in ("updated", "created")]  # newest first

@@ -6,6 +6,7 @@ import pytest
 
 from billing.stripe import customers, usage
 from billing.stripe import invoices as stripe_invoices
+from billing.stripe import portal as stripe_portal
 
 pytestmark = pytest.mark.no_servers
 CENTS = 10_000  # millionths of a dollar in a cent
@@ -29,7 +30,7 @@ def bad_card(standin, customer):
     """`bad_card()`: from now on every charge fails; `bad_card("4242424242424242")` is a good one again."""
 
     def do(number="4000000000000341"):
-        portal = customers.portal_link(customer=customer.id, return_url="https://maas.test/back")
+        portal = stripe_portal.link(customer=customer.id, return_url="https://maas.test/back")
         assert standin.click(portal, card=number, do="card")[0] == 303
 
     return do

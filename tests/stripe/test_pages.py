@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from billing.stripe import customers
+from billing.stripe import portal as stripe_portal
 
 pytestmark = pytest.mark.no_servers
 GOOD, LATER, DECLINED = "4242424242424242", "4000000000000341", "4000000000000002"
@@ -28,7 +29,7 @@ def checkout(standin, customer, catalogue):
 
 @pytest.fixture
 def portal(standin, customer):
-    return customers.portal_link(customer=customer.id, return_url="https://maas.test/back")
+    return stripe_portal.link(customer=customer.id, return_url="https://maas.test/back")
 
 
 def test_the_page_names_what_is_bought_and_can_be_read_aloud(standin, checkout):
@@ -82,14 +83,36 @@ def test_a_checkout_expires_after_a_day(standin, checkout):
     assert "checkout.session.expired" in standin.types()
 
 
-def test_the_portal_changes_the_plan(standin, subscribe, portal):
+def test_the_portal_does_what_its_configuration_allows(standin, subscribe, portal, customer):
     subscription = subscribe()
-    assert "Change to Team (200.00 USD a month)" in standin.click(portal)[1]
-    assert standin.click(portal, do="plan:plan_team")[0] == 303
-    changed = customers.retrieve_subscription(subscription.id)
+    configuration = stripe_portal.find()
+    standin.ask(
+        "POST",
+        f"/v1/billing_portal/configurations/{configuration.id}",
+        {"features[subscription_cancel][enabled]": "false", "features[payment_method_update][enabled]": "false"},
+    )
 
-    assert {item.product for item in changed.items} == {"plan_team"}
-    assert changed.metadata["plan"] == "team"
+    page = standin.click(portal)[1]
+    assert "Cancel at" not in page
+    assert "Use this card" not in page
+    standin.click(portal, do="cancel")
+    standin.click(portal, do="card", card=GOOD)
+    assert customers.retrieve_subscription(subscription.id).cancels_at is None
+
+
+@pytest.mark.parametrize("configuration", [None, "bpc_nobody"])
+def test_there_is_no_portal_without_a_configuration(standin, customer, configuration):
+    named = {"configuration": configuration} if configuration else {}
+    status, body = standin.ask("POST", "/v1/billing_portal/sessions", {"customer": customer.id, **named})
+
+    assert status in (400, 404)
+    assert "onfiguration" in body["error"]["message"]
+
+
+def test_the_portal_changes_no_plan(standin, customer):
+    asked = {"features[subscription_update][enabled]": "true"}
+
+    assert standin.ask("POST", "/v1/billing_portal/configurations", asked)[0] == 400
 
 
 def test_the_portal_cancels_and_takes_it_back(standin, subscribe, portal):
@@ -108,7 +131,7 @@ def test_the_portal_of_one_customer_pays_no_others_invoice(standin, subscribe, p
     standin.advance_to(standin.next_month() + timedelta(hours=2))
     invoice = customers.retrieve_subscription(subscription.id).latest_invoice
     other = customers.create_customer(organization="b" * 32, email="b@example.org", name="B")
-    theirs = customers.portal_link(customer=other.id, return_url="https://maas.test/back")
+    theirs = stripe_portal.link(customer=other.id, return_url="https://maas.test/back")
     standin.click(theirs, card=GOOD, do="card")
 
     standin.click(theirs, do=f"invoice:{invoice}")

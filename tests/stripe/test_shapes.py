@@ -8,6 +8,7 @@ import pytest
 from stripe._object_classes import OBJECT_CLASSES
 
 from billing.stripe import customers, invoices
+from billing.stripe import portal as stripe_portal
 
 pytestmark = pytest.mark.no_servers
 OURS = {"checkout.more"}  # the stand-in's own notes, which nobody gets
@@ -32,7 +33,7 @@ def lived_in(standin, subscribe, customer, catalogue):
     standin.click(session.url, card="4000000000000259", do="pay")
     invoices.refund(payment=customers.retrieve_checkout(session.id).payment, amount_minor=100, key="r")
     invoices.credit_note(invoice=subscription.latest_invoice, amount_minor=1, reason="x", is_refund=False, key="n")
-    customers.portal_link(customer=customer.id, return_url="https://m.test")
+    stripe_portal.link(customer=customer.id, return_url="https://m.test")
     standin.advance_to(standin.next_month() + timedelta(hours=2))
     customers.cancel_subscription(subscription.id, at_period_end=False)
     standin.ask("POST", "/v1/test_helpers/test_clocks", {"frozen_time": standin.now + 10})

@@ -7,7 +7,7 @@ from saas.lib.errors import AppError
 
 
 class Command(BaseCommand):
-    help = "Compare plans with Stripe's products, prices and meters; print what is missing, and with --apply make it."
+    help = "Compare plans with Stripe's products, prices, meters and portal; print what is missing, and with --apply make it."
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:

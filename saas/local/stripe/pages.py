@@ -75,29 +75,28 @@ def _portal(world: World, id: str, alert: str) -> bytes:
     if subscription is None:
         parts.append("<p>There is no subscription.</p>")
     else:
-        parts += _plan(world, subscription, here)
-    for invoice in world.store.all("invoice", customer=customer, status="open"):
-        text = f"Pay invoice {invoice['number']}: {html.money(invoice['amount_due'], invoice['currency'])}"
-        parts.append(html.form(here, text, value=f"invoice:{invoice['id']}"))
-    parts.append(html.form(here, "Use this card from now on", html.card_choice(), value="card"))
+        parts += _plan(world, subscription, here, may_cancel=portal.may(world, session, "subscription_cancel"))
+    if portal.may(world, session, "invoice_history"):
+        for invoice in world.store.all("invoice", customer=customer, status="open"):
+            text = f"Pay invoice {invoice['number']}: {html.money(invoice['amount_due'], invoice['currency'])}"
+            parts.append(html.form(here, text, value=f"invoice:{invoice['id']}"))
+    if portal.may(world, session, "payment_method_update"):
+        parts.append(html.form(here, "Use this card from now on", html.card_choice(), value="card"))
     if session["return_url"]:
         parts.append(html.form(here, "Back to the service", value="leave", is_quiet=True))
     return html.document("Your billing", *parts, alert=alert)
 
 
-def _plan(world: World, subscription: Json, here: str) -> list[str]:
-    now = {item["price"]["product"] for item in subscription["items"]["data"]}
-    names = ", ".join(world.store.get("product", product)["name"] for product in sorted(now))
-    parts = [f"<h2>{escape(names)}</h2><p>Status: {subscription['status']}"]
+def _plan(world: World, subscription: Json, here: str, *, may_cancel: bool) -> list[str]:
+    products = {item["price"]["product"] for item in subscription["items"]["data"]}
+    names = ", ".join(world.store.get("product", product)["name"] for product in sorted(products))
     end = subscription["cancel_at"]
-    parts[0] += f", ends on {datetime.fromtimestamp(end, UTC):%Y-%m-%d}</p>" if end else "</p>"
-    for product, prices in portal.plans(world, subscription["currency"]):
-        if product["id"] not in now:
-            fee = sum(price["unit_amount"] or 0 for price in prices if price["recurring"]["usage_type"] == "licensed")
-            text = f"Change to {product['name']} ({html.money(fee, subscription['currency'])} a month)"
-            parts.append(html.form(here, text, value=f"plan:{product['id']}", is_quiet=True))
-    text, value = ("Keep the plan", "keep") if end else ("Cancel at the end of the period", "cancel")
-    return [*parts, html.form(here, text, value=value, is_quiet=True)]
+    until = f", ends on {datetime.fromtimestamp(end, UTC):%Y-%m-%d}" if end else ""
+    parts = [f"<h2>{escape(names)}</h2><p>Status: {subscription['status']}{until}</p>"]
+    if may_cancel:
+        text, value = ("Keep the plan", "keep") if end else ("Cancel at the end of the period", "cancel")
+        parts.append(html.form(here, text, value=value, is_quiet=True))
+    return parts
 
 
 def _manage(world: World, id: str, form: Json) -> str:
@@ -106,11 +105,9 @@ def _manage(world: World, id: str, form: Json) -> str:
     what, _, which = str(form.get("do", "")).partition(":")
     if what == "leave":
         return str(session["return_url"])
-    if what == "card":
+    if what == "card" and portal.may(world, session, "payment_method_update"):
         enter_card(world, customer, str(form.get("card", "")))
-    elif what == "plan":
-        portal.switch(world, customer, which)
-    elif what in ("cancel", "keep"):
+    elif what in ("cancel", "keep") and portal.may(world, session, "subscription_cancel"):
         portal.stop(world, customer, is_canceled=what == "cancel")
     elif what == "invoice" and world.store.get("invoice", which)["customer"] == customer:
         invoices.pay(world, {}, which)

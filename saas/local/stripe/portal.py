@@ -1,20 +1,79 @@
-"""The customer portal: another card, another plan, the end of it, and open invoices."""
+"""The customer portal: another card, the end of the subscription, and open invoices, as far as its configuration allows."""
+
+from typing import Any
 
 from saas.local.stripe import subscriptions
-from saas.local.stripe.catalogue import need
-from saas.local.stripe.refusals import Refusal, missing
+from saas.local.stripe.catalogue import is_true, merged, need
+from saas.local.stripe.refusals import Refusal, invalid, missing
 from saas.local.stripe.routes import route
-from saas.local.stripe.store import Json
+from saas.local.stripe.store import Json, page
 from saas.local.stripe.world import World
 
 OPEN_SECONDS = 3600
+FEATURES = ("customer_update", "invoice_history", "payment_method_update", "subscription_cancel", "subscription_update")
+
+
+@route("POST", "/v1/billing_portal/configurations")
+def create_configuration(world: World, params: Json) -> Json:
+    need(params, "features")
+    body = {
+        "active": True,
+        "business_profile": {"headline": None, "privacy_policy_url": None, "terms_of_service_url": None},
+        "created": world.now(),
+        "default_return_url": None,
+        "features": {name: {"enabled": False} for name in FEATURES} | _features(params),
+        "is_default": False,
+        "login_page": {"enabled": False, "url": None},
+        "metadata": params.get("metadata") or {},
+        "updated": world.now(),
+    }
+    made = world.store.add("billing_portal.configuration", "bpc", body)
+    world.emit("billing_portal.configuration.created", made)
+    return made
+
+
+@route("GET", "/v1/billing_portal/configurations")
+def list_configurations(world: World, params: Json) -> Json:
+    found = world.store.all("billing_portal.configuration")
+    if "active" in params:
+        found = [body for body in found if body["active"] == is_true(params["active"])]
+    return page(found, params, "/v1/billing_portal/configurations")
+
+
+@route("POST", "/v1/billing_portal/configurations/{id}")
+def update_configuration(world: World, params: Json, id: str) -> Json:
+    found = world.store.get("billing_portal.configuration", id)
+    fields: Json = {"features": found["features"] | _features(params), "updated": world.now()}
+    fields["metadata"] = merged(found["metadata"], params.get("metadata"))
+    if "active" in params:
+        fields["active"] = is_true(params["active"])
+    return world.change(found, "billing_portal.configuration.updated", **fields)
+
+
+def _features(params: Json) -> Json:
+    """What is allowed. A change of the plan cannot be: Stripe does not offer it for metered prices, nor for several at once."""
+    given = params.get("features") or {}
+    unknown = sorted(set(given) - set(FEATURES))
+    if unknown or is_true((given.get("subscription_update") or {}).get("enabled")):
+        raise invalid("features", f"The stand-in's portal does not have this: {', '.join(unknown) or 'subscription_update'}")
+    return {name: {key: _plain(value) for key, value in feature.items()} for name, feature in given.items()}
+
+
+def _plain(value: Any) -> Any:  # Any: of a form
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
 @route("POST", "/v1/billing_portal/sessions")
 def create(world: World, params: Json) -> Json:
     need(params, "customer")
+    if not params.get("configuration"):
+        text = "No configuration provided and your test mode default configuration has not been created."
+        raise Refusal(400, f"{text} Provide a configuration, or create your default by saving your customer portal settings.")
+    configuration = world.store.get("billing_portal.configuration", params["configuration"])
+    if not configuration["active"]:
+        raise invalid("configuration", f"The configuration {configuration['id']} is not active")
     body = {
-        "configuration": "bpc_standin",
+        "configuration": configuration["id"],
         "created": world.now(),
         "customer": world.store.get("customer", params["customer"])["id"],
         "flow": None,
@@ -34,35 +93,16 @@ def open_session(world: World, id: str) -> Json:
     return session
 
 
+def may(world: World, session: Json, feature: str) -> bool:
+    """Whether the configuration of this visit allows it."""
+    features = world.store.get("billing_portal.configuration", session["configuration"])["features"]
+    return is_true(features[feature].get("enabled"))
+
+
 def running(world: World, customer: str) -> Json | None:
     """The customer's subscription, if there is one that has not ended."""
     found = [body for body in world.store.all("subscription", customer=customer) if body["status"] not in subscriptions.ENDED]
     return found[-1] if found else None
-
-
-def plans(world: World, currency: str) -> list[tuple[Json, list[Json]]]:
-    """What can be subscribed to: active products with their active recurring prices in this currency."""
-    prices = [price for price in world.store.all("price", active=True, currency=currency) if price["recurring"]]
-    found = [(product, [price for price in prices if price["product"] == product["id"]]) for product in _products(world)]
-    return [(product, its) for product, its in found if its]
-
-
-def _products(world: World) -> list[Json]:
-    return world.store.all("product", active=True)
-
-
-def switch(world: World, customer: str, product_id: str) -> None:
-    """Change the subscription to all prices of another product, prorated from now on."""
-    subscription = running(world, customer)
-    if subscription is None:
-        raise missing("subscription", customer)
-    wanted = next((its for product, its in plans(world, subscription["currency"]) if product["id"] == product_id), None)
-    if wanted is None:
-        raise missing("product", product_id)
-    items: list[Json] = [{"id": item["id"], "deleted": "true"} for item in subscription["items"]["data"]]
-    items += [{"price": price["id"]} for price in wanted]
-    metadata = world.store.get("product", product_id)["metadata"]
-    subscriptions.update(world, {"items": items, "metadata": metadata}, subscription["id"])
 
 
 def stop(world: World, customer: str, *, is_canceled: bool) -> None:
