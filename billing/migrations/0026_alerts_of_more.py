@@ -15,8 +15,8 @@ class Migration(migrations.Migration):
             models.CharField(
                 choices=[
                     ("budget", "Budget"),
-                    ("included_calls", "Included calls"),
-                    ("included_amount", "Included amount"),
+                    ("included_calls", "Included Calls"),
+                    ("included_amount", "Included Amount"),
                     ("credit", "Credit"),
                 ],
                 db_default="budget",
