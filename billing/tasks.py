@@ -8,7 +8,7 @@ from celery import shared_task
 
 from billing import alarms, idempotent
 from billing.caps import alerts
-from billing.invoicing import periods, push, reconcile, settling
+from billing.invoicing import push, reconcile, reconcile_turns, settling
 from billing.ledger.verify import differences
 from billing.stripe import attempts, events, following, state_mails
 from billing.stripe_gateway import is_set_up
@@ -60,18 +60,22 @@ def push_organization(tenant: str) -> int:
 
 @shared_task
 def reconcile_usage() -> None:
-    """Compare every organization's usage with Stripe's."""
+    """Have the usage of those compared with Stripe's whose turn it is."""
     if is_set_up():
-        for tenant in periods.subscribers():
+        for tenant in reconcile_turns.take():
             reconcile_organization.delay(str(tenant))
 
 
-@shared_task(time_limit=600)
+@shared_task(time_limit=600, rate_limit="4/s")  # of each worker; Stripe's limits: billing.invoicing.reconcile_turns
 def reconcile_organization(tenant: str) -> None:
+    is_whole = reconcile_turns.is_whole_due(UUID(tenant))
     try:
-        reconcile.reconcile_all(UUID(tenant))
-    except AppError as error:  # Stripe is away, or refuses: the next round tries again
+        reconcile.reconcile_all(UUID(tenant), is_whole=is_whole)
+    except AppError as error:  # Stripe is away, or refuses: it is tried again soon
+        reconcile_turns.failed(UUID(tenant))
         log.warning("the reconciliation waits for Stripe: organization %s: %s", tenant, error.detail)
+    else:
+        reconcile_turns.done(UUID(tenant), is_whole=is_whole)
 
 
 @shared_task

@@ -96,9 +96,13 @@ class StripePush(TenantModel):
 
 
 class StripePushed(TenantModel):
-    """Up to which of its seals an organization's usage is in `stripe_push`: only for finding who has something new."""
+    """Up to which of its seals an organization's usage is in `stripe_push`, and when it was compared with Stripe's last: only
+    for finding who has something new, and whose turn it is.
+    """
 
     number = models.BigIntegerField()
+    compared_at = models.DateTimeField(null=True)
+    compared_whole_at = models.DateTimeField(null=True, help_text="The same, with each hour of the periods.")
 
     class Meta:
         db_table = "stripe_pushed"

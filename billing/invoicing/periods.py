@@ -42,13 +42,6 @@ def meter_of(currency: str) -> str:
     return f"spend_{currency.lower()}"
 
 
-def subscribers() -> list[UUID]:
-    """The organizations that have something at Stripe, or had lately."""
-    with as_operator():
-        rows = Subscription.objects.filter(_lately()).exclude(stripe_subscription="")
-        return list(rows.order_by("organization_id").values_list("organization_id", flat=True).distinct())
-
-
 def subscriptions_of(tenant: UUID) -> list[Subscription]:
     """What the organization has subscribed to at Stripe, or had lately, each once; `plan_version` is with them."""
     with as_operator():

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 WORST = (Verdict.MATCH, Verdict.LAG, Verdict.MISSING, Verdict.EXCESS, Verdict.REJECTED)
 PUSHED_WITHIN = timedelta(hours=2)  # of a row's making; later it is missing
 MOST_HOURS = 100  # named in one run
+RECENT = timedelta(hours=72)  # of which each hour is asked for every time: Stripe tells a hundred in one answer
 
 
 @dataclass
@@ -67,12 +68,16 @@ class Hour:
         return Verdict.EXCESS if more > 0 else Verdict.MISSING
 
 
-def reconcile(period: Period, *, draft: int | None = None) -> ReconRun:
-    """Compare now, write it down, and call an operator if it is wrong. Raises PaymentsUnavailable."""
+def reconcile(period: Period, *, draft: int | None = None, is_whole: bool = False) -> ReconRun:
+    """Compare now, write it down, and call an operator if it is wrong. Raises PaymentsUnavailable.
+
+    Hours before RECENT are compared by their sum, one by one only if that is wrong, or with `is_whole`.
+    """
     now = clock.now()
     with as_operator():
         hours = _hours(period)
-    _read_stripe(period, hours, now)
+    if is_whole or not _read_sums(period, hours, now):
+        _read_hours(period, hours, hour_of(period.start), now)
     run = _judge(period, hours, draft, now)
     with as_operator():
         run.save(force_insert=True)
@@ -84,7 +89,7 @@ def reconcile(period: Period, *, draft: int | None = None) -> ReconRun:
     return run
 
 
-def reconcile_all(tenant: UUID) -> list[ReconRun]:
+def reconcile_all(tenant: UUID, *, is_whole: bool = True) -> list[ReconRun]:
     """All periods of an organization for which Stripe still takes usage."""
     now = clock.now()
     found = [
@@ -92,7 +97,7 @@ def reconcile_all(tenant: UUID) -> list[ReconRun]:
         for row in periods.subscriptions_of(tenant)
         for period in periods.periods_of(row, since=now - push.OLDEST, until=now)
     ]
-    return [reconcile(period, draft=_billed(period)) for period in found]
+    return [reconcile(period, draft=_billed(period), is_whole=is_whole) for period in found]
 
 
 def _billed(period: Period) -> int | None:
@@ -131,14 +136,37 @@ def _rows(period: Period) -> "QuerySet[StripePush]":
     return rows.exclude(state=PushState.REPLACED)
 
 
-def _read_stripe(period: Period, hours: dict[datetime, Hour], now: datetime) -> None:
-    start, end = hour_of(period.start), min(period.end, now)
-    whole = hour_of(end) + (HOUR if end != hour_of(end) else timedelta())
+def _read_sums(period: Period, hours: dict[datetime, Hour], now: datetime) -> bool:
+    """Ask for the hours of RECENT and for the sum of all, in two requests; False if what is before does not add up."""
+    start = hour_of(period.start)
+    since = max(start, hour_of(now) - RECENT)
+    recent = _read_hours(period, hours, since, now) if since < period.end else 0
+    there = usage.usage_of(
+        meter=meters.meter_id(period.meter), customer=period.customer, start=start, end=_until(period, start, now)
+    )
+    before = [known for hour, known in hours.items() if hour < since]
+    for known in before:
+        known.stripe = known.accepted + known.elsewhere
+    return there - recent == sum(known.stripe for known in before)
+
+
+def _read_hours(period: Period, hours: dict[datetime, Hour], since: datetime, now: datetime) -> int:
+    """Put in what Stripe says of each hour from `since` on; its sum."""
+    for hour, known in hours.items():
+        known.stripe = 0 if hour >= since else known.stripe
     found = usage.usage_by_hour(
-        meter=meters.meter_id(period.meter), customer=period.customer, start=start, end=max(whole, start + HOUR)
+        meter=meters.meter_id(period.meter), customer=period.customer, start=since, end=_until(period, since, now)
     )
     for hour, units in found.items():
         hours.setdefault(hour, Hour()).stripe = units
+    return sum(found.values())
+
+
+def _until(period: Period, since: datetime, now: datetime) -> datetime:
+    """The end of the hour in which the period ends, or in which it is now."""
+    end = min(period.end, now)
+    whole = hour_of(end) + (HOUR if end != hour_of(end) else timedelta())
+    return max(whole, since + HOUR)
 
 
 def _judge(period: Period, hours: dict[datetime, Hour], draft: int | None, now: datetime) -> ReconRun:

@@ -52,6 +52,13 @@ def usage_by_hour(*, meter: str, customer: str, start: datetime, end: datetime) 
     return found
 
 
+def usage_of(*, meter: str, customer: str, start: datetime, end: datetime) -> int:
+    """What Stripe has counted in all of that time, which one request tells. It may lag behind what was sent."""
+    params = {"customer": customer, "start_time": int(start.timestamp()), "end_time": int(end.timestamp())}
+    rows = every(client().v1.billing.meters.event_summaries.list, meter, params=params)
+    return sum(int(Decimal(str(row["aggregated_value"]))) for row in rows)
+
+
 def rejected_usage(event: str) -> dict[str, str]:
     """Of a thin event that tells of usage which was taken and then not counted: why, by identifier. Only samples are named."""
     json = ask(client().v2.core.events.retrieve, event)
