@@ -17,8 +17,9 @@ FAILURES = 3  # of an event: the third try is some 15 s after the first
 
 
 def count() -> dict[str, int]:
-    """By kind: rows that Stripe refused or may have lost, or that nobody sends; events that fail again and again; periods that
-    differ; 1 if nothing was compared lately although somebody has subscribed to usage; invoices that stay drafts.
+    """By kind: rows that Stripe refused or may have lost, or that nobody sends; events that fail again and again; plans that
+    operators gave and Stripe has not; periods that differ; 1 if nothing was compared lately although somebody has subscribed to
+    usage; invoices that stay drafts.
     """
     now = clock.now()
     is_stuck = Q(settlement=Settlement.MISMATCH) | Q(settlement=Settlement.WAITING, deadline_at__lte=now)
@@ -29,11 +30,13 @@ def count() -> dict[str, int]:
         runs = newest.distinct("organization_id", "stripe_subscription", "period_start").values_list("verdict", flat=True)
         late = StripePush.objects.filter(state=PushState.DUE, created_at__lte=now - LATELY)
         failing = StripeEvent.objects.filter(processed_at=None, attempts__gte=FAILURES)
+        given = Subscription.objects.current().filter(stripe_due_at__isnull=False, stripe_tries__gte=FAILURES)
         metered = Subscription.objects.current().filter(stripe_status__in=RUNNING, since__lte=now - LATELY)
         return {
             "pushes": StripePush.objects.filter(state__in=[PushState.REJECTED, PushState.UNCLEAR]).count(),
             "late_pushes": late.count(),
             "events": failing.count(),
+            "given_plans": given.count(),
             "uncompared": int(not runs and metered.exclude(plan_version__overage=[]).exists()),
             "differences": sum(verdict not in (Verdict.MATCH, Verdict.LAG) for verdict in runs),
             "invoices": Invoice.objects.filter(is_stuck).count(),

@@ -10,7 +10,7 @@ from billing import alarms, idempotent
 from billing.caps import alerts
 from billing.invoicing import push, reconcile, reconcile_turns, settling
 from billing.ledger.verify import differences
-from billing.stripe import attempts, events, following, state_mails
+from billing.stripe import attempts, events, following, given, state_mails
 from billing.stripe_gateway import is_set_up
 from saas.lib.errors import AppError
 from tenants.databases import as_operator
@@ -93,6 +93,19 @@ def settle_invoice(invoice: str) -> None:
         settling.settle(UUID(invoice))
     except AppError as error:  # Stripe is away, or refuses: the next round tries again
         log.warning("an invoice waits for Stripe: %s: %s", invoice, error.detail)
+
+
+@shared_task
+def put_given_plans() -> None:
+    """See which plans that operators have given Stripe does not know yet."""
+    if is_set_up():
+        for subscription in given.due():
+            put_given_plan.delay(str(subscription))
+
+
+@shared_task(time_limit=600)
+def put_given_plan(subscription: str) -> bool:
+    return given.put(UUID(subscription))
 
 
 @shared_task(time_limit=300)

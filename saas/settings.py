@@ -210,6 +210,7 @@ CELERY_BEAT_SCHEDULE: dict[str, Any] = {
     "rotate-data-keys": {"task": "tenants.tasks.rotate_data_keys", "schedule": 3600.0, "options": {"expires": 3600}},
     "mail-alerts": {"task": "billing.tasks.mail_alerts", "schedule": 10.0, "options": {"expires": 10}},
     "forget-posts": {"task": "billing.tasks.forget_posts", "schedule": crontab(minute=23), "options": {"expires": 3600}},
+    "put-given-plans": {"task": "billing.tasks.put_given_plans", "schedule": 15.0, "options": {"expires": 15}},
     "mail-states": {"task": "billing.tasks.mail_states", "schedule": 10.0, "options": {"expires": 10}},
     "sweep-stripe-events": {"task": "billing.tasks.sweep_stripe_events", "schedule": 15.0, "options": {"expires": 15}},
     "catch-up-with-stripe": {

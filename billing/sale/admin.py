@@ -185,14 +185,26 @@ class SubscriptionForm(CheckedForm):
 
 @admin.register(Subscription)
 class SubscriptionAdmin(AddOnlyAdmin):
-    """Adding one puts the organization on that version at once."""
+    """Adding one puts the organization on that version at once, and at Stripe within a minute: `at_stripe` shows it."""
 
     form = SubscriptionForm
-    list_display = ["organization", "plan_version", "state", "since", "ended_at", "actor", "reason"]
-    list_filter = ["state", ("ended_at", admin.EmptyFieldListFilter), "plan_version__plan"]
+    list_display = ["organization", "plan_version", "state", "at_stripe", "since", "ended_at", "actor", "reason"]
+    list_filter = [
+        "state",
+        ("ended_at", admin.EmptyFieldListFilter),
+        ("stripe_due_at", admin.EmptyFieldListFilter),
+        "plan_version__plan",
+    ]
     list_select_related = ["organization", "plan_version"]
     search_fields = ["organization__slug", "=organization__id"]
     ordering = ["-since"]
+
+    @admin.display(description="At Stripe")
+    def at_stripe(self, row: Subscription) -> str:
+        """What Stripe says of it, or how far it is on its way there."""
+        if row.stripe_due_at is None or row.ended_at is not None:
+            return row.stripe_status or "–"
+        return f"waits after {row.stripe_tries} tries: {row.stripe_error}" if row.stripe_error else "on its way"
 
     def get_fields(self, request: HttpRequest, obj: Subscription | None = None) -> Any:  # Any: Django's
         if obj is None:

@@ -172,6 +172,11 @@ class Subscription(TenantModel):
     stripe_status = models.CharField(max_length=30, blank=True, default="", db_default="", help_text="What Stripe says of it.")
     ends_at = models.DateTimeField(null=True, blank=True, help_text="When Stripe ends it, if that is so planned.")
     next_plan = models.CharField(max_length=40, blank=True, default="", db_default="", help_text="The plan then; empty: Free.")
+    stripe_due_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it is to be put into force at Stripe; empty: there is nothing to do."
+    )
+    stripe_tries = models.PositiveIntegerField(default=0, db_default=0)
+    stripe_error = models.CharField(max_length=500, blank=True, default="", db_default="")
     unpaid_since = models.DateTimeField(
         null=True, blank=True, help_text="Since when an invoice is open whose payment was refused."
     )
@@ -187,6 +192,9 @@ class Subscription(TenantModel):
 
     class Meta:
         db_table = "subscription"
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["stripe_due_at"], condition=Q(stripe_due_at__isnull=False), name="subscription_to_stripe"),
+        ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.UniqueConstraint(
                 fields=["organization"], condition=Q(ended_at__isnull=True), name="subscription_one_current"

@@ -78,6 +78,7 @@ def change(
 ) -> Subscription:
     """Put an organization on what is for sale of a plan (or on a given version of it): at once, limits included.
 
+    What an operator gives is then put into force at Stripe (billing.stripe.given).
     Runs as the operator in a transaction of its own, and not inside one that has changed the organization. Of two changes at
     once the later one counts; who is on that version already stays as they are. `is_own_choice`: only what `choose` allows.
     Raises NotFound, StateConflict.
@@ -88,7 +89,11 @@ def change(
         version = version or for_sale(slug, current.plan_version.currency)
         if is_own_choice:
             check_choice(current, version)
+        is_given = actor.kind == "operator" and (bool(selling.keys_of(version)) or current.stripe_status in RUNNING)
         if version.id == current.plan_version_id:
+            if is_given:
+                current.stripe_due_at = clock.now()
+                current.save(update_fields=["stripe_due_at"])
             return current
         check_change(current, version)
         now = clock.now()
@@ -106,6 +111,7 @@ def change(
             stripe_status=current.stripe_status,
             ends_at=current.ends_at,
             next_plan=current.next_plan,
+            stripe_due_at=now if is_given else None,
             unpaid_since=current.unpaid_since,
             told_state=current.told_state,
             actor=str(actor),

@@ -121,9 +121,17 @@ def end_checkout(checkout: str) -> None:
 
 
 def create_subscription(
-    *, customer: str, prices: Sequence[tuple[str, bool]], metadata: dict[str, str], key: str
+    *,
+    customer: str,
+    prices: Sequence[tuple[str, bool]],
+    metadata: dict[str, str],
+    key: str,
+    days_until_due: int | None = None,
 ) -> Subscription:
-    """Subscribe a customer who already has a card; prices as in `checkout_for_subscription`."""
+    """Subscribe a customer without a page; prices as in `checkout_for_subscription`.
+
+    Invoices are charged to the customer's card, or sent to be paid within `days_until_due`.
+    """
     service = client().v1.subscriptions
     params = {
         "customer": customer,
@@ -131,6 +139,7 @@ def create_subscription(
         "billing_mode": {"type": "flexible"},
         "billing_cycle_anchor_config": {"day_of_month": 1, "hour": 0, "minute": 0, "second": 0},
         "metadata": metadata,
+        **({} if days_until_due is None else {"collection_method": "send_invoice", "days_until_due": days_until_due}),
         **tax(),
     }
     find = partial(every, service.list, params={"customer": customer, "status": "all"})

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from uuid import UUID
 
 from django.db import connections
@@ -10,6 +11,7 @@ from django.db import connections
 from billing.sale import plans
 from billing.sale.models import PlanVersion, State, Subscription, current_subscription
 from billing.stripe import customers, invoices
+from billing.stripe.objects import Invoice
 from billing.stripe.objects import Subscription as StripeSubscription
 from billing.stripe.states import RUNNING, Facts, state_of
 from saas.lib import clock
@@ -36,12 +38,19 @@ def follow(customer: str) -> Subscription | None:
         if organization is None:
             return None
         newest = _newest(customers.subscriptions_of(customer))
-        refused = [invoice for invoice in invoices.open_invoices_of(customer) if invoice.attempts]
         written_off = invoices.written_off_of(customer)
-        unpaid = [invoice.created_at for invoice in refused + written_off]
+        unpaid = [_unpaid_since(invoice) for invoice in invoices.open_invoices_of(customer)]
+        unpaid += [invoice.created_at for invoice in written_off]
         unpaid_since = min((moment for moment in unpaid if moment is not None), default=None)
         facts = Facts(newest.status if newest else "", unpaid_since, is_written_off=bool(written_off))
         return _apply(organization, customer, newest, facts)
+
+
+def _unpaid_since(invoice: Invoice) -> datetime | None:
+    """Of one that is open: since it was sent and is due, or, where a card is charged, since that was refused."""
+    if invoice.due_at is not None:
+        return invoice.due_at if invoice.due_at <= clock.now() else None
+    return invoice.created_at if invoice.attempts else None
 
 
 def let_time_pass() -> int:
@@ -107,7 +116,9 @@ def _apply(organization: UUID, customer: str, newest: StripeSubscription | None,
     status, unpaid_since = facts.status, facts.unpaid_since
     if newest is not None and status in RUNNING and newest.id != before.stripe_subscription:
         customers.end_open_checkouts(customer)
-    if newest is not None and newest.status in RUNNING:
+    if before.stripe_due_at is not None:
+        pass  # an operator has given a plan: Stripe is told first (billing.stripe.given)
+    elif newest is not None and newest.status in RUNNING:
         version = _version(newest)
         if version is not None:
             plans.change(organization, version.plan_id, version=version, actor=STRIPE, reason=f"subscription {newest.id}")

@@ -278,6 +278,7 @@ class Invoice:
     period_start: datetime | None
     period_end: datetime | None
     next_attempt_at: datetime | None
+    due_at: datetime | None  # of one that is sent, and not charged
     hosted_url: str
     lines: tuple[InvoiceLine, ...]
     metadata: dict[str, str]
@@ -302,6 +303,7 @@ class Invoice:
             period_start=moment(json.get("period_start")),
             period_end=moment(json.get("period_end")),
             next_attempt_at=moment(json.get("next_payment_attempt")),
+            due_at=moment(json.get("due_date")),
             hosted_url=json.get("hosted_invoice_url") or "",
             lines=tuple(InvoiceLine.read(line) for line in (json.get("lines") or {}).get("data", ())),
             metadata=json.get("metadata") or {},

@@ -20,7 +20,7 @@ from billing.stripe.states import RUNNING
 from saas.lib.errors import PaymentsUnavailable, StateConflict, ValidationFailed
 from saas.lib.money import NANO
 from tenants.databases import as_operator
-from tenants.models import Organization
+from tenants.models import Membership, Organization, Role
 
 SUBSCRIBED = "There is a subscription already: change it by POST /api/v1/billing/plan"
 LEAST_CREDIT, MOST_CREDIT = 1, 100_000  # currency units that can be bought at once
@@ -37,6 +37,16 @@ def customer_of(organization_id: UUID, *, email: str) -> str:
     with as_operator():
         Subscription.objects.of(organization_id).current().filter(stripe_customer="").update(stripe_customer=made)
         return current_subscription(organization_id).stripe_customer
+
+
+def address_of(organization_id: UUID) -> str:
+    """Where invoices are sent if nobody says another: to the first owner. Raises StateConflict."""
+    with as_operator():
+        owners = Membership.objects.of(organization_id).filter(role=Role.OWNER).order_by("id")
+        address: str | None = owners.values_list("user__email", flat=True).first()
+    if address is None:
+        raise StateConflict("The organization has no owner to whom invoices could be sent")
+    return address
 
 
 def checkout_plan(organization_id: UUID, slug: str, *, email: str, success_url: str, cancel_url: str, key: str) -> Checkout:

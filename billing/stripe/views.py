@@ -15,10 +15,8 @@ from billing.caps.shapes import AmountField
 from billing.idempotent import SteppedPostingView
 from billing.stripe import payments
 from billing.stripe_gateway import StripeRefused
-from saas.lib.errors import PaymentsUnavailable, StateConflict
+from saas.lib.errors import PaymentsUnavailable
 from tenants.bodies import Body
-from tenants.models import Membership, Role
-from tenants.scope import tenant_scope
 
 log = logging.getLogger(__name__)
 Out = serializers.Serializer[Any]  # Any: answers are bound to no model
@@ -69,12 +67,7 @@ class PurchaseView(SteppedPostingView):
         """Where Stripe sends invoices: the caller's address, or for a key the first owner's. Raises StateConflict."""
         if self.access.user is not None:
             return self.access.user.email
-        with tenant_scope(self.organization.id):
-            owners = Membership.objects.of(self.organization).filter(role=Role.OWNER)
-            address: str | None = owners.order_by("id").values_list("user__email", flat=True).first()
-        if address is None:
-            raise StateConflict("The organization has no owner to whom invoices could be sent")
-        return address
+        return payments.address_of(self.organization.id)
 
 
 class CheckoutView(PurchaseView):

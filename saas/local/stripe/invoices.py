@@ -32,10 +32,11 @@ def draft(world: World, customer: str, currency: str, *, reason: str, subscripti
         "auto_advance": True,
         "automatic_tax": {"enabled": bool(subscription and subscription["automatic_tax"]["enabled"]), "status": None},
         "billing_reason": reason,
-        "collection_method": "charge_automatically",
+        "collection_method": subscription["collection_method"] if subscription else "charge_automatically",
         "created": now,
         "currency": currency,
         "customer": customer,
+        "due_date": None,
         "ending_balance": None,
         "hosted_invoice_url": None,
         "lines": {"object": "list", "data": [], "has_more": False, "total_count": 0},
@@ -164,6 +165,10 @@ def finalize(world: World, invoice: Json) -> Json:
     refresh(world, invoice)
     count = sum(other["number"] is not None for other in world.store.all("invoice", customer=invoice["customer"]))
     customer = world.store.get("customer", invoice["customer"])
+    if invoice["collection_method"] == "send_invoice":
+        name = invoice["parent"]["subscription_details"]["subscription"]
+        invoice["due_date"] = world.now() + DAY * world.store.get("subscription", name)["days_until_due"]
+        world.later(invoice["due_date"], "invoice.overdue", invoice["id"])
     applied = min(invoice["total"], -min(0, invoice["starting_balance"]))  # a negative total becomes a balance
     customer["balance"] = invoice["starting_balance"] + applied
     world.store.save(customer)
@@ -179,8 +184,13 @@ def finalize(world: World, invoice: Json) -> Json:
 
 
 def collect(world: World, invoice: Json, *, is_asked: bool = False) -> Json:
-    """Charge an open invoice. A refusal starts the reminders, or raises where somebody asked for this very attempt."""
+    """Charge an open invoice. A refusal starts the reminders, or raises where somebody asked for this very attempt.
+
+    One that is sent waits for its customer.
+    """
     payment = None
+    if invoice["collection_method"] == "send_invoice" and invoice["amount_due"] > 0 and not is_asked:
+        return invoice
     if invoice["amount_due"] > 0:
         try:
             payment = charge(world, invoice["customer"], invoice["amount_due"], invoice["currency"])
@@ -234,6 +244,15 @@ def finalize_in_time(world: World, id: str) -> None:
     invoice = world.store.get("invoice", id)
     if invoice["status"] == "draft" and invoice["auto_advance"]:
         collect(world, finalize(world, invoice))
+
+
+@work("invoice.overdue")
+def overdue(world: World, id: str) -> None:
+    """One that was sent is due, and not paid."""
+    invoice = world.store.get("invoice", id)
+    if invoice["status"] == "open":
+        world.emit("invoice.overdue", invoice)
+        _tell_subscription(world, invoice)
 
 
 @work("invoice.collect")

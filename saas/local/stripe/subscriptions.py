@@ -5,7 +5,7 @@ from typing import Any
 
 from saas.local.stripe import invoices, rating
 from saas.local.stripe.catalogue import is_true, merged, need
-from saas.local.stripe.customers import is_taxed
+from saas.local.stripe.customers import card_of, is_taxed
 from saas.local.stripe.refusals import Refusal, invalid
 from saas.local.stripe.routes import route, work
 from saas.local.stripe.store import Json, page
@@ -20,16 +20,25 @@ ENDED = ("canceled", "incomplete_expired")
 @route("POST", "/v1/subscriptions")
 def create(world: World, params: Json) -> Json:
     need(params, "customer", "items")
-    return begin(world, params["customer"], params)
+    if params.get("collection_method") == "send_invoice":
+        need(params, "days_until_due")
+    made = begin(world, params["customer"], params)
+    if made["collection_method"] == "charge_automatically" and card_of(world, params["customer"]) is None:
+        text = "This customer has no attached payment source or default payment method."
+        raise Refusal(400, text, code="resource_missing")
+    return made
 
 
 def begin(world: World, customer: str, params: Json, *, must_pay: bool = False) -> Json:
-    """A new subscription with its first invoice. A refused card leaves it incomplete, or raises (`must_pay`)."""
+    """A new subscription with its first invoice. A refused card leaves it incomplete, or raises (`must_pay`).
+
+    With `send_invoice` it is active at once, and the invoice is a draft for an hour, then sent.
+    """
     now = world.now()
     trial = int(params.get("trial_period_days", 0)) * DAY
     config = {key: int(value) for key, value in (params.get("billing_cycle_anchor_config") or {}).items()} or None
     anchor = now + trial if trial else (rating.next_anchor(now, config, now) if config else now)
-    items = params["items"]
+    items, is_sent = params["items"], params.get("collection_method") == "send_invoice"
     if not 0 < len(items) <= MOST_ITEMS:
         raise invalid("items", f"A subscription has 1 to {MOST_ITEMS} items")
     tax = {"enabled": is_taxed(world, customer, params), "liability": None}
@@ -41,10 +50,11 @@ def begin(world: World, customer: str, params: Json, *, must_pay: bool = False) 
         "cancel_at": None,
         "cancel_at_period_end": False,
         "canceled_at": None,
-        "collection_method": "charge_automatically",
+        "collection_method": params.get("collection_method", "charge_automatically"),
         "created": now,
         "currency": world.store.get("price", items[0]["price"])["currency"],
         "customer": world.store.get("customer", customer)["id"],
+        "days_until_due": int(params["days_until_due"]) if params.get("days_until_due") else None,
         "default_payment_method": None,
         "ended_at": None,
         "items": {"object": "list", "data": [], "has_more": False, "total_count": 0},
@@ -52,7 +62,7 @@ def begin(world: World, customer: str, params: Json, *, must_pay: bool = False) 
         "metadata": params.get("metadata") or {},
         "pause_collection": None,
         "start_date": now,
-        "status": "trialing" if trial else "incomplete",
+        "status": "trialing" if trial else ("active" if is_sent else "incomplete"),
         "trial_end": now + trial if trial else None,
         "trial_start": now if trial else None,
     }
@@ -74,6 +84,9 @@ def begin(world: World, customer: str, params: Json, *, must_pay: bool = False) 
     invoices.total(world, invoice)
     world.emit("invoice.created", invoice)
     world.later(end, "subscription.cycle", subscription["id"])
+    if is_sent:
+        world.later(now + invoices.DRAFT_SECONDS, "invoice.finalize", invoice["id"])
+        return world.store.get("subscription", subscription["id"])
     world.later(now + INCOMPLETE_SECONDS, "subscription.expire", subscription["id"])
     invoices.finalize(world, invoice)
     try:
@@ -203,7 +216,7 @@ def follow(world: World, invoice: Json) -> None:
         if not any(other["parent"] == invoice["parent"] for other in others):
             status = "active"
     elif invoice["status"] == "open" and status in ("active", "trialing", "past_due"):
-        status = "past_due" if invoice["next_payment_attempt"] else "unpaid"
+        status = "past_due" if invoice["next_payment_attempt"] or invoice.get("due_date") else "unpaid"
     if status != subscription["status"]:
         world.change(subscription, "customer.subscription.updated", status=status)
 
