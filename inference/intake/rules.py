@@ -1,5 +1,6 @@
 """The rules of intake: a stable code for each, and the sentence that the uploader reads. docs/models.md lists them."""
 
+import re
 from typing import Any
 
 RULES = {
@@ -10,6 +11,7 @@ RULES = {
     "opset_version": "The operator-set version must be one that the platform knows.",
     "training_info": "Training information is not taken; export the model for inference.",
     "signature_too_large": "A model has 1 to 256 inputs and 1 to 256 outputs, with names of at most 200 characters.",
+    "signature_name": "Names of inputs and outputs must be text without control characters.",
     # of its tensors
     "external_data": "All weights must be inside the file; external data is never read.",
     "tensor_type": "A tensor must have a type that the platform runs.",
@@ -40,6 +42,15 @@ RULES = {
     "intake_failed": "The platform could not examine the model. Nothing is known against it; upload it again.",
 }
 
+NO_TEXT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+"""Characters that a file can name things with, but that no answer or table should have to carry."""
+
+
+def is_text(name: str | bytes) -> bool:
+    """Whether it can be shown and stored as it is. A model's file gives bytes for what is not UTF-8."""
+    return isinstance(name, str) and not NO_TEXT.search(name)
+
+
 Verdict = dict[str, Any]
 """JSON for the uploader: `result` is ready or rejected; a rejected one has `code`, `rule`, `detail`, `node` and `measured`."""
 
@@ -61,7 +72,7 @@ def rejection(code: str, detail: str, *, node: str = "", measured: dict[str, Any
         "result": "rejected",
         "code": code,
         "rule": RULES[code],
-        "detail": detail[:1000],
-        "node": node[:300] or None,
+        "detail": NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", detail[:1000]),
+        "node": NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", node[:300]) or None,
         "measured": measured or {},
     }

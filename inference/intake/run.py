@@ -44,6 +44,16 @@ def judge(version: ModelVersion) -> None:
     A process that dies in here leaves the claim to run out; after INTAKE_ATTEMPTS such attempts the version is rejected.
     """
     try:
+        _judge(version)
+    except NotFound:
+        log.info("the model was deleted during intake", extra={"version": version.shown_id})
+    except Exception:  # nothing that a model brings may hold up the organization's other uploads
+        log.exception("intake failed", extra={"version": version.shown_id, "attempt": version.attempts})
+        _try_later(version, "an error of the platform's")
+
+
+def _judge(version: ModelVersion) -> None:
+    try:
         facts = examine(version)
     except Rejected as rejected:
         give_up(version, rejected.verdict())

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from inference.engine.sessions import MAX_EXPANSION_NODES
-from inference.intake.rules import Rejected
+from inference.intake.rules import Rejected, is_text
 
 MAX_DEPTH = 8  # of functions and subgraphs within each other
 HOPELESS_DEPTH = 64  # from here counting stops: it is recursive
@@ -105,6 +105,9 @@ def _check_header(model: ModelProto) -> None:
         long = next((value.name for value in values if not 1 <= len(value.name) <= MAX_NAME), None)
         if long is not None:
             raise Rejected("signature_too_large", f"One of the {kind} has a name of {len(long)} characters", found=len(long))
+        bad = next((value.name for value in values if not is_text(value.name)), None)
+        if bad is not None:
+            raise Rejected("signature_name", f"One of the {kind} is named {bad!a}")
 
 
 def _check_opsets(place: str, imports: Iterable[onnx.OperatorSetIdProto]) -> None:

@@ -94,6 +94,21 @@ def test_a_store_that_fails_is_asked_again_and_in_the_end_nothing_is_said_agains
     assert now(version).verdict["code"] == "intake_failed"
 
 
+def test_whatever_goes_wrong_a_version_is_not_left_in_somebodys_hands(version, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("the table does not take it")
+
+    monkeypatch.setattr("inference.intake.run.accept", broken)
+    for attempt in (1, 2):
+        run(version)
+        assert (now(version).state, now(version).attempts) == ("validating", attempt)
+        assert now(version).next_try_at - timezone.now() < timedelta(minutes=1)
+        set_columns(version, next_try_at=timezone.now())
+    run(version)
+
+    assert (now(version).state, now(version).verdict["code"]) == ("rejected", "intake_failed")
+
+
 def test_a_changed_artifact_is_never_judged_as_the_uploaded_one(version):
     from django.conf import settings
 

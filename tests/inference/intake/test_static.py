@@ -318,6 +318,19 @@ def test_a_model_needs_inputs_and_outputs_with_names_of_a_sane_number_and_length
     assert code_of(model([IDENTITY], [X] + [value(f"i{n}", INT64, [1]) for n in range(256)], [Y])) == "signature_too_large"
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "\x7f"])
+def test_names_of_inputs_and_outputs_are_text(name):
+    node = helper.make_node("Identity", [name], ["y"])
+    assert code_of(model([node], [value(name, INT64, [1])], [Y])) == "signature_name"
+    node = helper.make_node("Identity", ["x"], [name])
+    assert code_of(model([node], [X], [value(name, INT64, [1])])) == "signature_name"
+
+
+def test_a_verdict_carries_no_control_characters():
+    verdict = Rejected("operator_domain", "Operator \0\ud800", node="graph/\n").verdict()
+    assert (verdict["detail"], verdict["node"]) == ("Operator \ufffd\ufffd", "graph/\ufffd")
+
+
 def length(data):
     size, out = len(data), b""
     while size > 127:
