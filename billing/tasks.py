@@ -78,6 +78,12 @@ def reconcile_organization(tenant: str) -> None:
         reconcile_turns.done(UUID(tenant), is_whole=is_whole)
 
 
+@shared_task(time_limit=600)
+def forget_comparisons() -> int:
+    """Remove old comparisons with Stripe; how many."""
+    return reconcile.forget()
+
+
 @shared_task
 def settle_invoices() -> None:
     """See which held invoices are to be looked at, and tell /metrics what waits for an operator."""

@@ -288,24 +288,29 @@ def rated(part: Statement, currency: str, usage_nano: int, month_ms: int) -> lis
     Fee, included usage and the tiers' bounds are to the month's as the part's length is.
     """
     plan, length = part["plan"], part["ends_ms"] - part["starts_ms"]
-    coin = Decimal(1).scaleb(-COIN_DECIMALS.get(currency, 2))
     units, included = usage_nano // 1000, _share(_millionths(plan["included_amount"]), length, month_ms)
     fee_nano = _share(int(Decimal(plan["monthly_fee"]).scaleb(9)), length, month_ms)
     lines: list[Statement] = []
     if fee_nano:
-        lines.append({"kind": "fee", "amount": str(Decimal(fee_nano).scaleb(-9).quantize(coin, ROUND_HALF_UP))})
+        lines.append({"kind": "fee", "amount": _charged(Decimal(fee_nano).scaleb(-9), currency)})
     if within := min(units, included):
-        lines.append({"kind": "included", "amount": str(Decimal(0).quantize(coin)), "usage": _decimal(within)})
+        lines.append({"kind": "included", "amount": _charged(Decimal(0), currency), "usage": _decimal(within)})
     lower = included
     for place, tier in enumerate(plan["overage"], 1):
         bound = None if tier["up_to"] is None else included + _share(_millionths(tier["up_to"]), length, month_ms)
         upper = units if bound is None else min(units, bound)
         if upper > lower:
-            amount = (Decimal(upper - lower).scaleb(-6) * Decimal(str(tier["rate"]))).quantize(coin, ROUND_HALF_UP)
-            line = {"kind": "tier", "amount": str(amount), "usage": _decimal(upper - lower)}
+            amount = _charged(Decimal(upper - lower).scaleb(-6) * Decimal(str(tier["rate"])), currency)
+            line = {"kind": "tier", "amount": amount, "usage": _decimal(upper - lower)}
             lines.append(line | {"tier": place, "rate": str(tier["rate"])})
             lower = upper
     return lines
+
+
+def _charged(amount: Decimal, currency: str) -> str:
+    """Half up to the smallest coin; of currencies with three decimals to ten of them, as cards are charged."""
+    decimals = COIN_DECIMALS.get(currency, 2)
+    return str(amount.quantize(Decimal(1).scaleb(-min(decimals, 2)), ROUND_HALF_UP).quantize(Decimal(1).scaleb(-decimals)))
 
 
 def _share(amount: int, length: int, whole: int) -> int:

@@ -98,6 +98,9 @@ class Config(BaseSettings):
     prediction_retention_hours: int = Field(
         24, ge=1, le=8760, description="How long results of asynchronous predictions are kept."
     )
+    reconciliation_retention_days: int = Field(
+        30, ge=1, le=3650, description="How long comparisons with Stripe are kept; the last of each invoice stays."
+    )
     log_format: Literal["text", "json"] = Field("json", description="Form of log lines.")
 
     # Values may hold passwords, so that no message quotes one. Empty means the default, which is checked elsewhere.

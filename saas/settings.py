@@ -233,6 +233,11 @@ CELERY_BEAT_SCHEDULE: dict[str, Any] = {
     "verify-books": {"task": "billing.tasks.verify_books", "schedule": crontab(hour=3, minute=17), "options": {"expires": 600}},
     "push-usage": {"task": "billing.tasks.push_usage", "schedule": 30.0, "options": {"expires": 30}},
     "reconcile-usage": {"task": "billing.tasks.reconcile_usage", "schedule": 60.0, "options": {"expires": 60}},
+    "forget-comparisons": {
+        "task": "billing.tasks.forget_comparisons",
+        "schedule": crontab(hour=4, minute=31),
+        "options": {"expires": 600},
+    },
     "settle-invoices": {"task": "billing.tasks.settle_invoices", "schedule": 15.0, "options": {"expires": 15}},
 }
 

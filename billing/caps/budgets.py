@@ -14,7 +14,7 @@ from billing.sale import terms
 from inference.books import accounts
 from saas.lib.errors import NotFound
 from saas.lib.money import text_of
-from tenants import audit, events
+from tenants import audit, caps, events
 from tenants.access import Actor
 from tenants.databases import as_operator
 from tenants.models import ApiKey, Organization
@@ -47,6 +47,7 @@ def put(organization: Organization, key: ApiKey | None, amount_nano: int, *, act
 
     The answer is Unavailable if the state server cannot be told: the budget is stored then, and holds soon.
     """
+    caps.lock(organization.id)  # its currency stays (billing.sale.plans.check_change)
     budget, _ = Budget.objects.update_or_create(organization=organization, api_key=key, defaults={"amount_nano": amount_nano})
     audit.note(organization.id, actor, "budget.set", _target(organization, key), amount=text_of(amount_nano))
     _changed(organization.id)

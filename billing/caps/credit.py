@@ -25,7 +25,7 @@ from saas.lib import clock
 from saas.lib.errors import StateConflict, ValidationFailed
 from saas.lib.inserts import insert_once
 from saas.lib.money import MAX_NANO, NANO, text_of
-from tenants import audit, events
+from tenants import audit, caps, events
 from tenants.access import Actor
 from tenants.databases import as_operator
 
@@ -225,6 +225,7 @@ def give(row: CreditGrant, *, actor: Actor) -> CreditGrant:
     """The same with a row that is made and checked already."""
     row.remaining_nano, row.actor = row.amount_nano, f"{actor.kind} {actor.id}".strip()
     with as_operator(), transaction.atomic(using="ops"):
+        caps.lock(row.organization_id)  # its currency stays (billing.sale.plans.check_change)
         with connections["ops"].cursor() as cursor:
             settle(cursor, row.organization_id)
         others = CreditGrant.objects.of(row.organization_id).aggregate(left=Sum("remaining_nano", default=0))

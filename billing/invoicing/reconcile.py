@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.conf import settings
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from billing.invoicing import periods, push
 from billing.invoicing.models import PushState, Settlement, Verdict
@@ -98,6 +99,21 @@ def reconcile_all(tenant: UUID, *, is_whole: bool = True) -> list[ReconRun]:
         for period in periods.periods_of(row, since=now - push.OLDEST, until=now)
     ]
     return [reconcile(period, draft=_billed(period), is_whole=is_whole) for period in found]
+
+
+def forget() -> int:
+    """Remove old comparisons, but for the last one of each invoice; how many there were."""
+    kept = timedelta(days=settings.CONFIG.reconciliation_retention_days)
+    newer = ReconRun.objects.filter(
+        organization=OuterRef("organization"),
+        stripe_subscription=OuterRef("stripe_subscription"),
+        period_end=OuterRef("period_end"),
+        draft__isnull=False,
+        created_at__gt=OuterRef("created_at"),
+    )
+    with as_operator():
+        old = ReconRun.objects.filter(created_at__lt=clock.now() - kept).filter(Q(draft=None) | Exists(newer))
+        return old.delete()[0]
 
 
 def _billed(period: Period) -> int | None:

@@ -6,7 +6,7 @@ import redis
 from django.db import transaction
 from django.db.models import Sum
 
-from billing.models import PlanVersion, Subscription, UsageMonth
+from billing.models import Budget, CreditGrant, PlanVersion, Subscription, UsageMonth
 from billing.sale import terms
 from billing.sale.models import LIMITS, State, current_subscription
 from billing.stripe import selling
@@ -127,10 +127,19 @@ def change(
 
 
 def check_change(current: Subscription, version: PlanVersion) -> None:
-    """Raises StateConflict if the organization cannot get onto `version`: it has been charged in another currency."""
+    """Raises StateConflict if the organization cannot get onto `version`: it has amounts in another currency.
+
+    Amounts of budgets and credit are in the organization's currency and name none, so where there are any it stays.
+    """
     currency = current.plan_version.currency
-    if version.currency != currency and _used_ever(current.organization_id):
+    if version.currency == currency:
+        return
+    if _used_ever(current.organization_id):
         raise StateConflict(f"The organization has been charged in {currency}; its currency cannot be changed any more")
+    if CreditGrant.objects.of(current.organization_id).exists():
+        raise StateConflict(f"The organization was given credit in {currency}; its currency cannot be changed any more")
+    if Budget.objects.of(current.organization_id).exists():
+        raise StateConflict(f"The organization has budgets in {currency}: remove them first")
 
 
 def set_state(organization_id: UUID, state: State, *, actor: Actor, reason: str = "") -> Subscription:

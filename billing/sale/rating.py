@@ -109,7 +109,7 @@ def month(tariff: Tariff, usage: int) -> Bill:
     if included := min(units, tariff.included // METER):
         lines.append(Line("included", 0, included))
     for place, tier, within in _graduated(tariff, units):
-        amount = _round(within * METER * tier.rate * _coins_in_unit(tariff.currency), NANO * RATE_ONE)
+        amount = _in_coins(within * METER * tier.rate, NANO * RATE_ONE, tariff.currency)
         lines.append(Line("tier", amount, within, place, tier.rate))
     return Bill(tariff.currency, tuple(lines))
 
@@ -150,13 +150,19 @@ def exponent(currency: str) -> int:
     return EXPONENTS.get(currency, 2)
 
 
-def _coins_in_unit(currency: str) -> int:
-    return int(10 ** exponent(currency))
-
-
 def to_coins(nano: int, currency: str) -> int:
-    """An amount in the currency's smallest coin, half up."""
-    return _round(nano * _coins_in_unit(currency), NANO)
+    """An amount in the currency's smallest coin, half up; of a currency with three decimals in whole tens of them.
+
+    Stripe takes no finer amounts of these (docs.stripe.com/currencies, three-decimal currencies): 5.124 KWD is 5120.
+    """
+    return _in_coins(nano, NANO, currency)
+
+
+def _in_coins(numerator: int, denominator: int, currency: str) -> int:
+    """What so many units of the currency are in its smallest coin, rounded once."""
+    decimals = exponent(currency)
+    step = 10 if decimals == 3 else 1
+    return _round(numerator * int(10**decimals), denominator * step) * step
 
 
 def coins(amount: int, currency: str) -> str:

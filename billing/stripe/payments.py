@@ -91,7 +91,8 @@ def checkout_credit(
         detail = f"Between {LEAST_CREDIT} and {MOST_CREDIT:,} {currency}."
         raise ValidationFailed("This amount cannot be bought.", errors=[{"field": "amount", "detail": detail}])
     if minor * NANO != amount_nano * 10 ** rating.exponent(currency):
-        detail = f"A whole number of the smallest coin of {currency}."
+        least = rating.coins(10 if rating.exponent(currency) == 3 else 1, currency)
+        detail = f"A whole number of {least} {currency}, the least that a card can be charged."
         raise ValidationFailed("This amount cannot be bought.", errors=[{"field": "amount", "detail": detail}])
     return customers.checkout_for_credit(
         customer=customer_of(organization_id, email=email),
@@ -114,6 +115,12 @@ def grant_credit(payment: Payment) -> CreditGrant | None:
     if not payment.is_paid or "credit_nano" not in metadata:
         return None
     organization, amount = UUID(hex=metadata["organization"]), int(metadata["credit_nano"])
+    with as_operator():
+        currency = current_subscription(organization).plan_version.currency
+    if payment.currency != currency:
+        raise StateConflict(
+            f"The payment {payment.id} is in {payment.currency}, and the organization now in {currency}: refund it"
+        )
     if payment.amount_minor < rating.to_coins(amount, payment.currency):
         raise StateConflict(f"The payment {payment.id} is less than the credit that it was made for")
     return credit.grant(

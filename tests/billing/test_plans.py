@@ -5,9 +5,12 @@ import secrets
 import pytest
 from django.db import transaction
 
+from billing.caps import budgets, credit
+from billing.sale import plans
 from saas.lib.errors import NotFound, StateConflict
-from tenants.access import Actor
+from tenants.access import SYSTEM, Actor
 from tenants.databases import as_operator
+from tenants.scope import tenant_scope
 from tests.racing import at_once
 
 OPERATOR = Actor("operator", "usr_1")
@@ -134,6 +137,25 @@ def test_who_is_on_a_version_stays_on_it_until_they_change(alice, change, new_ve
 def test_a_plan_that_does_not_exist_is_not_found(alice, change):
     with pytest.raises(NotFound):
         change(alice.organization, "gold")
+
+
+@pytest.mark.parametrize("what", ["budget", "credit"])
+def test_the_currency_stays_where_there_are_amounts_in_it(alice, new_version, what):
+    version = new_version(currency="EUR")
+    if what == "budget":
+        with tenant_scope(alice.organization.id):
+            budgets.put(alice.organization, None, 1000, actor=SYSTEM)
+    else:
+        credit.grant(alice.organization.id, amount_nano=1000, category="paid", reason="test", actor=SYSTEM)
+
+    with pytest.raises(StateConflict, match="in USD"):
+        plans.change(alice.organization.id, version.plan_id, version=version, actor=SYSTEM)
+
+
+def test_who_has_no_amounts_yet_may_get_another_currency(alice, new_version):
+    version = new_version(currency="EUR")
+
+    assert plans.change(alice.organization.id, version.plan_id, version=version, actor=SYSTEM).plan_version == version
 
 
 def test_a_plan_of_another_currency_cannot_be_had(alice, change, new_version):

@@ -44,7 +44,10 @@ def parsed(plan):
 
 def by_hand(plan, usage_nano):
     """The total: Stripe's graduated rule over whole millionths, unit by unit price, rounded once a line."""
-    coin = {"USD": Decimal("0.01"), "EUR": Decimal("0.01"), "JPY": Decimal(1), "KWD": Decimal("0.001")}[plan["currency"]]
+    # Of three decimals Stripe takes whole tens of the smallest coin.
+    coin, coins = {
+        "USD": (Decimal("0.01"), 1), "EUR": (Decimal("0.01"), 1), "JPY": (Decimal(1), 1), "KWD": (Decimal("0.01"), 10),
+    }[plan["currency"]]  # fmt: skip
     units = Decimal(usage_nano // 1000)
     included = plan["included_amount"] / MILLIONTH
     total = plan["monthly_fee"].quantize(coin, ROUND_HALF_UP)
@@ -56,7 +59,7 @@ def by_hand(plan, usage_nano):
             exact += amount
             total += amount.quantize(coin, ROUND_HALF_UP)
             lower = upper
-    return total / coin, exact
+    return total / coin * coins, exact
 
 
 @given(plans(), st.integers(0, 20_000 * 10**9))

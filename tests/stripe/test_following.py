@@ -16,6 +16,7 @@ from billing.caps.models import CreditGrant
 from billing.ledger import writing
 from billing.models import StripeEvent, Subscription
 from billing.sale import plans
+from billing.sale.models import Plan, PlanVersion
 from billing.stripe import changing, customers, events, following, invoices, payments
 from inference.books import accounts
 from saas.lib import clock
@@ -337,6 +338,22 @@ def test_credit_that_was_paid_for_is_granted_once(standin, organization, work):
     assert len(credit_of(organization)) == 1
     with pytest.raises(StateConflict, match="less than the credit"):
         payments.grant_credit(replace(payment, id="pi_other", amount_minor=2549))
+
+
+def test_a_payment_in_another_currency_than_the_organizations_gives_no_credit(standin, organization, work):
+    urls = {"success_url": "https://m.test", "cancel_url": "https://m.test"}
+    page = payments.checkout_credit(organization.id, 10**10, email="a@example.org", key="a", **urls)
+    with as_operator():
+        plan = Plan.objects.create(slug=f"euro-{secrets.token_hex(4)}", name="Euro")
+        version = PlanVersion.objects.create(plan=plan, version=1, currency="EUR")
+    plans.change(organization.id, plan.slug, version=version, actor=Actor("system", "test"))
+    standin.click(page.url, card=GOOD, do="pay")
+    work()
+
+    assert credit_of(organization) == []
+    with as_operator():
+        failed = StripeEvent.objects.filter(type="checkout.session.completed", processed_at=None).get()
+    assert "in USD, and the organization now in EUR" in failed.error
 
 
 def buy_credit(standin, organization, card=GOOD):

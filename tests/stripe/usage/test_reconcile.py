@@ -4,9 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from billing import stripe_gateway
+from billing import stripe_gateway, tasks
 from billing.invoicing import push
-from billing.invoicing.reconcile import reconcile_all
+from billing.invoicing.reconcile import reconcile, reconcile_all
+from billing.models import ReconRun
 from tenants.databases import as_operator
 from tests.stripe.usage.test_push import EVENTS, event
 from tests.stripe.usage.world import HOUR
@@ -134,6 +135,26 @@ def test_an_answer_that_was_lost_is_a_lag_even_if_the_event_arrived(world, pushe
     run = compared(world)
 
     assert (run.verdict, run.pushed, run.stripe) == ("lag", 8001, 9001)
+
+
+def test_old_comparisons_are_removed_but_the_last_of_an_invoice(world, pushed, settings):
+    days = settings.CONFIG.reconciliation_retention_days
+    [period] = push.periods.periods_of(push.periods.subscriptions_of(world.tenant)[0], since=pushed, until=pushed + HOUR)
+    runs = [reconcile(period, draft=draft) for draft in (None, 1, 2, None)]
+    world.move(days=days - 1)
+    tasks.forget_comparisons()
+    assert left(world) == [run.id for run in runs]
+    world.move(days=2)
+    fresh = reconcile(period)
+
+    tasks.forget_comparisons()
+
+    assert left(world) == [runs[2].id, fresh.id]
+
+
+def left(world):
+    with as_operator():
+        return list(ReconRun.objects.of(world.tenant).order_by("created_at", "id").values_list("id", flat=True))
 
 
 def test_usage_before_the_subscription_is_no_part_of_it(world, pushed):
