@@ -36,7 +36,6 @@ def checkout_for_subscription(
     success_url: str,
     cancel_url: str,
     key: str,
-    trial_days: int = 0,
 ) -> Checkout:
     """A page on which the customer subscribes to `prices`, each (id, is metered).
 
@@ -44,14 +43,11 @@ def checkout_for_subscription(
     session and on the subscription.
     """
     anchor = {"day_of_month": 1, "hour": 0, "minute": 0, "second": 0}
-    subscription: dict[str, Any] = {"metadata": metadata, "billing_cycle_anchor_config": anchor}
-    if trial_days:
-        subscription["trial_period_days"] = trial_days
     params = {
         "mode": "subscription",
         "customer": customer,
         "line_items": _items(prices),
-        "subscription_data": subscription,
+        "subscription_data": {"metadata": metadata, "billing_cycle_anchor_config": anchor},
         "metadata": metadata,
         "success_url": success_url,
         "cancel_url": cancel_url,

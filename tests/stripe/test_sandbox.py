@@ -12,7 +12,9 @@ import pytest
 from pydantic import SecretStr
 
 from billing import stripe_gateway
+from billing.sale import segments
 from billing.stripe import catalogue, customers, invoices
+from billing.stripe import portal as stripe_portal
 from billing.stripe import usage as stripe_usage
 from billing.stripe_gateway import StripeRefused
 from tests.waiting import until
@@ -88,6 +90,44 @@ def test_pages_have_addresses(customer, prices):
     assert all(page.url.startswith("http") for page in (subscription, credit))
 
 
+def test_the_portal_is_set_up_once_and_opened(customer):
+    ours = stripe_portal.find() or stripe_portal.create()
+
+    assert stripe_portal.is_right(stripe_portal.update(ours.id))
+    assert stripe_portal.find() == ours
+    assert stripe_portal.link(customer=customer.id, return_url="https://example.org").startswith("http")
+
+
+def test_a_page_that_is_ended_cannot_be_paid(customer, prices):
+    urls = {"success_url": "https://example.org/ok", "cancel_url": "https://example.org/no"}
+    first, second = (
+        customers.checkout_for_subscription(
+            customer=customer.id, prices=prices, metadata={"organization": "a"}, key=secrets.token_hex(8), **urls
+        )
+        for _ in range(2)
+    )
+    customers.end_open_checkouts(customer.id, but=second.id)
+
+    assert [customers.retrieve_checkout(page.id).status for page in (first, second)] == ["expired", "open"]
+
+
+def test_without_a_card_a_subscription_sends_its_invoices(prices):
+    poor = customers.create_customer(organization=secrets.token_hex(16), email="sandbox@example.org", name=NAME)
+    made = customers.create_subscription(
+        customer=poor.id, prices=prices, metadata={"plan": "pro"}, key=secrets.token_hex(8), days_until_due=14
+    )
+
+    assert made.status == "active"
+    assert not invoices.retrieve_invoice(made.latest_invoice).attempts
+
+
+def test_what_is_still_to_be_bought_is_previewed(customer, prices):
+    starts = segments.next_month(segments.month_start(datetime.now(UTC)))
+    first = customers.preview_subscription(customer=customer.id, prices=prices, starts=starts)
+
+    assert 0 <= first.total_minor <= 9900
+
+
 def test_a_subscription_lives(customer, prices):
     subscription = customers.create_subscription(
         customer=customer.id, prices=prices, metadata={"plan": "pro"}, key=secrets.token_hex(8)
@@ -100,7 +140,9 @@ def test_a_subscription_lives(customer, prices):
     now = datetime.now(UTC).replace(microsecond=0)
     preview = customers.preview_change(subscription.id, prices=prices[1:], proration_at=now)
     assert any(line.is_proration for line in preview.lines)
+    customers.preview_end(subscription.id)
     assert customers.cancel_subscription(subscription.id, at_period_end=True).cancels_at
+    assert customers.keep_subscription(subscription.id).cancels_at is None
     ended = customers.cancel_subscription(subscription.id, at_period_end=False)
     assert ended.status == "canceled"
 
