@@ -5,6 +5,7 @@ And whether each amount is what the price book makes of the row's units, and gra
 
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import date
 from uuid import UUID
 
 from psycopg2.extensions import connection as Connection
@@ -15,6 +16,7 @@ from inference.books import accounts
 
 ATTEMPTS = 20  # an account cannot be told while the drain trims past the snapshot
 MOST_RECORDS = 1_000_000
+FIRST_DAY = date(2000, 1, 1)  # before all ledgers
 
 # What the rows say that hours or sums must hold, against what they do hold. Only where they differ.
 HOURS = """
@@ -26,22 +28,27 @@ WITH rows AS (
     coalesce(sum(bytes_out) FILTER (WHERE kind = 'usage'), 0) AS bytes_out,
     coalesce(sum(amount_nano), 0) AS amount_nano
   FROM usage_event LEFT JOIN usage_rollup u ON u.batch >> 40 = usage_event.batch >> 40
-  WHERE usage_event.batch = 0 OR usage_event.batch <= u.batch GROUP BY 1, 2, 3, 4, 5, 6, 7
+  WHERE day >= %(since)s::date - 1 AND opened_at >= %(since)s::date
+  AND (usage_event.batch = 0 OR usage_event.batch <= u.batch) GROUP BY 1, 2, 3, 4, 5, 6, 7
 )
 SELECT coalesce(r.tenant_id, h.tenant_id), coalesce(r.hour, h.hour),
   ARRAY[r.calls, r.reversed, r.rows, r.bytes_in, r.bytes_out, r.amount_nano],
   ARRAY[h.calls, h.reversed, h.rows, h.bytes_in, h.bytes_out, h.amount_nano]
-FROM rows r FULL JOIN usage_hour h USING (tenant_id, hour, api_key_id, model_id, version_id, mode, currency)
+FROM rows r FULL JOIN (SELECT * FROM usage_hour WHERE hour >= %(since)s::date) h
+USING (tenant_id, hour, api_key_id, model_id, version_id, mode, currency)
 WHERE (r.calls, r.reversed, r.rows, r.bytes_in, r.bytes_out, r.amount_nano)
   IS DISTINCT FROM (h.calls, h.reversed, h.rows, h.bytes_in, h.bytes_out, h.amount_nano)
 """
 SUMS = """
 WITH rows AS (
   SELECT tenant_id, api_key_id, period, count(*) AS calls, sum(amount_nano) AS amount_nano FROM usage_event
-  WHERE kind = 'usage' AND mode = 'live' GROUP BY 1, 2, 3
+  WHERE kind = 'usage' AND mode = 'live'
+  AND day >= date_trunc('month', %(since)s::date)::date - 1 AND period >= to_char(%(since)s::date, 'YYYY-MM') GROUP BY 1, 2, 3
 )
 SELECT tenant_id, api_key_id, period, ARRAY[r.calls, r.amount_nano], ARRAY[s.calls, s.amount_nano]
-FROM rows r FULL JOIN usage_month s USING (tenant_id, api_key_id, period)
+FROM rows r
+FULL JOIN (SELECT * FROM usage_month WHERE period >= to_char(%(since)s::date, 'YYYY-MM')) s
+USING (tenant_id, api_key_id, period)
 WHERE (r.calls, r.amount_nano) IS DISTINCT FROM (s.calls, s.amount_nano)
 """
 
@@ -49,7 +56,7 @@ WHERE (r.calls, r.amount_nano) IS DISTINCT FROM (s.calls, s.amount_nano)
 AMOUNTS = """
 SELECT e.tenant_id, e.price_version, count(*), min(e.call_id::text)
 FROM usage_event e LEFT JOIN price_version p ON p.version = e.price_version
-WHERE e.kind = 'usage' AND NOT e.is_clamped AND (p.version IS NULL OR e.currency <> p.currency
+WHERE e.day >= %(since)s::date AND e.kind = 'usage' AND NOT e.is_clamped AND (p.version IS NULL OR e.currency <> p.currency
   OR e.amount_nano <> (p.call_price + e.rows * p.row_price) * 1000000000 + ceil(e.compute_us * p.second_price * 1000))
 GROUP BY 1, 2 ORDER BY 1, 2
 """
@@ -69,10 +76,14 @@ WHERE coalesce(used, 0) <> coalesce(burnt, 0) OR coalesce(beyond, 0) > 0
 """
 
 
-def differences() -> Iterator[str]:
-    """One line for each disagreement; none if the books are right. Calls may go on meanwhile."""
+def differences(since: date = FIRST_DAY) -> Iterator[str]:
+    """One line for each disagreement; none if the books are right. Calls may go on meanwhile.
+
+    Only rows of calls that were opened on `since` or later are read (for sums of months, from its month on): a partition of the
+    ledger is a day.
+    """
     with closing(connect()) as connection:
-        yield from _ledger_differences(connection)
+        yield from _ledger_differences(connection, since)
         with connection, connection.cursor() as cursor:
             cursor.execute("SELECT DISTINCT tenant_id FROM usage_month ORDER BY 1")
             tenants = [UUID(str(tenant)) for (tenant,) in cursor.fetchall()]
@@ -80,19 +91,20 @@ def differences() -> Iterator[str]:
             yield from _account_differences(connection, tenant)
 
 
-def _ledger_differences(connection: Connection) -> Iterator[str]:
+def _ledger_differences(connection: Connection, since: date) -> Iterator[str]:
+    days = {"since": since}
     with connection, connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = 0")
-        cursor.execute(HOURS)
+        cursor.execute(HOURS, days)
         for tenant, hour, rows, there in cursor.fetchall():
             yield f"hour {hour:%Y-%m-%dT%H}: organization {tenant}: rows say {_numbers(rows)}, the hour says {_numbers(there)}"
         cursor.execute(CREDIT)
         for tenant, used, burnt, beyond in cursor.fetchall():
             yield f"credit: organization {tenant}: grants paid {used}, months say {burnt}, of which the ledger lacks {beyond}"
-        cursor.execute(SUMS)
+        cursor.execute(SUMS, days)
         for tenant, key, period, rows, there in cursor.fetchall():
             yield f"sum {period}: key {key} of organization {tenant}: rows say {_numbers(rows)}, the sum says {_numbers(there)}"
-        cursor.execute(AMOUNTS)
+        cursor.execute(AMOUNTS, days)
         for tenant, version, count, call in cursor.fetchall():
             yield f"price {version}: organization {tenant}: {count} rows have another amount than their units make, as {call}"
 

@@ -6,6 +6,7 @@ The hours are those of the bill, in which calls were closed; `GET /usage` has th
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -54,6 +55,17 @@ def answer(organization: Organization, question: Question) -> list[dict[str, Any
         }
         for period, name, model, price, calls, rows, compute_us, amount, currency in found
     ]
+
+
+def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:  # Any: JSON
+    """What all rows of `answer` add up to, for each currency: all that was sealed in the time asked for."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        so_far = found.setdefault(row["currency"], {"calls": 0, "rows": 0, "compute_us": 0, "amount": Decimal(0)})
+        for name in ("calls", "rows", "compute_us"):
+            so_far[name] += row[name]
+        so_far["amount"] += Decimal(row["amount"])
+    return [{**total, "amount": f"{total['amount']:f}", "currency": currency} for currency, total in sorted(found.items())]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class BilledUsageView(TenantView):
     @extend_schema(
         summary="What bills are made of, by period, model and price",
         description="Sealed hours: those in which calls were closed, as on bills and invoices, whose usage these rows "
-        "add up to. `sealed_until` says how far they go.",
+        "add up to, in `totals` for each currency. `sealed_until` says how far they go.",
         parameters=[
             OpenApiParameter("granularity", OpenApiTypes.STR, description="Default: day.", enum=["hour", "day", "month"]),
             OpenApiParameter("month", OpenApiTypes.STR, description="As 2026-11, instead of `from` and `to`."),
@@ -79,9 +79,11 @@ class BilledUsageView(TenantView):
             month = bill.Month.parse(query["month"])
             question = replace(question, start=month.start, end=month.end)
         until = sealed_until()
+        results = sealed_usage.answer(self.organization, question)
         return Response(
             {
-                "results": sealed_usage.answer(self.organization, question),
+                "results": results,
+                "totals": sealed_usage.totals(results),
                 "from": question.start,
                 "to": question.end,
                 "sealed_until": until,

@@ -35,6 +35,10 @@ def test_each_level_adds_up_to_the_seals(reader, organization, price, month, cal
     assert sum(row["calls"] for row in body["results"]) == len(charged)
     assert sum(row["rows"] for row in body["results"]) == sum(call.rows for call in charged)
     assert sum(row["compute_us"] for row in body["results"]) == sum(call.compute_us for call in charged)
+    [total] = body["totals"]
+    assert Decimal(total["amount"]) == sum(Decimal(row["amount"]) for row in body["results"])
+    assert (total["calls"], total["currency"]) == (len(charged), "USD")
+    assert total["rows"] == sum(call.rows for call in charged)
     assert {(row["price_version"], row["model_id"]) for row in body["results"]} == {
         (price.version, shown("mdl", price.model_id))
     }
