@@ -18,6 +18,11 @@ def has_slow_lanes(*, takes_items: bool, ms_per_row: float) -> bool:
     return takes_items or ms_per_row * 1000 * MANY_ROWS > SLOW_US
 
 
+def slow_places(slots: int) -> int:
+    """How many slow calls a pump with so many slots runs at once."""
+    return max(1, slots - 1)
+
+
 class SlowPlaces:
     """The places, and the lanes that wait for one because their next call is slow, in the order in which they came.
 
@@ -25,7 +30,7 @@ class SlowPlaces:
     """
 
     def __init__(self, slots: int) -> None:
-        self._free = max(1, slots - 1)
+        self._free = slow_places(slots)
         self._waiting: dict[str, None] = {}
         self._lock = threading.Lock()
 

@@ -3,13 +3,13 @@
 -- Calls come in groups with the same API key, version and priority. A group is admitted as far as everything allows:
 -- the token buckets of its key and its organization, their places, and the room in the lane. What is admitted is pushed
 -- in the same breath, to the version's own lane if a worker has it loaded, else to the pool.
--- Of a version with a turn (calls that it may have under way for all) that several organizations have called within the last
--- SHARING seconds, each has at most its share of the turn, and at least one.
+-- Of a turn (calls that may be under way for all, of one version or in the slow places) that several organizations have asked for
+-- within the last SHARING seconds, each has at most its share, and at least one. `spare` shares are left free for who may come.
 --
--- KEYS: per group 7: holders of the key, of the organization, and of the organization's turns at the version; lane, resident mark,
---       pool, organizations that share the version; then per release 3 holders: key, organization, turns ("" if it took none)
+-- KEYS: per group 7: holders of the key, of the organization, and of the organization's part of the turn; lane, resident mark,
+--       pool, organizations that share the turn; then per release 3 holders: key, organization, turns ("" if it took none)
 -- ARGV: gateway, number of groups; per group: n, is_limited, key rate, burst, places, organization rate, burst, places, room, turn
---       (0: none), organization, latest deadline (epoch seconds), then n frames; then number of releases, and each one's count
+--       (0: none), spare, organization, latest deadline (epoch seconds), then n frames; then number of releases, and each one's count
 -- Returns per group {admitted, reason, key tokens, organization tokens, wait}: reason "" or which limit refused the rest,
 --       tokens as left in the buckets, wait in milliseconds until another call could be admitted.
 -- Buckets start full and places start empty: losing this server forgives, it never blocks.
@@ -18,7 +18,7 @@ local gateway, groups, at, key = ARGV[1], tonumber(ARGV[2]), 3, 1
 
 -- Releases stand behind the groups but happen first: a place that was freed can be taken in the same tick.
 local skip = at
-for _ = 1, groups do skip = skip + 12 + ARGV[skip] end
+for _ = 1, groups do skip = skip + 13 + ARGV[skip] end
 for release = 1, tonumber(ARGV[skip]) do
   for name = 7 * groups + 3 * release - 2, 7 * groups + 3 * release do
     if KEYS[name] ~= '' then free(holder_of(KEYS[name]), gateway, tonumber(ARGV[skip + release])) end
@@ -47,14 +47,14 @@ for g = 1, groups do
     bound(org_places - taken(all), 'concurrency:organization', 1000)
     if turns then
       local sharing = KEYS[key + 6]
-      redis.call('ZADD', sharing, now + SHARING, ARGV[at + 10])
+      redis.call('ZADD', sharing, now + SHARING, ARGV[at + 11])
       redis.call('EXPIRE', sharing, SHARING + 1)
       redis.call('ZREMRANGEBYSCORE', sharing, '-inf', now)
-      local organizations = redis.call('ZCARD', sharing)
-      if organizations > 1 then bound(math.max(1, math.floor(turn / organizations)) - taken(turns), 'share', 1000) end
+      local shares = redis.call('ZCARD', sharing) + tonumber(ARGV[at + 10])
+      if shares > 1 then bound(math.max(1, math.floor(turn / shares)) - taken(turns), 'share', 1000) end
     end
     if k > 0 then
-      local till = tonumber(ARGV[at + 11])
+      local till = tonumber(ARGV[at + 12])
       key_tokens, org_tokens = key_tokens - k, org_tokens - k
       set_tokens(mine, key_tokens, key_rate, key_burst)
       set_tokens(all, org_tokens, org_rate, org_burst)
@@ -63,9 +63,9 @@ for g = 1, groups do
       if turns then take(turns, gateway, k, till) end
     end
   end
-  if k > 0 then redis.call('RPUSH', lane, unpack(ARGV, at + 12, at + 11 + k)) end
+  if k > 0 then redis.call('RPUSH', lane, unpack(ARGV, at + 13, at + 12 + k)) end
   result[g] = {k, reason, math.floor(key_tokens), math.floor(org_tokens), wait}
-  at, key = at + 12 + n, key + 7
+  at, key = at + 13 + n, key + 7
 end
 save()
 return result

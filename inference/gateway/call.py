@@ -151,6 +151,11 @@ class Call:
         return self.version.has_slow_lanes and self.expected_ms * 1000 > SLOW_US
 
     @property
+    def takes_slow_place(self) -> bool:
+        """Whether it takes a slow place of a worker that all organizations share; own models have processes of their own."""
+        return self.route.is_public and self.expected_ms * 1000 > SLOW_US
+
+    @property
     def must_open_first(self) -> bool:
         """A cap or an Idempotency-Key decides whether it may run at all, so the books are asked before the lane."""
         return self.key.is_capped or self.idempotency_key is not None

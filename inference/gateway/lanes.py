@@ -10,6 +10,7 @@ from typing import Any
 
 from inference.gateway.call import Call
 from inference.gateway.kept import Kept
+from inference.gateway.slow_turns import SlowTurns
 from inference.holders import HOLDER, holder_key, turns_key
 from inference.lanes import (
     WITHDRAWN,
@@ -23,6 +24,7 @@ from inference.lanes import (
     replies_channel,
     resident_key,
     unpack_replies,
+    worker_key,
 )
 from saas.lib.errors import Unavailable
 from saas.lib.valkey import Connection, Script
@@ -78,6 +80,7 @@ class Lanes:
         self._reconnecting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self.workers: dict[str, float] = {}
+        self._slow_turns = SlowTurns()
         self.is_connected = False
         self.is_hung = False
         self._asked_at = 0.0  # loop time of a question of `_watch` that has no answer yet; 0: none
@@ -277,9 +280,10 @@ class Lanes:
             self._send(calls[start : start + CALLS_PER_SCRIPT])
 
     def _send(self, calls: list[Call]) -> None:
-        groups: dict[tuple[str, str, bool, bool], list[Call]] = {}
+        groups: dict[tuple[str, str, bool, bool, bool], list[Call]] = {}
         for call in calls:
-            groups.setdefault((call.key.id, call.version.id, call.is_low, call.is_slow), []).append(call)
+            group = (call.key.id, call.version.id, call.is_low, call.is_slow, call.takes_slow_place)
+            groups.setdefault(group, []).append(call)
         keys: list[str] = []
         arguments: list[Any] = [self._holder, len(groups)]
         now = self._loop.time()
@@ -294,17 +298,20 @@ class Lanes:
         first = calls[0]
         key, version, low = first.key, first.version, first.is_low
         longest = max([call.expected_ms for call in calls])
-        turn = max(1, int(TURN_MS / longest)) if longest >= LONG_MS else 0
-        mine, all_, turns = holder_key(key.id), holder_key(key.organization), turns_key(version.id, key.organization)
+        if first.takes_slow_place:
+            shared_place, spare, turn = f"slow-{version.hardware}", 1, self._slow_turns.turn(version.hardware)
+        else:
+            shared_place, spare, turn = version.id, 0, max(1, int(TURN_MS / longest)) if longest >= LONG_MS else 0
+        mine, all_, turns = holder_key(key.id), holder_key(key.organization), turns_key(shared_place, key.organization)
         keys += (
             mine, all_, turns,
             lane_key(version.id, low=low, slow=first.is_slow), resident_key(version.id), pool_key(version.hardware, low=low),
-            f"sharing:{version.id}",
+            f"sharing:{shared_place}",
         )  # fmt: skip
         limits, shared = key.limits, key.organization_limits
         arguments += (
             len(calls), 0 if low else 1, limits.rate, limits.burst, limits.concurrency,
-            shared.rate, shared.burst, shared.concurrency, self.room(longest), turn, key.organization,
+            shared.rate, shared.burst, shared.concurrency, self.room(longest), turn, spare, key.organization,
             max([call.deadline for call in calls]),
         )  # fmt: skip
         places = None if low else (self._holder, mine, all_, turns if turn else "")
@@ -378,3 +385,9 @@ class Lanes:
         if died:
             log.warning("workers lost: %s", ", ".join(died))
             self._on_worker_lost()
+        if alive:
+            self.send(self._saw_reports, "MGET", *[worker_key(name) for name in alive])
+
+    def _saw_reports(self, reply: Any) -> None:
+        if not isinstance(reply, Exception):
+            self._slow_turns.hear(reply)

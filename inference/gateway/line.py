@@ -93,8 +93,12 @@ class Gateway:
         return self.crowding.refusal(call, self._loop.time())
 
     def _may_wait(self, call: Call) -> bool:
-        """Whether it may wait for its turn: a quarter of what a lane holds, so that a rush is soon over."""
-        return self.running.turns.has_room(call, self.lanes.room(4 * call.expected_ms))
+        """Whether it may wait for its turn: a quarter of what a lane holds, so that a rush is soon over.
+
+        Of slow calls, which wait here and not in their lane, as much as a lane holds.
+        """
+        part = 1 if call.takes_slow_place else 4
+        return self.running.turns.has_room(call, self.lanes.room(part * call.expected_ms))
 
     def _push(self, call: Call) -> None:
         if not call.is_low and self.running.turns.is_awaited(call):

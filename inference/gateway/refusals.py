@@ -80,7 +80,7 @@ def of_lanes(key: KeyRecord, reason: str, wait_ms: int) -> AppError:
         )
     if kind == "share":
         return errors.CapacityExhausted(
-            "Others wait for this model too, and the organization has its share of places",
+            "The organization has its share of places under way; others wait for theirs, or may come",
             retry_after=wait,
             source="organization",
         )

@@ -1,4 +1,7 @@
-"""Calls beyond their organization's share of a longer model: they wait here, in their order, until one of theirs has ended."""
+"""Calls beyond their organization's share of a longer model, or of the slow places.
+
+They wait here, in their order, until one of theirs has ended.
+"""
 
 import asyncio
 from collections import deque
@@ -11,7 +14,10 @@ PUSHED_AT_ONCE = 4  # at each look
 
 
 class Turns:
-    """By version and organization. `push` asks the lanes again; who is refused again comes back by `wait`."""
+    """By version, or by hardware if they are slow, and organization.
+
+    `push` asks the lanes again; who is refused again comes back by `wait`.
+    """
 
     def __init__(self, push: Callable[[Call], None]) -> None:
         self._push = push
@@ -59,4 +65,6 @@ class Turns:
 
 
 def _group(call: Call) -> tuple[str, str]:
-    return call.version.id, call.key.organization
+    """By what they share: the slow places, or the version."""
+    shared = call.version.hardware if call.takes_slow_place else call.version.id
+    return shared, call.key.organization

@@ -38,11 +38,11 @@ class Gate:
         return other
 
     def admit(self, n, *, rate=1000.0, burst=1000, places=100, org_rate=1000.0, org_burst=1000, org_places=100, room=1000,
-              turn=0, is_limited=1, release=0, lasting=30.0, gateway="gateway"):  # fmt: skip
+              turn=0, spare=0, is_limited=1, release=0, lasting=30.0, gateway="gateway"):  # fmt: skip
         frames = [b"frame-%d" % (self.ids + number) for number in range(1, n + 1)]
         self.ids += n
         keys = self.keys() + (self.places() if release else [])
-        arguments = [gateway, 1, n, is_limited, rate, burst, places, org_rate, org_burst, org_places, room, turn]
+        arguments = [gateway, 1, n, is_limited, rate, burst, places, org_rate, org_burst, org_places, room, turn, spare]
         arguments += [self.organization, time.time() + lasting, *frames]
         arguments += [1, release] if release else [0]
         ((admitted, reason, key_tokens, org_tokens, wait),) = ADMIT.run_sync(self.lanes, keys, arguments)
@@ -160,6 +160,13 @@ def test_each_of_many_has_at_least_one_place(gate):
     others = [gate.beside() for _ in range(3)]
 
     assert [each.admit(2, turn=2)[0] for each in (*others, gate)] == [2, 1, 1, 1]  # the first was alone
+
+
+def test_a_spare_share_stays_free_for_who_may_come_also_while_an_organization_is_alone(gate):
+    other = gate.beside()
+
+    assert gate.admit(5, turn=4, spare=1)[:2] == (2, "share")
+    assert other.admit(5, turn=4, spare=1)[:2] == (1, "share")
 
 
 def test_who_has_stopped_calling_leaves_its_share_to_the_others(gate, lanes):

@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import msgspec
 import pytest
 import redis.asyncio
 
@@ -28,6 +29,7 @@ from inference.lanes import (
     replies_channel,
     resident_key,
     unpack_work,
+    worker_key,
 )
 from inference.routes import ModelRoute, VersionRoute
 from saas.lib.errors import AppError
@@ -605,6 +607,57 @@ async def test_only_so_many_wait_for_their_turn_and_a_deadline_ends_the_waiting(
 PRICE = Price(7, 0, "USD", 1000, 10, 3_000_000)  # per second: 3 nano a microsecond
 
 
+def another_version(desk):
+    return VersionRoute(id=uuid4().hex, number="1.0.0", digest="", state="ready", hardware=desk.hardware)
+
+
+async def test_an_organization_has_few_slow_calls_under_way_over_all_models_of_the_catalogue_also_while_it_is_alone(desk):
+    desk.route.is_public, desk.route.prices = True, [PRICE]
+    slow = {"prepare_us": 60_000}
+    asked = [desk.ask(**slow, version=version)[1] for version in (desk.version, another_version(desk)) for _ in range(3)]
+    works = [await desk.take() for _ in range(2)]  # one for a worker's place, one that waits for it
+    assert await desk.lanes.llen(pool_key(desk.hardware)) == 0
+
+    other = msgspec.structs.replace(desk.key, id=uuid4().hex, organization=uuid4().hex)
+    accounts.create(other.organization)
+    _, theirs = desk.ask(**slow, key=other, version=another_version(desk))
+    innocent = await desk.take()  # before the four that wait, though these came before
+
+    assert innocent.tenant == other.organization
+    await desk.reply(innocent)
+    assert (await theirs).body == b"answer"
+    for left in range(6, 0, -1):
+        await desk.reply(works.pop(0))
+        if left > 2:
+            works.append(await desk.take())
+    assert {(await outcome).body for outcome in asked} == {b"answer"}
+
+
+async def test_own_models_share_no_slow_places(desk):
+    asked = [desk.ask(prepare_us=60_000)[1] for _ in range(3)]
+
+    for work in [await desk.take() for _ in range(3)]:
+        await desk.reply(work)
+    assert {(await outcome).body for outcome in asked} == {b"answer"}
+
+
+async def test_more_workers_have_more_slow_calls_under_way(desk):
+    desk.route.is_public, desk.route.prices = True, [PRICE]
+    names = [f"{desk.hardware}-{number}" for number in range(2)]
+    for name in names:
+        await desk.lanes.set(worker_key(name), msgspec.json.encode({"hardware": desk.hardware, "slots": 3}), ex=600)
+    await desk.lanes.zadd(WORKERS, dict.fromkeys(names, time.time() + 600))
+    await desk.until(lambda: desk.gateway.lanes.workers.keys() >= set(names))
+    asked = [desk.ask(prepare_us=60_000)[1] for _ in range(8)]
+
+    works = [await desk.take() for _ in range(5)]  # one for each of four places, one that waits
+    assert await desk.lanes.llen(pool_key(desk.hardware)) == 0
+    await desk.lanes.zrem(WORKERS, *names)
+    for work in works:
+        await desk.reply(work)
+    assert {(await outcome).body for outcome in asked[:5]} == {b"answer"}
+
+
 async def test_a_call_is_charged_its_most_first_and_then_exactly(desk):
     desk.route.prices = [PRICE]
     call, outcome = desk.ask(rows=4, timeout=10.0)
@@ -643,7 +696,7 @@ async def test_a_failed_call_gives_back_all_that_it_was_charged(desk):
 
 
 async def test_a_call_without_a_price_is_refused_before_anything_is_written(desk):
-    desk.route.is_public = True
+    desk.route.is_public, desk.route.prices = True, [PRICE]
     call, outcome = desk.ask()
 
     assert (await outcome).code == "price_missing"
