@@ -152,10 +152,13 @@ class Children:
                     del self._children[child.owner, child.is_low]
                 self._tell()
         self.ended_over_memory += len(grown)
-        for child in idle:
-            child.kill()
-        for child, why in grown:
-            child.end_over_memory(why)
+        ended = [child for child, why in grown if child.end_over_memory(why)] + [child for child in idle if child.close()]
+        if ended:  # told in another thread: the lanes server may be slow to answer, and others grow meanwhile
+            threading.Thread(target=self._tell_ended, args=(ended,), name="ended", daemon=True).start()
+
+    def _tell_ended(self, children: list[Child]) -> None:
+        for child in children:
+            self._ended(child)
 
     def _ask_others(self, lacking: int) -> bool:
         """Whether there are other workers, which are asked to end idle processes of so many bytes, soon."""

@@ -266,30 +266,28 @@ class Child:
         name = f"status {end.si_status}" if end.si_code == os.CLD_EXITED else signal.Signals(end.si_status).name
         return ProcessDied(f"the model's process ended: {name}")
 
-    def end_over_memory(self, why: str) -> None:
-        """End it for the memory that it holds; what it runs fails with OutOfMemory."""
+    def end_over_memory(self, why: str) -> bool:
+        """`close` it for the memory that it holds: what it runs fails with OutOfMemory."""
         if not self.is_ended:
             self._over_memory, self.has_died = why, True
-            self.kill()
+        return self.close()
 
     def kill(self) -> None:
         """End it and all that it started, at once, and tell."""
-        if self.is_ended:
-            return
-        self.close()
-        log.info("the child process of organization %s was ended", self.owner)
-        if self._on_ended is not None:
+        if self.close() and self._on_ended is not None:
             self._on_ended(self)
 
-    def close(self) -> None:
-        """End it, at once and without telling."""
+    def close(self) -> bool:
+        """End it, at once and without telling. Whether it had not ended before."""
         with self._closing:
             if self.is_ended:
-                return
+                return False
             self.is_ended = True
             os.killpg(self.process.pid, signal.SIGKILL)  # ours until `wait` below
             self.process.wait()
             self._connection.close()
+        log.info("the child process of organization %s was ended%s", self.owner, self._over_memory and f": {self._over_memory}")
+        return True
 
 
 def needs_to_load(source: ArtifactSource) -> int:

@@ -198,11 +198,26 @@ def test_what_is_free_may_be_used_and_beyond_that_who_grew_is_ended_not_who_hold
     (reply,) = few.load(made).run([hoard(made, 400)])
 
     assert reply.code == "out_of_memory"
-    assert idle.owner in {child.owner for child in few.left}  # an idle one goes before
+    until(lambda: idle.owner in {child.owner for child in few.left})  # an idle one goes before
     assert not steady.child.is_ended
     steady.child.kill()
     running.join()
     assert len(steady_replies) == 1
+
+
+def test_nobody_who_is_told_holds_up_the_looking(kept):
+    few = kept(1000, 250)
+    first, second = models.hoarding(), models.hoarding()
+    told, go_on = threading.Event(), threading.Event()
+    few.children._on_ended = lambda child: (told.set(), go_on.wait(PATIENCE))
+    one, two = few.load(first), few.load(second)
+
+    (early,) = one.run([hoard(first, 300)])
+    assert told.wait(PATIENCE)
+    (late,) = two.run([hoard(second, 300)])
+    go_on.set()
+
+    assert (early.code, late.code) == ("out_of_memory", "out_of_memory")
 
 
 def test_of_several_calls_only_the_one_that_takes_too_much_fails(kept):
@@ -240,5 +255,5 @@ def test_workers_of_a_machine_share_the_budget_and_idle_processes_of_one_go_for_
     two.load(second)
 
     assert resident.child.is_ended
-    assert one.left == [resident.child]
+    until(lambda: one.left == [resident.child])
     until(lambda: one.children.memory().others == two.children.memory().taken)
