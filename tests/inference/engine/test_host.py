@@ -420,6 +420,25 @@ def test_a_slow_call_waits_for_no_more_than_one_of_each_other_version(gateway, s
         assert sum(sent < began[number] < began[mine] for number in greedy) <= 2  # one began while it was pushed
 
 
+def test_a_lane_whose_slow_call_was_withdrawn_waits_for_no_place_any_more(gateway, store, start):
+    one, two, fast = [store.add(models.counted(ms_per_row=0.001, has_slow_lanes=True)) for _ in range(3)]
+    host = start(slots=2)
+    for each in (one, two, fast):
+        gateway.answer(gateway.push(each, np.array(1)))
+    fields = {"prepare_us": 5e6, "is_slow": True}
+    lane = lane_key(two.version, slow=True)
+    running = gateway.push(one, np.array(300_000), key=lane_key(one.version, slow=True), **fields)
+    until(lambda: not gateway.client.llen(lane_key(one.version, slow=True)))
+    gateway.push(two, np.array(1), key=lane, **fields)
+    until(lambda: host._main._slow.lanes() == ((lane,), ()))
+
+    gateway.client.delete(lane)
+    gateway.answer(running)
+    gateway.answer(gateway.push(fast, np.array(1), key=lane_key(fast.version)))
+
+    assert host._main._slow.lanes() == ((), ())
+
+
 def test_slow_calls_are_not_held_up_for_ever_by_others(gateway, store, start):
     """One slot, and always another call."""
     made = store.add(models.counted(ms_per_row=0.001, has_slow_lanes=True))
