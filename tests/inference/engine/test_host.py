@@ -434,9 +434,12 @@ def test_a_lane_whose_slow_call_was_withdrawn_waits_for_no_place_any_more(gatewa
 
     gateway.client.delete(lane)
     gateway.answer(running)
-    gateway.answer(gateway.push(fast, np.array(1), key=lane_key(fast.version)))
 
-    assert host._main._slow.lanes() == ((), ())
+    def waits_no_more():
+        gateway.answer(gateway.push(fast, np.array(1), key=lane_key(fast.version)))
+        return host._main._slow.lanes() == ((), ())
+
+    until(waits_no_more)
 
 
 def test_slow_calls_are_not_held_up_for_ever_by_others(gateway, store, start):
