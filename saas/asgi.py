@@ -70,7 +70,9 @@ class Application:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._management = Management(_django, threads=config.threads_web, body_max=config.body_max_bytes)
+        self._management = Management(
+            _django, threads=config.threads_web, body_max=config.body_max_bytes, spool_bytes=config.spool_bytes
+        )
         self._gateway: Gateway | None = None
         self._front: Front | None = None
         self._health: Health | None = None
@@ -86,7 +88,8 @@ class Application:
             elif (target := target_in(scope)) is not None:
                 await answer(self._front, target, scope, receive, send)
             else:
-                await self._management.answer(scope, receive, send, self._front.metrics)
+                front = self._front
+                await self._management.answer(scope, receive, send, front.metrics, front.gateway.access.principal)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()

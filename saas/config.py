@@ -68,6 +68,9 @@ class Config(BaseSettings):
     s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the artifact store.")
     s3_region: str = Field("us-east-1", description="Region of the artifact store.")
     artifact_max_bytes: int = Field(512 << 20, ge=1 << 10, le=2**31 - 1, description="Largest model that can be uploaded.")
+    spool_bytes: int = Field(
+        8 << 30, ge=1 << 20, le=16 << 40, description="Disk that uploads under way may take in each gateway process."
+    )
     body_max_bytes: int = Field(
         16 << 20, ge=1 << 10, le=64 << 20, description="Largest body of a prediction; more is 413 before it is read."
     )

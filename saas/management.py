@@ -1,6 +1,7 @@
-"""What goes to Django: a request gets a thread once its body is here and it is its caller's turn; uploads have their own.
+"""What goes to Django: a request gets a thread once its body is here and it is its caller's turn.
 
-So neither a body that trickles nor one caller's many requests keep the others waiting.
+So neither a body that trickles nor one caller's many requests keep the others waiting. An upload comes to Django twice: its
+head, to be refused or admitted before its body is read, and the whole of it once that has arrived (saas.spools).
 """
 
 import asyncio
@@ -15,16 +16,13 @@ from typing import Any
 
 import orjson
 from a2wsgi import WSGIMiddleware
-from django.conf import settings
-from django.http import parse_cookie
-from django.utils.datastructures import CaseInsensitiveMapping
 
 from inference.gateway.metrics import Metrics
+from saas.callers import Caller, Callers, Known, organization
 from saas.lib import ids
 from saas.lib.errors import AppError, CapacityExhausted, ConcurrencyLimited, PayloadTooLarge
-from saas.turns import Turns
-from tenants import keys
-from tenants.authentication import presented_key
+from saas.spools import Admitted, Spools
+from saas.turns import Turns, strangers
 from tenants.problems import CONTENT_TYPE, problem
 
 Scope = MutableMapping[str, Any]
@@ -34,30 +32,38 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 PRESENT, PRESENT_EACH = 512, 64  # requests that are received, wait or run: of all callers, of one
-UPLOADS, UPLOADS_EACH = 8, 2  # uploads under way, each with a thread that reads it: of all callers, of one
+UPLOADS, UPLOADS_EACH = 8, 2  # whole uploads that are taken in, each in a thread: of all organizations, of one
 LARGEST = 8 << 20  # bytes of a body at least: what settings.DATA_UPLOAD_MAX_MEMORY_SIZE allows a form
 MAX_BYTES, SHARE_BYTES = 256 << 20, 64 << 20  # of bodies in memory: of all callers, of one
 _UPLOAD = re.compile(r"/api/v1/models/.+/versions/?").fullmatch
 
 
+def nobody(presented: str) -> None:
+    """Knows no key."""
+
+
 class Management:
-    """Answers with `wsgi` in `threads` threads, one caller has half at most. Bodies have `body_max` bytes, or LARGEST."""
+    """Answers with `wsgi` in `threads` threads, one caller has half at most. Bodies have `body_max` bytes, or LARGEST;
+    uploads under way have `spool_bytes` together.
+    """
 
-    def __init__(self, wsgi: Any, *, threads: int, body_max: int) -> None:  # Any: a2wsgi has types of its own
+    def __init__(self, wsgi: Any, *, threads: int, body_max: int, spool_bytes: int) -> None:  # Any: a2wsgi has types of its own
         self._django: Any = WSGIMiddleware(wsgi, workers=threads)
-        self._uploader: Any = WSGIMiddleware(wsgi, workers=UPLOADS)
+        self._uploader: Any = WSGIMiddleware(partial(from_file, wsgi), workers=UPLOADS)
+        self._callers = Callers()
         self._turns = Turns(threads, each=max(1, threads // 2), present=PRESENT, present_each=PRESENT_EACH)
-        self._uploads = Turns(UPLOADS, each=UPLOADS_EACH, present=UPLOADS, present_each=UPLOADS_EACH)
+        self._uploads = Turns(UPLOADS, each=UPLOADS_EACH, present=PRESENT, present_each=PRESENT_EACH)
         self._bodies = Bodies(max(body_max, LARGEST))
+        self._spools = Spools(spool_bytes)
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, metrics: Metrics) -> None:
+    async def answer(self, scope: Scope, receive: Receive, send: Send, metrics: Metrics, known: Known = nobody) -> None:
+        """Answer a request; `known` tells which keys were proved by calls."""
         began = scope["began"] = time.perf_counter()
         scope["count"] = partial(count, asyncio.get_running_loop(), metrics, began)
-        caller = caller_of(scope)
         try:
+            caller = self._callers.of(scope, known)
             if scope["method"] == "POST" and _UPLOAD(scope["path"]):
-                with self._uploads.presence(caller):  # as many as there are threads: nobody waits for one
-                    await self._uploader(scope, receive, send)
+                await self._upload(caller, scope, receive, send)
             else:
                 with self._turns.presence(caller):
                     await self._in_turn(caller, scope, receive, send)
@@ -65,7 +71,7 @@ class Management:
             metrics.observe(scope["method"], "", error.status, error.code, time.perf_counter() - began)
             await refuse(error, scope, send)
 
-    async def _in_turn(self, caller: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _in_turn(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._bodies.received(caller, scope, receive) as body:
             if body is None:
                 return
@@ -78,16 +84,59 @@ class Management:
             finally:
                 gone.cancel()
 
+    async def _upload(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        admitted = await self._admitted(caller, scope, send)
+        if admitted is None:
+            return
+        async with self._spools.received(admitted, receive) as file:
+            if file is None:
+                return
+            gone = asyncio.ensure_future(_gone(receive))
+            try:
+                async with self._uploads.place(Caller(organization(admitted.organization), False), gone) as is_mine:
+                    if is_mine:
+                        await self._uploader({**scope, "file": file}, _nothing, send)
+            finally:
+                gone.cancel()
+
+    async def _admitted(self, caller: Caller, scope: Scope, send: Send) -> Admitted | None:
+        """Have Django look at the head alone. None: it has refused, and its answer is sent."""
+        found: list[Admitted] = []
+        answer: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            answer.append(message)
+
+        waits = asyncio.get_running_loop().create_future()  # for nobody: who leaves now is found out when the body is read
+        with self._turns.presence(caller):
+            async with self._turns.place(caller, waits):
+                await self._django({**scope, "admit": lambda *admitted: found.append(Admitted(*admitted))}, _nothing, keep)
+        if found:
+            return found[0]
+        if b"expect" in dict(scope["headers"]):  # the client sends no body now, and nothing else can follow this head
+            answer[0]["headers"] = [*answer[0]["headers"], (b"connection", b"close")]
+        for message in answer:
+            await send(message)
+        return None
+
+
+def from_file(wsgi: Any, environ: Any, start_response: Any) -> Any:  # Any: WSGI's types
+    """Have `wsgi` read the request's body from the file that it was received in."""
+    file = environ["asgi.scope"]["file"]
+    environ["wsgi.input"], environ["CONTENT_LENGTH"] = file, str(file.seek(0, 2))
+    file.seek(0)
+    return wsgi(environ, start_response)
+
 
 class Bodies:
     """The bodies in memory, of `largest` bytes each at most."""
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
-        self._held: Counter[str] = Counter()  # bytes by caller
+        self._held: Counter[Caller] = Counter()  # bytes
 
     @asynccontextmanager
-    async def received(self, caller: str, scope: Scope, receive: Receive) -> AsyncIterator[bytes | None]:
+    async def received(self, caller: Caller, scope: Scope, receive: Receive) -> AsyncIterator[bytes | None]:
         """The request's whole body, None if the client left. Raises PayloadTooLarge, ConcurrencyLimited, CapacityExhausted."""
         declared = int(dict(scope["headers"]).get(b"content-length", b"0"))
         chunks: list[bytes] = []
@@ -110,24 +159,13 @@ class Bodies:
             if not self._held[caller]:
                 del self._held[caller]
 
-    def _hold(self, caller: str, size: int) -> None:
+    def _hold(self, caller: Caller, size: int) -> None:
         self._held[caller] += size
         if self._held[caller] > max(SHARE_BYTES, self._largest):
             raise ConcurrencyLimited("Too many large requests are under way: wait for answers", retry_after=1)
-        if self._held.total() > MAX_BYTES:
+        is_full = self._held.total() > MAX_BYTES
+        if is_full or (caller.is_stranger and strangers(self._held) > MAX_BYTES // 2):
             raise CapacityExhausted("Too many large requests are under way", retry_after=1, source="platform")
-
-
-def caller_of(scope: Scope) -> str:
-    """Who asks, as far as the head tells: a key's public id, else a session, else an address. Nothing is proved here."""
-    given = CaseInsensitiveMapping((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
-    public_id = keys.parse(presented_key(given) or "")
-    if public_id is not None:
-        return f"key {public_id}"
-    session = given.get("X-Session-Token") or parse_cookie(given.get("Cookie", "")).get(settings.SESSION_COOKIE_NAME)
-    if session:
-        return f"session {session}"
-    return f"address {scope['client'][0] if scope.get('client') else ''}"
 
 
 def count(
@@ -173,3 +211,7 @@ async def _gone(receive: Receive) -> None:
 
 async def _whole(body: bytes) -> Message:
     return {"type": "http.request", "body": body, "more_body": False}
+
+
+async def _nothing() -> Message:
+    return await _whole(b"")

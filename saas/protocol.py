@@ -23,9 +23,9 @@ HOT = (b"/v2/models/", b"/api/v1/models/")
 HOT_KINDS = ("infer", "predict")
 LARGE = 64 << 10  # bytes of a body, beyond which the head is checked before it is read
 MAX_BODIES = 256 << 20  # bytes of large bodies that one process receives at the same time
-HEAD_SECONDS = 10.0  # for the head, and for a body before MIN_RATE counts
-MIN_RATE = 16 << 10  # bytes per second of a body
-MIN_RATE_UPLOAD = 128 << 10  # of one that is larger than a call's may be: an upload, which holds a thread
+HEAD_SECONDS = 10.0  # for the head; a body has what the head left of it
+MIN_RATE = 16 << 10  # bytes per second of a body: each of them buys it time
+PATIENCE = 30.0  # seconds that it can have bought at most, so that one that came fast and then stalls ends too
 LINGER_SECONDS = 2.0  # after an answer before the request's end: read on, so that a reset does not destroy the answer
 UNKNOWN_API = UNKNOWN._replace(dialect=API)
 
@@ -39,6 +39,7 @@ class FrontProtocol(FedProtocol):
         self.has_asked = False  # a whole request
         self.is_declining = False
         self.idle_since = 0.0
+        self.due, self.paid = 0.0, 0  # loop time until which the message may take, and bytes of its body that counted for it
         self.closes_at = 0.0  # loop time; 0: not lingering
         self.head: Head | None = None  # of the latest request that may be repeated
         self.misses = 0  # heads that were remembered and then not repeated
@@ -108,16 +109,17 @@ class FrontProtocol(FedProtocol):
                 self.transport.abort()
         elif self.reading_since:
             if self.flow.read_paused and not self.is_in_head:
-                self.reading_since += passed  # it waits for us
-            elif self._is_slow(now - self.reading_since):
+                self.due += passed  # it waits for us
+            elif self._is_slow(now):
                 self.refuse_message(errors.RequestTimeout("The request arrived too slowly"))
         elif self._is_idle() and now - self.idle_since > idle_seconds:
             self.transport.close()
 
-    def _is_slow(self, waited: float) -> bool:
-        late = waited - HEAD_SECONDS
-        is_upload = max(self.content_length, self.received) > self.front.body_max
-        return late > 0 and (self.is_in_head or self.received < late * (MIN_RATE_UPLOAD if is_upload else MIN_RATE))
+    def _is_slow(self, now: float) -> bool:
+        if not self.is_in_head:
+            self.due = min(self.due + (self.received - self.paid) / MIN_RATE, now + PATIENCE)
+            self.paid = self.received
+        return now > self.due
 
     def _is_idle(self) -> bool:
         return not (self.is_answering() or self.rest)
@@ -127,7 +129,7 @@ class FrontProtocol(FedProtocol):
         is_sending = bool(self.reading_since) and not self.is_in_head  # a body
         if self.transport.is_closing() or self.flow.write_paused or not (is_sending or self._is_idle()):
             return None
-        return self.has_asked, self.reading_since or self.idle_since
+        return self.has_asked, self.due - PATIENCE if is_sending else self.idle_since
 
     def drop(self) -> None:
         self.transport.abort()
@@ -138,6 +140,7 @@ class FrontProtocol(FedProtocol):
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self.content_length = UNTOLD
         self.is_in_head, self.reading_since = True, self.loop.time()
+        self.due, self.paid = self.reading_since + HEAD_SECONDS, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.is_in_head:

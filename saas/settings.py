@@ -46,6 +46,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "tenants.middleware.request_ids",
     "saas.lib.logs.request_line",
+    "tenants.middleware.accepted_callers",
     "saas.lib.csp.content_security_policy",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",

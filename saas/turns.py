@@ -5,25 +5,31 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from saas.callers import Caller
 from saas.lib.errors import CapacityExhausted, ConcurrencyLimited
 
 
 class Turns:
-    """`places` run at the same time, at most `each` of one caller's; `present` are here at most, `present_each` of one's."""
+    """`places` run at the same time, at most `each` of one caller's; `present` are here at most, `present_each` of one's.
+
+    All strangers together have half of either, from however many places they come, and one of them half of their places.
+    """
 
     def __init__(self, places: int, *, each: int, present: int, present_each: int) -> None:
         self._free, self._each = places, each
+        self._strangers, self._each_stranger = max(1, places // 2), max(1, places // 4)
         self._present_most, self._present_each = present, present_each
-        self._present: Counter[str] = Counter()
-        self._running: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by caller; the first in it is next
+        self._present: Counter[Caller] = Counter()
+        self._running: Counter[Caller] = Counter()
+        self._waiting: dict[Caller, deque[asyncio.Future[None]]] = {}  # by caller; the first in it is next
 
     @contextmanager
-    def presence(self, caller: str) -> Iterator[None]:
+    def presence(self, caller: Caller) -> Iterator[None]:
         """Be here. Raises ConcurrencyLimited if too many of this caller's are, CapacityExhausted if too many of all are."""
         if self._present[caller] >= self._present_each:
             raise ConcurrencyLimited(f"{self._present_each} of these requests are under way: wait for answers", retry_after=1)
-        if self._present.total() >= self._present_most:
+        is_full = self._present.total() >= self._present_most
+        if is_full or (caller.is_stranger and strangers(self._present) >= self._present_most // 2):
             raise CapacityExhausted("Too many requests are under way", retry_after=1, source="platform")
         self._present[caller] += 1
         try:
@@ -32,7 +38,7 @@ class Turns:
             _less(self._present, caller)
 
     @asynccontextmanager
-    async def place(self, caller: str, gone: "asyncio.Future[None]") -> AsyncIterator[bool]:
+    async def place(self, caller: Caller, gone: "asyncio.Future[None]") -> AsyncIterator[bool]:
         """Wait for a place and have it. False if `gone`, the client's leaving, came first."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(caller, deque()).append(turn)
@@ -50,7 +56,7 @@ class Turns:
 
     def _next(self) -> None:
         while self._free:
-            caller = next((caller for caller in self._waiting if self._running[caller] < self._each), None)
+            caller = next((caller for caller in self._waiting if self._may_run(caller)), None)
             if caller is None:
                 return
             turns = self._waiting.pop(caller)
@@ -61,13 +67,23 @@ class Turns:
             self._free -= 1
             turn.set_result(None)
 
-    def _forget(self, caller: str, turn: "asyncio.Future[None]") -> None:
+    def _may_run(self, caller: Caller) -> bool:
+        if caller.is_stranger:
+            return self._running[caller] < self._each_stranger and strangers(self._running) < self._strangers
+        return self._running[caller] < self._each
+
+    def _forget(self, caller: Caller, turn: "asyncio.Future[None]") -> None:
         self._waiting[caller].remove(turn)
         if not self._waiting[caller]:
             del self._waiting[caller]
 
 
-def _less(counter: Counter[str], caller: str) -> None:
+def strangers(counter: Counter[Caller]) -> int:
+    """What all strangers together have of what is counted."""
+    return sum(count for caller, count in counter.items() if caller.is_stranger)
+
+
+def _less(counter: Counter[Caller], caller: Caller) -> None:
     counter[caller] -= 1
     if not counter[caller]:
         del counter[caller]

@@ -49,6 +49,14 @@ class Access:
         assert self.key is not None
         return Actor("key", f"key_{self.key.id}")
 
+    @property
+    def owner(self) -> str:
+        """Whose turns its requests take in a gateway: an organization's, or a person's."""
+        if self.key is not None:
+            return f"organization {self.key.organization}"
+        assert self.user is not None
+        return f"user {self.user.id}"
+
 
 def access_found(request: Request) -> Access | None:
     """What authentication found out about the request; None if there was neither key nor session."""

@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 
 from saas.lib import ids, jsontext
 from saas.lib.errors import AppError, InvalidRequest, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType
+from tenants.access import Access
 from tenants.bodies import JSONBodyParser, refuse_encoding
 from tenants.databases import as_operator
 from tenants.problems import OUTAGES, as_app_error, problem_response
@@ -32,6 +33,22 @@ def request_ids(handler: Handler) -> Handler:
 
 def _bytes(request: HttpRequest, header: str) -> bytes:
     return request.headers.get(header, "").encode("latin-1", "replace")
+
+
+def accepted_callers(handler: Handler) -> Handler:
+    """In a gateway process: say whose key or session was accepted, so that their next requests have turns of their own."""
+
+    def handle(request: HttpRequest) -> HttpResponse:
+        response = handler(request)
+        if accept := request.META.get("asgi.scope", {}).get("accepted"):  # saas/callers.py
+            access, user = getattr(request, "auth", None), getattr(request, "_cached_user", None)
+            if isinstance(access, Access):
+                accept(access.owner)
+            elif user is not None and user.is_authenticated:  # on pages, where no view of ours asks
+                accept(f"user {user.id}")
+        return response
+
+    return handle
 
 
 def operators_in_admin(handler: Handler) -> Handler:

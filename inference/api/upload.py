@@ -1,9 +1,11 @@
-"""The upload of an artifact: streamed from the request into quarantine and hashed on the way, never whole in memory."""
+"""The upload of an artifact: streamed from the request into quarantine and hashed on the way, never whole in memory.
+
+In a gateway (saas/management.py) a view is asked twice: with the head alone, whether the body may come, and with all of it.
+"""
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,19 +13,18 @@ from uuid import UUID
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
+from django.http import QueryDict
 from rest_framework.request import Request
 
 from inference import artifacts
 from inference.caps import Room
 from saas.lib import jsontext
-from saas.lib.errors import ConcurrencyLimited, InvalidRequest, PayloadTooLarge, Unavailable
-from saas.lib.places import Places
+from saas.lib.errors import InvalidRequest, PayloadTooLarge, Unavailable
 from tenants.bodies import refuse_encoding
 
 CHUNK = 1 << 18
 MAX_MANIFEST = 8 << 20  # bytes
 FORM_BYTES = MAX_MANIFEST + (1 << 20)  # what a form may have beside the artifact
-PLACES = Places(overall=8, per_organization=2)  # uploads that are being received
 FIELDS = frozenset({"artifact", "manifest", "version"})
 
 
@@ -99,6 +100,8 @@ def expect(request: Request, max_bytes: int) -> Parts:
         raise Unavailable("There is no room for uploads right now", retry_after=60)
     parts = Parts(max_bytes)
     request._request.upload_handlers = [parts]  # DRF hands it down only for reading
+    if admission(request) is not None:
+        request._request._post = QueryDict()  # type: ignore[attr-defined]  # Django's: the check for CSRF finds no form to read
     return parts
 
 
@@ -108,13 +111,27 @@ def limit(request: Request, parts: Parts, room: Room) -> None:
     room.check(max(1, int(request.META.get("CONTENT_LENGTH") or 0) - FORM_BYTES))
 
 
-@contextmanager
-def place(organization_id: UUID) -> Iterator[None]:
-    """One of the organization's uploads at the same time. Raises ConcurrencyLimited if it has as many as it may."""
-    with PLACES.take(organization_id) as is_mine:
-        if not is_mine:
-            raise ConcurrencyLimited("Too many uploads are under way: wait until one is received", retry_after=5)
-        yield
+def admission(request: Request) -> Callable[[str, Callable[[int], None]], None] | None:
+    """Where only the head is here: what to tell whose upload may come, and a check of its bytes. None: the body is here too."""
+    found: Callable[[str, Callable[[int], None]], None] | None = request.META.get("asgi.scope", {}).get("admit")
+    return found
+
+
+def admit(request: Request, organization_id: UUID, parts: Parts) -> bool:
+    """Let the body come, if only the head is here; False if it is here already. Raises what `limit` does."""
+    tell = admission(request)
+    if tell is None:
+        return False
+    room, most = parts.room, parts.max_bytes + FORM_BYTES
+
+    def check(size: int) -> None:
+        if size > most:
+            raise PayloadTooLarge(f"artifact may have at most {parts.max_bytes} bytes")
+        if room is not None:
+            room.check(max(1, size - FORM_BYTES))
+
+    tell(organization_id.hex, check)
+    return True
 
 
 def receive(request: Request) -> tuple[Part, Any, str | None]:  # Any: the decoded manifest

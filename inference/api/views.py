@@ -124,8 +124,13 @@ class VersionsView(ModelsOwnerView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:  # Any: the URL's parts
         if request.method == "POST":  # before authentication, because its CSRF check reads the form
             self.parts = upload.expect(request, settings.CONFIG.artifact_max_bytes)
-        with transaction.atomic():
-            super().initial(request, *args, **kwargs)
+        try:
+            with transaction.atomic():
+                super().initial(request, *args, **kwargs)
+        except BaseException:
+            if request.method == "POST":
+                self.parts.discard()
+            raise
 
     @extend_schema(responses=VersionOut(many=True))
     def get(self, request: Request, model: str) -> Response:
@@ -140,8 +145,9 @@ class VersionsView(ModelsOwnerView):
             room = lock_for_version(actions.lock_model(found))
         try:
             upload.limit(request, self.parts, room)
-            with upload.place(self.organization.id):
-                artifact, manifest, number = upload.receive(request)
+            if upload.admit(request, self.organization.id, self.parts):
+                return Response(status=status.HTTP_204_NO_CONTENT)
+            artifact, manifest, number = upload.receive(request)
             assert artifact.path is not None
             version = actions.upload_version(
                 model=found,

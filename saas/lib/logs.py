@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -67,6 +68,8 @@ def request_line(handler: Handler) -> Handler:
         scope = request.META.get("asgi.scope", {})
         began = scope.get("began") or time.perf_counter()  # there, when the request arrived: the wait for a thread is in it
         response = handler(request)
+        if "admit" in scope and response.status_code == HTTPStatus.NO_CONTENT:
+            return response  # an upload may come; its answer is the one that counts
         fields = _fields(request, response, time.perf_counter() - began)
         requests.info("", extra={EXTRA: fields})
         if count := scope.get("count"):

@@ -8,13 +8,12 @@ import pytest
 
 from inference.gateway.metrics import Metrics
 from saas import management
-from saas.management import Management, caller_of
-from tenants import keys
+from saas.callers import Caller
+from saas.management import Management, nobody
+from tests.saas.serving import key_record
 from tests.waiting import PATIENCE, until_async
 
 pytestmark = pytest.mark.no_servers
-
-UPLOAD = "/api/v1/models/iris/versions"
 
 
 class Slow:
@@ -24,7 +23,7 @@ class Slow:
         self.seen, self.go_on, self.has_left = [], threading.Event(), None
 
     def __call__(self, environ, start_response):
-        self.seen.append((environ["PATH_INFO"], b"" if "upload" in environ["HTTP_AS"] else environ["wsgi.input"].read()))
+        self.seen.append((environ["PATH_INFO"], environ["wsgi.input"].read()))
         if watch := environ["asgi.scope"].get("watch_client"):
             self.has_left = watch()
         assert self.go_on.wait(PATIENCE)
@@ -35,16 +34,20 @@ class Slow:
 class Client:
     """One request; its body comes as the test says."""
 
-    def __init__(self, management, caller, path="/api/v1/usage", method="GET", headers=(), body=b""):
+    def __init__(self, management, caller, path="/api/v1/usage", method="GET", headers=(), body=b"", *, is_stranger=False):
         self.messages, self.sent = asyncio.Queue(), []
         if body is not None:
             self.messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
         scope = {
-            "type": "http", "method": method, "path": path, "query_string": b"", "http_version": "1.1", "client": (caller, 1),
-            "headers": [(b"as", b"upload" if path == UPLOAD else b""), *headers],
+            "type": "http", "method": method, "path": path, "query_string": b"", "http_version": "1.1",
+            "client": (caller if is_stranger else "proxy", 1), "headers": [(b"x-api-key", caller.encode()), *headers],
         }  # fmt: skip
         self.metrics = Metrics("")
-        self.task = asyncio.create_task(management.answer(scope, self.messages.get, self._send, self.metrics))
+        known = nobody if is_stranger else self._known
+        self.task = asyncio.create_task(management.answer(scope, self.messages.get, self._send, self.metrics, known))
+
+    def _known(self, presented):
+        return key_record(organization=presented)
 
     async def _send(self, message):
         self.sent.append(message)
@@ -62,6 +65,10 @@ class Client:
         return start["status"], code, dict(start["headers"])
 
 
+def key(text):
+    return b"authorization", f"Bearer {text}".encode()
+
+
 @pytest.fixture
 async def slow():
     slow = Slow()
@@ -73,7 +80,7 @@ async def slow():
 
 @pytest.fixture
 def managed(slow):
-    return Management(slow, threads=4, body_max=1 << 20)
+    return Management(slow, threads=4, body_max=1 << 20, spool_bytes=1 << 20)
 
 
 async def test_one_caller_s_requests_leave_threads_to_others(managed, slow):
@@ -88,11 +95,11 @@ async def test_one_caller_s_requests_leave_threads_to_others(managed, slow):
 
 
 async def test_callers_take_turns(slow):
-    managed = Management(slow, threads=1, body_max=1 << 20)
+    managed = Management(slow, threads=1, body_max=1 << 20, spool_bytes=1 << 20)
     first = [Client(managed, "mallory", "/mallory") for _ in range(5)]
     await until_async(lambda: len(slow.seen) == 1)
     other = Client(managed, "alice", "/alice")
-    await until_async(lambda: "address alice" in managed._turns._waiting)
+    await until_async(lambda: Caller("organization alice", False) in managed._turns._waiting)
     slow.go_on.set()
 
     assert [(await client.answer())[0] for client in (*first, other)] == [200] * 6
@@ -165,18 +172,121 @@ async def test_bodies_in_memory_are_bounded(managed, monkeypatch):
     assert (await client.answer())[:2] == (503, "capacity_exhausted")
 
 
-async def test_uploads_hold_none_of_the_others_threads_and_have_a_share_of_their_own(managed, slow):
-    uploads = [Client(managed, f"mallory{n // 2}", UPLOAD, method="POST", body=None) for n in range(management.UPLOADS)]
-    await until_async(lambda: len(slow.seen) == management.UPLOADS)
-    third = Client(managed, "mallory0", UPLOAD, method="POST", body=None)
-    other = Client(managed, "alice", UPLOAD, method="POST", body=None)
-    assert (await third.answer())[:2] == (429, "concurrency_limited")
-    assert (await other.answer())[:2] == (503, "capacity_exhausted")
-    read = [Client(managed, name) for name in ("alice", "mallory0")]
-    await until_async(lambda: len(slow.seen) == management.UPLOADS + 2)
+async def test_inventing_keys_or_addresses_gains_no_more_than_half_of_the_threads(managed, slow):
+    """One address is one caller whatever keys it names; and all that is unproved shares what is left to strangers."""
+    one_place = [Client(managed, "mallory", "/m", headers=[key(f"key{n}")], is_stranger=True) for n in range(20)]
+    await until_async(lambda: len(slow.seen) == 1)
+    many_places = [Client(managed, f"10.0.0.{n}", "/n", is_stranger=True) for n in range(20)]
+    await until_async(lambda: len(slow.seen) == 2)
+    proved = [Client(managed, name, "/proved") for name in ("alice", "bob")]
+    await until_async(lambda: len(slow.seen) == 4)
+
+    assert [path for path, _ in slow.seen] == ["/m", "/n", "/proved", "/proved"]
+    slow.go_on.set()
+    assert [(await client.answer())[0] for client in (*one_place, *many_places, *proved)] == [200] * 42
+
+
+async def test_strangers_leave_room_to_those_who_are_proved(managed, slow, monkeypatch):
+    monkeypatch.setattr(managed._turns, "_present_most", 8)
+    for n in range(4):
+        Client(managed, f"10.0.0.{n}", is_stranger=True)
+    await until_async(lambda: managed._turns._present.total() == 4)
+
+    assert (await Client(managed, "10.0.0.9", is_stranger=True).answer())[:2] == (503, "capacity_exhausted")
+    proved = Client(managed, "alice")
+    await until_async(lambda: managed._turns._present.total() == 5)
+    slow.go_on.set()
+    assert (await proved.answer())[0] == 200
+
+
+async def test_strangers_bodies_leave_memory_to_those_who_are_proved(managed, slow, monkeypatch):
+    monkeypatch.setattr(management, "MAX_BYTES", 20)
     slow.go_on.set()
 
-    assert [(await client.answer())[0] for client in (*uploads, *read)] == [200] * (management.UPLOADS + 2)
+    assert (await Client(managed, "mallory", method="POST", body=bytes(11), is_stranger=True).answer())[:2] == (
+        503,
+        "capacity_exhausted",
+    )
+    assert (await Client(managed, "alice", method="POST", body=bytes(11)).answer())[0] == 200
+
+
+class Door:
+    """A WSGI application that looks at uploads twice, as Django does: admits heads that name an organization, reads bodies."""
+
+    def __init__(self):
+        self.read, self.go_on = [], threading.Event()
+
+    def __call__(self, environ, start_response):
+        admit, organization = environ["asgi.scope"].get("admit"), environ.get("HTTP_ORGANIZATION")
+        if organization is None:
+            start_response("401 Unauthorized", [])
+            return [b'{"code":"api_key_missing"}']
+        if admit is not None:
+            assert environ["wsgi.input"].read() == b""
+            admit(organization, lambda size: None)
+            start_response("204 No Content", [])
+            return []
+        self.read.append((organization, environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))))
+        if organization.startswith("slow"):
+            assert self.go_on.wait(PATIENCE)
+        start_response("202 Accepted", [])
+        return [b"taken"]
+
+
+@pytest.fixture
+async def door():
+    door = Door()
+    yield door
+    door.go_on.set()
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(left, timeout=PATIENCE)
+
+
+def upload(managed, organization, body=b"model", headers=(), **options):
+    headers = [(b"organization", organization.encode()), *headers] if organization else headers
+    path = "/api/v1/models/iris/versions"
+    return Client(managed, organization or "x", path, method="POST", body=body, headers=headers, **options)
+
+
+async def test_uploads_that_arrive_hold_no_thread(door):
+    managed = Management(door, threads=1, body_max=1 << 20, spool_bytes=1 << 20)
+    arriving = [upload(managed, f"organization{n // 16}", body=None) for n in range(64)]
+    for client in arriving:
+        client.messages.put_nowait({"type": "http.request", "body": b"mo", "more_body": True})
+    await until_async(lambda: sum(map(len, managed._spools._of.values())) == 64)
+
+    assert (await upload(managed, "alice").answer())[0] == 202
+    for client in arriving:
+        client.messages.put_nowait({"type": "http.request", "body": b"del", "more_body": False})
+    assert [(await client.answer())[0] for client in arriving] == [202] * 64
+    assert {body for _, body in door.read} == {b"model"}
+    assert not managed._spools._of
+
+
+async def test_an_organization_s_whole_uploads_wait_for_their_turn(door):
+    managed = Management(door, threads=1, body_max=1 << 20, spool_bytes=1 << 20)
+    mine = [upload(managed, "slow") for _ in range(10)]
+    await until_async(lambda: len(door.read) == management.UPLOADS_EACH)
+
+    assert (await upload(managed, "alice").answer())[0] == 202
+    assert len(door.read) == management.UPLOADS_EACH + 1
+    mine[-1].leave()
+    await asyncio.wait([mine[-1].task], timeout=PATIENCE)
+    door.go_on.set()
+    assert [(await client.answer())[0] for client in mine[:-1]] == [202] * 9
+    assert (len(door.read), mine[-1].sent) == (10, [])
+
+
+async def test_an_upload_is_refused_by_its_head(door):
+    managed = Management(door, threads=1, body_max=1 << 20, spool_bytes=1 << 20)
+    refused = upload(managed, "", body=None)
+    waiting = upload(managed, "", body=None, headers=[(b"expect", b"100-continue")])
+
+    status, code, headers = await refused.answer()
+    assert (status, code, b"connection" in headers) == (401, "api_key_missing", False)
+    status, code, headers = await waiting.answer()
+    assert (status, code, headers[b"connection"]) == (401, "api_key_missing", b"close")
+    assert not managed._spools._of
 
 
 async def test_a_thread_is_told_that_its_client_left(managed, slow):
@@ -186,17 +296,3 @@ async def test_a_thread_is_told_that_its_client_left(managed, slow):
     client.leave()
 
     await until_async(slow.has_left)
-
-
-def test_a_caller_is_a_key_else_a_session_else_an_address():
-    public_id, key = keys._new_text("live")
-
-    def caller(**headers):
-        sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        return caller_of({"headers": sent, "client": ("10.0.0.1", 5)})
-
-    assert caller(authorization=f"Bearer {key}", cookie="sessionid=s") == f"key {public_id}"
-    assert caller(x_api_key=key) == f"key {public_id}"
-    assert caller(authorization="Bearer made-up", x_session_token="t") == "session t"
-    assert caller(cookie="a=b; sessionid=s") == "session s"
-    assert caller(authorization="Bearer made-up") == "address 10.0.0.1"

@@ -9,7 +9,7 @@ import pytest
 
 from saas import protocol, unread
 from tests.saas.serving import Raw, Served, request_bytes, tensor
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.no_servers
 
@@ -254,15 +254,28 @@ def test_a_trickling_request_is_ended(served, monkeypatch, sent):
         assert (status, error_of(body), headers["connection"]) == (408, "request_timeout", "close")
 
 
-def test_an_upload_has_to_come_faster_than_a_call(served, monkeypatch):
+@pytest.mark.parametrize("path", [ROWS, "/else"])
+def test_a_body_that_came_fast_and_then_stalls_is_ended(served, monkeypatch, path):
+    """Whatever its average is by then."""
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(protocol, "MIN_RATE", 0)
-    with served.connect() as call, served.connect() as upload:
-        call.send(request_bytes(ROWS, BODY[:5], length=len(BODY)))
-        upload.send(request_bytes("/api/v1/models/iris/versions", b"a", length=200_001))
-        assert upload.response()[0] == 408
-        call.send(BODY[5:])
-        assert call.response()[0] == 200
+    monkeypatch.setattr(protocol, "PATIENCE", 0.2)
+    with served.connect() as raw:
+        raw.send(request_bytes(path, b"a" * 190_000, length=195_000))
+        assert raw.response()[0] == 408
+
+
+@pytest.mark.parametrize("path", [ROWS, "/else"])
+def test_a_body_that_goes_on_coming_may_take_as_long_as_it_needs(served, monkeypatch, path):
+    """What came fast before counts no more; each byte buys it time anew."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.0)
+    monkeypatch.setattr(protocol, "MIN_RATE", 1 / PATIENCE)
+    with served.connect() as raw:
+        for sent in (request_bytes(path, BODY[:1], length=len(BODY)), *(bytes([byte]) for byte in BODY[1:5])):
+            raw.send(sent)
+            sweeps = served.server._swept
+            until(lambda sweeps=sweeps: served.server._swept > sweeps)
+        raw.send(BODY[5:])
+        assert raw.response()[0] == 200
 
 
 def test_an_idle_connection_is_closed_after_the_keep_alive_time(served, monkeypatch):

@@ -4,12 +4,13 @@ import hashlib
 import io
 import json
 import threading
-from contextlib import ExitStack
 
 import pytest
 from django.conf import settings
 
-from inference.api.upload import PLACES
+from inference.api.upload import FORM_BYTES
+from saas.lib.errors import ArtifactTooLarge, PayloadTooLarge
+from tenants.actions import set_organization_limits
 from tests.inference.intake.onnx_models import linear, one
 
 
@@ -305,11 +306,44 @@ def test_what_cannot_be_stored_leaves_nothing_behind(model, upload, artifacts_fo
     folder.unlink()
 
 
-def test_an_organization_has_a_share_of_the_uploads_that_are_received(model, upload, alice, artifacts_folder):
-    with ExitStack() as uploads:
-        for _ in range(2):
-            uploads.enter_context(PLACES.take(alice.organization.id))
-        refused = upload(model, "iris")
+def asked_first(client, admitted, **headers):
+    """The answer to an upload's head alone, as a gateway asks for it; what is admitted lands in `admitted`."""
+    scope = {"admit": lambda *found: admitted.append(found)}
+    form = "multipart/form-data; boundary=b"
+    return client.generic("POST", "/api/v1/models/iris/versions", b"", content_type=form, **{"asgi.scope": scope}, **headers)
 
-    assert (refused.status_code, refused.json()["code"], refused.headers["Retry-After"]) == (429, "concurrency_limited", "5")
-    assert upload(model, "iris").status_code == 202
+
+def test_a_head_alone_is_admitted_and_changes_nothing(model, alice):
+    admitted = []
+
+    assert asked_first(model, admitted, CONTENT_LENGTH="1000").status_code == 204
+
+    ((organization, check),) = admitted
+    assert organization == alice.organization.id.hex
+    check(1000)
+    with pytest.raises(PayloadTooLarge):
+        check(settings.CONFIG.artifact_max_bytes + FORM_BYTES + 1)
+    assert model.get("/api/v1/models/iris/versions").json()["results"] == []
+    assert quarantined() == []
+
+
+def test_who_may_not_upload_is_refused_by_the_head_alone(client_of, alice, charlie, make_key, model):
+    admitted = []
+    _, reader = make_key(alice.organization, scopes=["models:read"])
+
+    assert asked_first(client_of(None), admitted).status_code == 401
+    assert asked_first(client_of(reader), admitted).status_code == 403
+    assert asked_first(client_of(charlie), admitted).status_code == 404
+    assert asked_first(model, admitted, CONTENT_LENGTH=str(1 << 31)).status_code == 413
+    assert admitted == []
+
+
+def test_what_an_organization_may_store_bounds_what_may_come(model, alice):
+    admitted = []
+    set_organization_limits(alice.organization.id, max_artifact_bytes=1000)
+    asked_first(model, admitted)
+    ((_, check),) = admitted
+
+    check(FORM_BYTES + 1000)
+    with pytest.raises(ArtifactTooLarge):
+        check(FORM_BYTES + 1001)
