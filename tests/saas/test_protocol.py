@@ -259,6 +259,7 @@ def test_a_body_that_came_fast_and_then_stalls_is_ended(served, monkeypatch, pat
     """Whatever its average is by then."""
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(protocol, "PATIENCE", 0.2)
+    monkeypatch.setattr(protocol, "MIN_RATE", 1.0)
     with served.connect() as raw:
         raw.send(request_bytes(path, b"a" * 190_000, length=195_000))
         assert raw.response()[0] == 408
