@@ -142,16 +142,16 @@ def test_a_killed_gateway_leaves_nothing_of_uploads_that_arrived(service, custom
     for upload in uploads:
         assert upload.status() == 100
         upload.socket.sendall(form(b"x" * 300_000)[:-30])
-    gateway = service.process("gateway")
+    pids = family(service.process("gateway"))
     folder = service.data_dir / "uploads"
 
     def held():
-        paths = [path for pid in family(gateway) for path in Path(f"/proc/{pid}/fd").iterdir()]
-        return [target for path in paths if (target := os.readlink(path)).startswith(str(folder))]
+        return [target for pid in pids for target in files_of(pid) if target.startswith(str(folder))]
 
     until(lambda: len(held()) == 3)
     assert all(target.endswith("(deleted)") for target in held())
     service.kill("gateway")
+    until(lambda: not any(map(files_of, pids)))  # its workers serve until they see that it is gone
     until(lambda: is_ready(service))
     assert list(folder.iterdir()) == []
 
@@ -159,6 +159,14 @@ def test_a_killed_gateway_leaves_nothing_of_uploads_that_arrived(service, custom
 def family(pid):
     """The process and its children."""
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def files_of(pid):
+    """What the process has open; nothing, if it is gone."""
+    try:
+        return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    except FileNotFoundError:
+        return []
 
 
 def is_ready(service):
