@@ -13,13 +13,14 @@ from tenants import records
 from tenants.databases import as_operator
 
 LATELY = timedelta(hours=2)  # each period is compared every hour, and what is due is told every few minutes
+ENDED_WITHIN = timedelta(hours=12)  # the hour of the end is sealed soon after it, and then all is invoiced
 FAILURES = 3  # of an event: the third try is some 15 s after the first
 
 
 def count() -> dict[str, int]:
     """By kind: rows that Stripe refused or may have lost, or that nobody sends; events that fail again and again; plans that
     operators gave and Stripe has not; periods that differ; 1 if nothing was compared lately although somebody has subscribed to
-    usage; invoices that stay drafts.
+    usage; invoices that stay drafts; ended subscriptions whose last usage is not invoiced yet.
     """
     now = clock.now()
     is_stuck = Q(settlement=Settlement.MISMATCH) | Q(settlement=Settlement.WAITING, deadline_at__lte=now)
@@ -40,6 +41,7 @@ def count() -> dict[str, int]:
             "uncompared": int(not runs and metered.exclude(plan_version__overage=[]).exists()),
             "differences": sum(verdict not in (Verdict.MATCH, Verdict.LAG) for verdict in runs),
             "invoices": Invoice.objects.filter(is_stuck).count(),
+            "ends": Subscription.objects.filter(closing_at__isnull=False, ended_at__lte=now - ENDED_WITHIN).count(),
         }
 
 

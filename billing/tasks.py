@@ -8,7 +8,7 @@ from celery import shared_task
 
 from billing import alarms, idempotent
 from billing.caps import alerts
-from billing.invoicing import push, reconcile, reconcile_turns, settling
+from billing.invoicing import closing, push, reconcile, reconcile_turns, settling
 from billing.ledger.verify import differences
 from billing.stripe import attempts, events, following, given, state_mails
 from billing.stripe_gateway import is_set_up
@@ -98,6 +98,8 @@ def settle_invoices() -> None:
     if is_set_up():
         for invoice in settling.due():
             settle_invoice.delay(str(invoice))
+        for subscription in closing.due():
+            close_subscription.delay(str(subscription))
     alarms.report()
 
 
@@ -120,6 +122,15 @@ def put_given_plans() -> None:
 @shared_task(time_limit=600)
 def put_given_plan(subscription: str) -> bool:
     return given.put(UUID(subscription))
+
+
+@shared_task(time_limit=600)
+def close_subscription(subscription: str) -> None:
+    """Invoice what is left of an ended subscription's usage."""
+    try:
+        closing.close(UUID(subscription))
+    except AppError as error:  # Stripe is away, or refuses: the next round tries again
+        log.warning("the end of a subscription waits for Stripe: %s: %s", subscription, error.detail)
 
 
 @shared_task(time_limit=300)

@@ -1,22 +1,23 @@
 """Prepaid and promotional credit: granted by operators and payments, used up by what the ledger charges, ended by time.
 
-`settle` charges the ledger's sums to the grants, in BURN_ORDER. Where the plan is prepaid, the books hold calls to a limit on
-all that was ever charged: what `settle` has looked at, and what remains of the grants. Both change in one transaction, so
-settling moves no limit. Nothing here may stop the ledger: what no grant pays for is written down as an overrun and reported.
+`settle` charges what the ledger's sums cost (billing.caps.charging) to the grants, in BURN_ORDER. Where the plan is prepaid,
+the books hold calls to a limit on all that was ever used: what `settle` has looked at, and what remains of the grants. Both
+change in one transaction, so settling moves no limit. Nothing here may stop the ledger: what no grant pays for is written down
+as an overrun and reported.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.backends.utils import CursorWrapper
 from django.db.models import Sum
 from psycopg2.extensions import connection as Connection
-from psycopg2.extensions import cursor as Cursor
 
+from billing.caps import charging
+from billing.caps.charging import AnyCursor
 from billing.caps.models import Category, CreditGrant
 from billing.caps.quotas import project_and_note, read_limits
 from billing.ledger.rebuild import rebuild
@@ -31,14 +32,14 @@ from tenants.databases import as_operator
 
 log = logging.getLogger(__name__)
 
-AnyCursor: TypeAlias = Cursor | CursorWrapper
-
 # Two that settle the same organization wait for each other here.
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('credit ' || %s, 0))"
+# The newest month that was looked at is looked at again: a part of it may have ended.
 UNSETTLED = """
 SELECT u.period, (sum(u.amount_nano) - coalesce(max(c.spent_nano), 0))::bigint
 FROM usage_month u LEFT JOIN credit_month c ON c.tenant_id = u.tenant_id AND c.period = u.period
-WHERE u.tenant_id = %s GROUP BY u.period HAVING sum(u.amount_nano) > coalesce(max(c.spent_nano), 0) ORDER BY u.period
+WHERE u.tenant_id = %(tenant)s GROUP BY u.period HAVING sum(u.amount_nano) > coalesce(max(c.spent_nano), 0)
+  OR u.period = (SELECT max(period) FROM credit_month WHERE tenant_id = %(tenant)s) ORDER BY u.period
 """
 GRANTS = """
 SELECT id::text, remaining_nano, expires_at FROM credit_grant WHERE tenant_id = %s AND remaining_nano > 0
@@ -46,10 +47,13 @@ ORDER BY expires_at NULLS LAST, category DESC, priority, created_at, id FOR UPDA
 """
 BURN = "UPDATE credit_grant SET remaining_nano = remaining_nano - %s WHERE id = %s"
 SPEND = """
-INSERT INTO credit_month AS c (id, tenant_id, created_at, period, spent_nano, burnt_nano, overrun_nano)
-VALUES (gen_random_uuid(), %s, now(), %s, %s, %s, %s) ON CONFLICT (tenant_id, period) DO UPDATE SET
+INSERT INTO credit_month AS c (id, tenant_id, created_at, period, spent_nano, burnt_nano, overrun_nano, off_nano,
+  part_since, part_nano, ended_nano, asked_nano)
+VALUES (gen_random_uuid(), %s, now(), %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, period) DO UPDATE SET
   spent_nano = c.spent_nano + excluded.spent_nano, burnt_nano = c.burnt_nano + excluded.burnt_nano,
-  overrun_nano = c.overrun_nano + excluded.overrun_nano
+  overrun_nano = c.overrun_nano + excluded.overrun_nano, off_nano = coalesce(c.off_nano, c.burnt_nano) + excluded.off_nano,
+  part_since = excluded.part_since, part_nano = excluded.part_nano, ended_nano = excluded.ended_nano,
+  asked_nano = excluded.asked_nano
 """
 # From where on a prepaid plan's use must be covered by credit; no row: the plan is not prepaid.
 PREPAID_SINCE = """
@@ -79,10 +83,10 @@ class Grant(NamedTuple):
 
 
 class Burnt(NamedTuple):
-    """How one month's new charges were settled, in nano. `by_grant` sums up to `spent` less what no grant paid for."""
+    """How what a month's new charges asked for was settled, in nano. `by_grant` sums up to it less what no grant paid for."""
 
     period: str
-    spent: int
+    asked: int
     by_grant: Mapping[str, int]
 
     @property
@@ -94,8 +98,8 @@ def allocate(charges: Sequence[tuple[str, int]], grants: Sequence[Grant]) -> lis
     """Charge (month, nano) to grants, both in order: each grant is used up before the next one is touched."""
     left = {grant.id: grant.remaining for grant in grants if grant.remaining > 0}
     result = []
-    for period, spent in charges:
-        open_, by_grant = spent, {}
+    for period, asked in charges:
+        open_, by_grant = asked, {}
         for grant in list(left):
             if taken := min(open_, left[grant]):
                 by_grant[grant] = taken
@@ -104,7 +108,7 @@ def allocate(charges: Sequence[tuple[str, int]], grants: Sequence[Grant]) -> lis
             if left[grant]:
                 break
             del left[grant]
-        result.append(Burnt(period, spent, by_grant))
+        result.append(Burnt(period, asked, by_grant))
     return result
 
 
@@ -114,24 +118,30 @@ def settle(cursor: AnyCursor, tenant: UUID) -> int:
     Inside a transaction of the metering role or of an operator.
     """
     cursor.execute(LOCK, [str(tenant)])
-    cursor.execute(UNSETTLED, [str(tenant)])
-    charges = cursor.fetchall()
-    if not charges:
-        return 0
-    settled = _number(cursor, SETTLED, tenant) or 0
-    prepaid_since = _number(cursor, PREPAID_SINCE, tenant)
-    overrun = 0
-    for month in allocate(charges, _grants(cursor, tenant)):
-        for grant, nano in month.by_grant.items():
-            cursor.execute(BURN, [nano, grant])
-        before = 0 if prepaid_since is None else min(month.spent, max(0, prepaid_since - settled))
-        missing = 0 if prepaid_since is None else max(0, month.spent - month.burnt - before)
-        cursor.execute(SPEND, [str(tenant), month.period, month.spent, month.burnt, missing])
-        settled += month.spent
-        overrun += missing
+    cursor.execute(UNSETTLED, {"tenant": str(tenant)})
+    overrun = sum(_settle_month(cursor, tenant, period, spent) for period, spent in cursor.fetchall())
     if overrun:
         log.error("more was charged than the credit covers", extra={"tenant": tenant.hex, "nano": overrun})
     return overrun
+
+
+def _settle_month(cursor: AnyCursor, tenant: UUID, period: str, spent: int) -> int:
+    """Charge `spent` more of a month; how much of it should have been covered by credit and was not."""
+    looked = charging.looked_at(cursor, tenant, period)
+    parts = charging.parts_of(cursor, tenant, period, min(clock.now(), charging.last_moment(period)))
+    is_prepaid = parts[-1].version.is_prepaid
+    asked, following = charging.ask(parts, looked, spent)
+    if is_prepaid:  # what was used before it became prepaid was that plan's to charge
+        uncovered = (_number(cursor, PREPAID_SINCE, tenant) or 0) - (_number(cursor, SETTLED, tenant) or 0)
+        asked = max(0, asked - max(0, uncovered))
+    if not asked and following == looked:
+        return 0
+    [month] = allocate([(period, asked)], _grants(cursor, tenant))
+    for grant, nano in month.by_grant.items():
+        cursor.execute(BURN, [nano, grant])
+    missing = asked - month.burnt if is_prepaid else 0
+    cursor.execute(SPEND, [str(tenant), period, spent, month.burnt, missing, 0 if is_prepaid else month.burnt, *following])
+    return missing
 
 
 def settle_all(connection: Connection) -> int:

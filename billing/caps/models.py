@@ -86,21 +86,27 @@ class CreditGrant(TenantModel):
 class CreditMonth(TenantModel):
     """How much of a month's ledger was charged to the credit: `spent_nano` was looked at, `burnt_nano` grants have paid.
 
-    `overrun_nano` no credit was there for although the plan is prepaid: always 0, unless something is broken.
+    Of that, the month's invoices take `off_nano`: what was charged on plans that are billed afterwards. `overrun_nano` no
+    credit was there for although the plan is prepaid: always 0, unless something is broken. The others are those of
+    billing.caps.charging.Looked.
     """
 
     period = models.CharField(max_length=7)
     spent_nano = models.BigIntegerField(default=0, db_default=0)
     burnt_nano = models.BigIntegerField(default=0, db_default=0)
     overrun_nano = models.BigIntegerField(default=0, db_default=0)
+    off_nano = models.BigIntegerField(null=True, help_text="Empty: as `burnt_nano`, of a time before there was this.")
+    part_since = models.DateTimeField(null=True)
+    part_nano = models.BigIntegerField(default=0, db_default=0)
+    ended_nano = models.BigIntegerField(default=0, db_default=0)
+    asked_nano = models.BigIntegerField(default=0, db_default=0)
 
     class Meta:
         db_table = "credit_month"
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.UniqueConstraint(fields=["organization", "period"], name="credit_month_once"),
             models.CheckConstraint(
-                condition=Q(burnt_nano__gte=0, overrun_nano__gte=0, spent_nano__gte=F("burnt_nano") + F("overrun_nano")),
-                name="credit_month_parts",
+                condition=Q(spent_nano__gte=0, burnt_nano__gte=0, overrun_nano__gte=0), name="credit_month_not_negative"
             ),
         ]
 

@@ -1,12 +1,14 @@
 """Credit on an invoice: what grants have paid of a month's usage is taken off its charge, once, while it is a draft."""
 
 from django.db import connections, transaction
+from django.db.models.functions import Coalesce
 
 from billing.caps import credit
 from billing.caps.models import CreditMonth
 from billing.invoicing.periods import Period
+from billing.models import Invoice
 from billing.sale.rating import to_coins
-from billing.stripe import invoices, meters
+from billing.stripe import invoices
 from billing.stripe.objects import Invoice as StripeInvoice
 from tenants.databases import as_operator
 
@@ -14,14 +16,11 @@ DESCRIPTION = "Credit used"
 """Of the line; also how a draft shows that it has it already."""
 
 
-def take_off(found: StripeInvoice, period: Period) -> int:
-    """Put the line on a draft; how much (smallest coins) it takes off, at most what the usage on it is charged. Asks Stripe."""
+def take_off(found: StripeInvoice, period: Period, *, due: int) -> int:
+    """Put the line on a draft; how much it takes off, at most what is `due` for usage (smallest coins). Asks Stripe."""
     if any(line.description == DESCRIPTION for line in found.lines):
         return 0
-    charged = sum(
-        line.amount_minor for line in found.lines if meters.meter_of_price(line.price) == meters.meter_id(period.meter)
-    )
-    amount = min(charged, to_coins(_used(period), found.currency))
+    amount = min(due, to_coins(_used(period), found.currency) - _taken(found, period))
     if amount <= 0:
         return 0
     invoices.add_invoice_item(
@@ -32,14 +31,27 @@ def take_off(found: StripeInvoice, period: Period) -> int:
         description=DESCRIPTION,
         metadata={"credit_month": f"{period.start:%Y-%m}"},
         key=f"credit:{found.id}",
+        period=(period.start, period.end),
     )
     return amount
 
 
 def _used(period: Period) -> int:
-    """What grants have paid in the period's month, in nano, once all that the ledger holds is settled."""
+    """What grants have paid of the period's month, in nano, for plans that are billed afterwards."""
     with as_operator(), transaction.atomic(using="ops"), connections["ops"].cursor() as cursor:
         credit.settle(cursor, period.tenant)
         months = CreditMonth.objects.of(period.tenant).filter(period=f"{period.start:%Y-%m}")
-        found: int | None = months.values_list("burnt_nano", flat=True).first()
-        return found or 0
+        found: int | None = months.values_list(Coalesce("off_nano", "burnt_nano"), flat=True).first()
+        return int(found or 0)
+
+
+def _taken(found: StripeInvoice, period: Period) -> int:
+    """What other invoices of the month have taken off: of a subscription that ended in it, or of one that followed."""
+    month, taken = f"{period.start:%Y-%m}", 0
+    with as_operator():
+        others = Invoice.objects.of(period.tenant).exclude(stripe_invoice=found.id).exclude(status="void")
+        for row in others.filter(invoiced_at__gte=period.start):
+            for line in row.lines:
+                if line["description"] == DESCRIPTION and (line["starts_at"] or "").startswith(month):
+                    taken -= int(line["amount_minor"])
+    return taken

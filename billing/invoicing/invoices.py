@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db import transaction
 
+from billing.invoicing import usage_charge
 from billing.models import Invoice, Subscription
 from billing.stripe import meters
 from billing.stripe.objects import Invoice as StripeInvoice
@@ -51,6 +52,7 @@ def _line(line: InvoiceLine) -> dict[str, Any]:  # Any: JSON
         "amount_minor": line.amount_minor,
         "units": line.units,
         "is_usage": bool(meters.meter_of_price(line.price)),
+        "is_adjustment": usage_charge.MARK in line.metadata,
         "starts_at": _text(line.period_start),
         "ends_at": _text(line.period_end),
     }

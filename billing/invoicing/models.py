@@ -161,7 +161,8 @@ class Settlement(models.TextChoices):
 class Invoice(TenantModel):
     """Stripe's invoice as it was when last read, and whether its usage was found right before it became final.
 
-    Amounts are in the currency's smallest coin. `lines` are as billing.invoicing.invoices makes them.
+    Amounts are in the currency's smallest coin. `lines` are as billing.invoicing.invoices makes them, `usage_parts` as
+    billing.invoicing.usage_charge.
     """
 
     stripe_invoice = models.CharField(max_length=255, unique=True)
@@ -180,6 +181,7 @@ class Invoice(TenantModel):
     next_attempt_at = models.DateTimeField(null=True, blank=True)
     hosted_url = models.CharField(max_length=2000, blank=True)
     lines = models.JSONField(default=list)
+    usage_parts = models.JSONField(null=True, help_text="How its usage was rated, by plan (usage_charge).")
     read_at = models.DateTimeField(default=timezone.now)
     settlement = models.CharField(max_length=10, choices=Settlement.choices, default=Settlement.NONE)
     next_check_at = models.DateTimeField(null=True, blank=True)

@@ -12,6 +12,7 @@ from django.db.models import Q
 
 from billing.models import Subscription
 from billing.proof import billed
+from billing.sale import segments
 from billing.sale.segments import month_start, next_month
 from billing.stripe import customers
 from billing.stripe.objects import Subscription as StripeSubscription
@@ -25,7 +26,8 @@ LOOKED_BACK = timedelta(days=70)  # Stripe takes usage of 35 days ago at most, a
 class Period:
     """From `start` up to, not including, `end`: a month of a subscription, or what it has of it. `meter`: an event name.
 
-    Stripe counts for the prices of now what is told from `told_from` on: after a change of plan, the moment of it.
+    Stripe counts for the prices of now what is told from `told_from` on: after a change of plan, the moment of it. Without
+    `has_price` the subscription has no price for usage any more, and the invoice's own lines cannot hold all of it.
     """
 
     tenant: UUID
@@ -35,6 +37,7 @@ class Period:
     start: datetime
     end: datetime
     told_from: datetime
+    has_price: bool = True
 
 
 def meter_of(currency: str) -> str:
@@ -55,25 +58,54 @@ def _lately() -> Q:
 
 
 def periods_of(row: Subscription, *, since: datetime, until: datetime) -> list[Period]:
-    """The periods that begin before `until` and end after `since`, oldest first; none if nothing is metered. Asks Stripe."""
+    """The periods that begin before `until` and end after `since`, oldest first, in which usage is charged. Asks Stripe."""
     found = customers.retrieve_subscription(row.stripe_subscription)
-    if not any(item.is_metered for item in found.items):
-        return []
+    is_metered = any(item.is_metered for item in found.items)
     meter = meter_of(row.plan_version.currency)
-    begun = max((item.period_start for item in found.items if item.is_metered and item.period_start), default=found.created_at)
+    counted_from = max(
+        (item.period_start for item in found.items if item.is_metered and item.period_start), default=found.created_at
+    )
+    begun = _begun(row, found)
     return [
-        Period(row.organization_id, found.customer, found.id, meter, start, end, begun if start <= begun < end else start)
-        for start, end in _months(found, max(since, found.created_at), until)
-        if end > since
+        Period(
+            row.organization_id,
+            found.customer,
+            found.id,
+            meter,
+            start,
+            end,
+            told_from=counted_from if start <= counted_from < end else start,
+            has_price=is_metered,
+        )
+        for start, end in _months(found, begun, max(since, begun), until)
+        if end > since and (is_metered or _was_charged(row.organization_id, start, end))
     ]
 
 
-def _months(subscription: StripeSubscription, since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+def _was_charged(tenant: UUID, start: datetime, end: datetime) -> bool:
+    """Whether usage was charged on a plan of that time, whatever has no price at Stripe now."""
+    with as_operator():
+        found = segments.within(segments.of_month(tenant, start), start, end)
+    return any(segments.is_invoiced(each.version) for each in found)
+
+
+def _begun(row: Subscription, found: StripeSubscription) -> datetime:
+    """When usage began to be charged: with the subscription, or before, on a plan that an operator gave until it was made."""
+    with as_operator():
+        rows = Subscription.objects.of(row.organization_id).filter(stripe_subscription=found.id, since__lt=found.created_at)
+        given = [each.since for each in rows.select_related("plan_version") if segments.is_invoiced(each.plan_version)]
+    begun: datetime = min([found.created_at, *(moment.replace(microsecond=0) for moment in given)])
+    return begun
+
+
+def _months(
+    subscription: StripeSubscription, begun: datetime, since: datetime, until: datetime
+) -> Iterator[tuple[datetime, datetime]]:
     until = min(until, subscription.ended_at or until)
     month = month_start(since)
     while month < until:
         following = next_month(month)
-        start, end = max(month, subscription.created_at), min(following, subscription.ended_at or following)
+        start, end = max(month, begun), min(following, subscription.ended_at or following)
         if start < end:
             yield start, end
         month = following

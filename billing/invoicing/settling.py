@@ -1,9 +1,9 @@
 """Invoices with usage become final only when the ledger, what was pushed, Stripe's sums and the invoice agree.
 
 A draft is held as soon as we hear of it. Then, as often as needed: see that its period is sealed, push what is left of it,
-compare. If all agree, credit that was used is taken off, and it is made final. If not it stays a draft, and an operator is
-called: at once if it cannot heal by itself, at the deadline if it does not. Each step may be repeated; whoever runs it and dies
-leaves it to the next one.
+compare. If all agree, its usage is charged as the ledger rates it, credit that was used is taken off, and it is made final. If
+not it stays a draft, and an operator is called: at once if it cannot heal by itself, at the deadline if it does not. Each step
+may be repeated; whoever runs it and dies leaves it to the next one.
 """
 
 import logging
@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from billing.invoicing import invoice_credit, invoices, periods, push
+from billing.invoicing import invoice_credit, invoices, periods, push, usage_charge
 from billing.invoicing.models import Settlement, Verdict
 from billing.invoicing.periods import Period
 from billing.invoicing.reconcile import reconcile
@@ -86,10 +86,14 @@ def _settle_alone(invoice: UUID) -> bool:
         stripe_invoices.hold_invoice(found.id)
     verdict = _compare(row, found)
     if verdict == Verdict.MATCH:
-        for period in _periods(row, found):
-            invoice_credit.take_off(stripe_invoices.retrieve_invoice(found.id), period)
-        invoices.write(stripe_invoices.finalize_invoice(found.id))
+        verdict = _charge(row, found)
+    if verdict == Verdict.MATCH:
+        final = stripe_invoices.finalize_invoice(found.id)
+        invoices.write(final)
         _later(row, settlement=Settlement.SETTLED, after=None)
+        if not _is_charged_right(row, final):
+            log.error("the invoice %s has become final with another charge for usage than the ledger's", found.id)
+            return True
         log.info("the invoice %s agrees with the ledger and is final", found.id)
         return True
     is_lag = verdict in (Verdict.LAG, None)
@@ -100,10 +104,31 @@ def _settle_alone(invoice: UUID) -> bool:
 
 
 def _agreed(found: StripeInvoice, row: Invoice) -> bool:
-    """Whether its usage was found right while it was a draft."""
+    """Whether its usage was found right while it was a draft, and is charged as it is due."""
     with as_operator():
         runs = ReconRun.objects.of(row.organization_id).filter(stripe_subscription=found.subscription, draft__isnull=False)
-        return bool(runs.filter(period_end=found.period_end, verdict=Verdict.MATCH).exists())
+        matched = runs.filter(period_end=found.period_end, verdict=Verdict.MATCH).exists()
+    return bool(matched) and _is_charged_right(row, found)
+
+
+def _is_charged_right(row: Invoice, found: StripeInvoice) -> bool:
+    return all(usage_charge.is_right(found, period, usage_charge.parts_of(period)) for period in _periods(row, found))
+
+
+def _charge(row: Invoice, found: StripeInvoice) -> Verdict:
+    """Have the draft charge what the ledger rates, less credit; LAG while it does not say so."""
+    for period in _periods(row, found):
+        parts, draft = usage_charge.parts_of(period), stripe_invoices.retrieve_invoice(found.id)
+        if usage_charge.charged(draft, period) and not usage_charge.is_known(parts):
+            log.error("the invoice %s charges usage by prices of a plan that the organization is not on", found.id)
+            return Verdict.EXCESS
+        if not usage_charge.put_right(draft, period, parts):
+            return Verdict.LAG
+        invoice_credit.take_off(stripe_invoices.retrieve_invoice(found.id), period, due=usage_charge.total(parts))
+        with as_operator():
+            rows = Invoice.objects.of(row.organization_id).filter(id=row.id)
+            rows.update(usage_parts=[part.shown() for part in parts])
+    return Verdict.MATCH
 
 
 def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
@@ -120,7 +145,8 @@ def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
             return None
         push.cover(period)
         push.send_due(period.tenant)
-        run = reconcile(period, draft=_units(stripe_invoices.retrieve_invoice(found.id), period))
+        draft = _units(stripe_invoices.retrieve_invoice(found.id), period) if period.has_price else None
+        run = reconcile(period, draft=draft)
         verdict = Verdict(run.verdict)
         if verdict != Verdict.MATCH:
             return verdict

@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import urlencode
 
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, inline_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -45,6 +45,9 @@ class LineOut(Out):
     starts_at = serializers.DateTimeField(allow_null=True)
     ends_at = serializers.DateTimeField(allow_null=True)
     is_usage = serializers.BooleanField()
+    is_adjustment = serializers.BooleanField(
+        help_text="What `usage_by_plan` charges more or less than the lines of usage, which know nothing of changes of plan."
+    )
     by_day = serializers.CharField(
         allow_null=True, help_text="The days behind it; then hours and calls, from GET /billing/usage."
     )
@@ -61,8 +64,24 @@ class ReconciliationOut(Out):
     compared_at = serializers.DateTimeField()
 
 
+UsagePartOut = inline_serializer(
+    "InvoiceUsagePartOut",
+    {
+        "plan": serializers.CharField(),
+        "version": serializers.IntegerField(),
+        "from": serializers.DateTimeField(),
+        "to": serializers.DateTimeField(),
+        "usage": serializers.CharField(help_text="At list prices."),
+        "included": serializers.CharField(help_text="What the plan includes, in proportion to the time on it."),
+        "amount": serializers.CharField(help_text="What is charged for it, before credit."),
+    },
+    many=True,
+)
+
+
 class InvoiceWithLinesOut(InvoiceOut):
     lines = LineOut(many=True)
+    usage_by_plan = UsagePartOut
     reconciliation = ReconciliationOut(allow_null=True)
 
 
@@ -80,7 +99,8 @@ class InvoiceView(TenantView):
     @extend_schema(
         responses=InvoiceWithLinesOut,
         summary="One invoice with its lines",
-        description="Each line of usage names the days behind it. `reconciliation` is how the ledger and Stripe compared last.",
+        description="Each line of usage names the days behind it. `usage_by_plan` is how usage was charged in the parts of the "
+        "month: as the lines of usage and the adjustment together. `reconciliation`: how ledger and Stripe compared last.",
     )
     def get(self, request: Request, invoice: str) -> Response:
         return Response(shown_with_lines(resolve(self.organization, invoice)))
@@ -122,6 +142,7 @@ def shown_with_lines(invoice: Invoice) -> dict[str, Any]:  # Any: JSON
     return {
         **shown_invoice(invoice),
         "lines": [_shown_line(line, invoice.currency) for line in invoice.lines],
+        "usage_by_plan": invoice.usage_parts or [],
         "reconciliation": run and _shown_run(run),
     }
 
@@ -135,6 +156,7 @@ def _shown_line(line: dict[str, Any], currency: str) -> dict[str, Any]:  # Any: 
         "starts_at": line["starts_at"],
         "ends_at": line["ends_at"],
         "is_usage": line["is_usage"],
+        "is_adjustment": line.get("is_adjustment", False),  # lines that were read before there were any
         "by_day": f"/api/v1/billing/usage?{urlencode(days)}" if line["is_usage"] else None,
     }
 

@@ -185,6 +185,9 @@ class Subscription(TenantModel):
     )
     telling_until = models.DateTimeField(null=True, blank=True, help_text="Somebody is mailing its state, as long.")
     told_count = models.PositiveIntegerField(default=0, db_default=0, help_text="Mails about its states until now.")
+    closing_at = models.DateTimeField(
+        null=True, blank=True, help_text="When to look whether all its usage is invoiced, after it has ended at Stripe."
+    )
     actor = models.CharField(max_length=60, blank=True)
     reason = models.CharField(max_length=500, blank=True)
 
@@ -194,6 +197,7 @@ class Subscription(TenantModel):
         db_table = "subscription"
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["stripe_due_at"], condition=Q(stripe_due_at__isnull=False), name="subscription_to_stripe"),
+            models.Index(fields=["closing_at"], condition=Q(closing_at__isnull=False), name="subscription_closing"),
         ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.UniqueConstraint(

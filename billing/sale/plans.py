@@ -1,11 +1,13 @@
 """Plans: which version of one is for sale, and how an organization gets onto it."""
 
+from datetime import datetime
 from uuid import UUID
 
 import redis
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.models import Sum
 
+from billing.caps import credit
 from billing.models import Budget, CreditGrant, PlanVersion, Subscription, UsageMonth
 from billing.sale import terms
 from billing.sale.models import LIMITS, State, current_subscription
@@ -75,28 +77,36 @@ def change(
     reason: str = "",
     version: PlanVersion | None = None,
     is_own_choice: bool = False,
+    at: datetime | None = None,
+    begins_anew: bool = False,
 ) -> Subscription:
     """Put an organization on what is for sale of a plan (or on a given version of it): at once, limits included.
 
     What an operator gives is then put into force at Stripe (billing.stripe.given).
     Runs as the operator in a transaction of its own, and not inside one that has changed the organization. Of two changes at
     once the later one counts; who is on that version already stays as they are. `is_own_choice`: only what `choose` allows.
+    `at`: since when it is charged, where Stripe has changed it before we heard of it (not before the last change).
+    `begins_anew`: also if it is the same version, for another subscription at Stripe.
     Raises NotFound, StateConflict.
     """
     with as_operator(), transaction.atomic(using="ops"):
+        with connections["ops"].cursor() as cursor:
+            credit.settle(cursor, organization_id)  # what was used until now is the old plan's to charge
         organization = caps.lock(organization_id)
         current = current_subscription(organization)
         version = version or for_sale(slug, current.plan_version.currency)
         if is_own_choice:
             check_choice(current, version)
         is_given = actor.kind == "operator" and (bool(selling.keys_of(version)) or current.stripe_status in RUNNING)
-        if version.id == current.plan_version_id:
+        if version.id == current.plan_version_id and not begins_anew:
             if is_given:
                 current.stripe_due_at = clock.now()
                 current.save(update_fields=["stripe_due_at"])
             return current
         check_change(current, version)
         now = clock.now()
+        if at is not None and current.since < at < now:
+            now = at
         current.ended_at = now
         current.save(update_fields=["ended_at"])
         follower = Subscription.objects.create(

@@ -48,15 +48,24 @@ def tariff_of(version: PlanVersion) -> Tariff:
     )
 
 
+def is_invoiced(version: PlanVersion) -> bool:
+    """Whether usage on it makes lines of invoices: it is charged afterwards."""
+    return not version.is_prepaid and any(tier.rate for tier in tariff_of(version).tiers)
+
+
 def of_month(organization: Organization | UUID, moment: datetime) -> list[Segment]:
     """The parts of the calendar month (UTC) of `moment`, one after the other: as if the plan of now stayed until its end.
 
     Inside a transaction of that tenant, or as the operator.
     """
-    start = month_start(moment)
-    end = next_month(start)
     rows = Subscription.objects.of(organization).select_related("plan_version__plan")
-    return _parts(list(rows.order_by(F("ended_at").asc(nulls_last=True), "since")), start, end)
+    return of_rows(list(rows.order_by(F("ended_at").asc(nulls_last=True), "since")), moment)
+
+
+def of_rows(rows: Sequence[Subscription], moment: datetime) -> list[Segment]:
+    """The same of an organization's rows, in the order in which they ended."""
+    start = month_start(moment)
+    return _parts(rows, start, next_month(start))
 
 
 def within(segments: Sequence[Segment], start: datetime, end: datetime) -> list[Segment]:

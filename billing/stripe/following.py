@@ -13,7 +13,7 @@ from billing.sale.models import PlanVersion, State, Subscription, current_subscr
 from billing.stripe import customers, invoices
 from billing.stripe.objects import Invoice
 from billing.stripe.objects import Subscription as StripeSubscription
-from billing.stripe.states import RUNNING, Facts, state_of
+from billing.stripe.states import ENDED, RUNNING, Facts, state_of
 from saas.lib import clock
 from saas.lib.errors import NotFound, StateConflict
 from tenants.access import Actor
@@ -116,14 +116,27 @@ def _apply(organization: UUID, customer: str, newest: StripeSubscription | None,
     status, unpaid_since = facts.status, facts.unpaid_since
     if newest is not None and status in RUNNING and newest.id != before.stripe_subscription:
         customers.end_open_checkouts(customer)
+    if before.stripe_status in RUNNING and (newest is None or newest.id != before.stripe_subscription or status in ENDED):
+        with as_operator():  # it has ended: before anything else it is noted that its last usage is to be invoiced
+            Subscription.objects.of(organization).filter(id=before.id).update(closing_at=clock.now())
     if before.stripe_due_at is not None:
         pass  # an operator has given a plan: Stripe is told first (billing.stripe.given)
     elif newest is not None and newest.status in RUNNING:
-        version = _version(newest)
+        is_another = before.stripe_subscription not in ("", newest.id)  # the row of the one before stays as it is
+        version = _version(newest) or (before.plan_version if is_another else None)
         if version is not None:
-            plans.change(organization, version.plan_id, version=version, actor=STRIPE, reason=f"subscription {newest.id}")
+            plans.change(
+                organization,
+                version.plan_id,
+                version=version,
+                actor=STRIPE,
+                reason=f"subscription {newest.id}",
+                at=_begun(newest),
+                begins_anew=is_another,
+            )
     elif newest is not None and before.stripe_subscription == newest.id and before.stripe_status in RUNNING:
-        plans.change(organization, _plan_after(before), actor=STRIPE, reason=f"subscription {newest.id} has ended")
+        reason = f"subscription {newest.id} has ended"
+        plans.change(organization, _plan_after(before), actor=STRIPE, reason=reason, at=newest.ended_at)
     ends_at = newest.cancels_at if newest and status in RUNNING else None
     with as_operator():
         mine = Subscription.objects.of(organization).current()
@@ -153,6 +166,12 @@ def _plan_after(ended: Subscription) -> str:
         log.warning("the plan %s is not sold any more to organization %s", wanted, ended.organization_id)
         return "free"
     return wanted
+
+
+def _begun(subscription: StripeSubscription) -> datetime:
+    """When it came to what it consists of now."""
+    items = [item.created_at for item in subscription.items if item.created_at is not None]
+    return max([subscription.created_at, *items])
 
 
 def _version(subscription: StripeSubscription) -> PlanVersion | None:

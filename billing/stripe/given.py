@@ -16,7 +16,7 @@ from billing.models import Subscription
 from billing.stripe import customers, payments, selling
 from billing.stripe.following import alone, follow
 from billing.stripe.objects import Subscription as StripeSubscription
-from billing.stripe.states import RUNNING
+from billing.stripe.states import ENDED, RUNNING
 from saas.lib import clock
 from saas.lib.errors import AppError, StateConflict
 from tenants.databases import as_operator
@@ -71,6 +71,8 @@ def _put(row: Subscription) -> str:
         with as_operator():
             # Here and not by `follow`, which takes an end that it did not know of for a reason to change the plan.
             known = {"stripe_subscription": found.id, "stripe_status": found.status} if found else {}
+            if found and found.status in ENDED:
+                mine.update(closing_at=clock.now())  # its last usage is to be invoiced
             mine.update(stripe_due_at=None, stripe_error="", **known)
     return customer
 

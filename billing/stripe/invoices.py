@@ -1,10 +1,11 @@
 """Invoices at Stripe, payments, and money given back."""
 
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from billing.stripe.objects import Given, Invoice, Payment, reference
-from billing.stripe_gateway import ask, client, every, once
+from billing.stripe_gateway import ask, client, every, once, tax
 
 CAME_TO_NOTHING = ("failed", "canceled", "won", "warning_closed")  # states of refunds and disputes that leave us the money
 
@@ -41,6 +42,24 @@ def hold_invoice(invoice: str) -> Invoice:
     return Invoice.read(ask(client().v1.invoices.update, invoice, params={"auto_advance": False}))
 
 
+def create_invoice(
+    *, customer: str, currency: str, metadata: dict[str, str], key: str, days_until_due: int | None = None
+) -> Invoice:
+    """A draft of its own, without lines, that stays one until `finalize_invoice`; then charged, or sent and due in days."""
+    service = client().v1.invoices
+    params: dict[str, Any] = {
+        "customer": customer,
+        "currency": currency.lower(),
+        "auto_advance": False,
+        "pending_invoice_items_behavior": "exclude",
+        "metadata": metadata,
+        **({} if days_until_due is None else {"collection_method": "send_invoice", "days_until_due": days_until_due}),
+        **tax(),
+    }
+    find = partial(every, service.list, params={"customer": customer})
+    return Invoice.read(once(service.create, params, key=key, find=find))
+
+
 def finalize_invoice(invoice: str) -> Invoice:
     """Make a draft final and let Stripe collect it, with its reminders."""
     params = {"auto_advance": True}
@@ -62,11 +81,19 @@ def void_invoice(invoice: str) -> Invoice:
 
 
 def add_invoice_item(
-    *, customer: str, invoice: str, amount_minor: int, currency: str, description: str, metadata: dict[str, str], key: str
+    *,
+    customer: str,
+    invoice: str,
+    amount_minor: int,
+    currency: str,
+    description: str,
+    metadata: dict[str, str],
+    key: str,
+    period: tuple[datetime, datetime] | None = None,
 ) -> str:
-    """A line on a draft; negative amounts reduce it. Its id."""
+    """A line on a draft, for what was used in `period`; negative amounts reduce it. Its id."""
     service = client().v1.invoice_items
-    params = {
+    params: dict[str, Any] = {
         "customer": customer,
         "invoice": invoice,
         "amount": amount_minor,
@@ -74,8 +101,16 @@ def add_invoice_item(
         "description": description,
         "metadata": metadata,
     }
+    if period is not None:
+        params["period"] = {"start": int(period[0].timestamp()), "end": int(period[1].timestamp())}
     find = partial(every, service.list, params={"invoice": invoice})
     return str(once(service.create, params, key=key, find=find)["id"])
+
+
+def set_invoice_item(item: str, *, amount_minor: int, description: str) -> None:
+    """What a line of ours on a draft amounts to, and how it is called."""
+    params = {"amount": amount_minor, "description": description}
+    ask(client().v1.invoice_items.update, item, params=params)
 
 
 def credit_note(*, invoice: str, amount_minor: int, reason: str, is_refund: bool, key: str) -> Given:

@@ -173,6 +173,7 @@ class SubscriptionItem:
     product: str
     is_metered: bool
     quantity: int
+    created_at: datetime | None
     period_start: datetime | None
     period_end: datetime | None
     metadata: dict[str, str]  # of the price
@@ -186,6 +187,7 @@ class SubscriptionItem:
             product=reference(price.get("product")),
             is_metered=(price.get("recurring") or {}).get("usage_type") == "metered",
             quantity=json.get("quantity") or 0,
+            created_at=moment(json.get("created")),
             period_start=moment(json.get("current_period_start")),
             period_end=moment(json.get("current_period_end")),
             metadata=price.get("metadata") or {},
@@ -204,6 +206,7 @@ class Subscription:
     trial_ends_at: datetime | None
     cancels_at: datetime | None
     ended_at: datetime | None
+    days_until_due: int | None  # of its invoices, where they are sent; None: they are charged
     latest_invoice: str
     metadata: dict[str, str]
 
@@ -223,6 +226,7 @@ class Subscription:
             trial_ends_at=moment(json.get("trial_end")),
             cancels_at=moment(json.get("cancel_at")) or at_period_end,
             ended_at=moment(json.get("ended_at")),
+            days_until_due=json.get("days_until_due"),
             latest_invoice=reference(json.get("latest_invoice")),
             metadata=json.get("metadata") or {},
         )
@@ -230,7 +234,10 @@ class Subscription:
 
 @dataclass(frozen=True)
 class InvoiceLine:
-    """`units` of `price` between two times. A metered price has one line for each tier that was reached."""
+    """`units` of `price` between two times. A metered price has one line for each tier that was reached.
+
+    `invoice_item`: the id of the item that was put on the invoice, "" for what the subscription made; `metadata` is the item's.
+    """
 
     id: str
     description: str
@@ -240,6 +247,8 @@ class InvoiceLine:
     is_proration: bool
     period_start: datetime | None
     period_end: datetime | None
+    invoice_item: str
+    metadata: dict[str, str]
 
     @classmethod
     def read(cls, json: Json) -> Self:
@@ -255,6 +264,8 @@ class InvoiceLine:
             is_proration=bool(details.get("proration")),
             period_start=moment(json["period"]["start"]),
             period_end=moment(json["period"]["end"]),
+            invoice_item=reference((parent.get("invoice_item_details") or {}).get("invoice_item")),
+            metadata=json.get("metadata") or {},
         )
 
 

@@ -202,6 +202,7 @@ def give(organization, nano, **more):
 
 
 def test_credit_is_told_of_what_there_was_when_some_was_added_last(alice, spend, connection, state):
+    plans.change(alice.organization.id, "prepaid", actor=SYSTEM)
     give(alice.organization, 100)
     spend(alice.organization, 49)
     settle_credit(connection)

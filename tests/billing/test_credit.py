@@ -1,19 +1,24 @@
 """Credit: granted, used up in order by what the ledger charges, ended by time, and the limit that follows from it."""
 
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.utils import timezone
+from hypothesis import given
+from hypothesis import strategies as st
 
-from billing.caps import credit, quotas
+from billing.caps import charging, credit, quotas
 from billing.caps.credit import Burnt, Grant, allocate
 from billing.caps.models import BURN_ORDER, CreditGrant
 from billing.ledger import writing
 from billing.ledger.verify import differences
-from billing.sale import plans
+from billing.models import PlanVersion, Subscription
+from billing.sale import plans, rating, segments
 from inference.books import accounts
+from saas.lib import clock
 from saas.lib.errors import StateConflict, ValidationFailed
+from saas.lib.money import NANO
 from tenants.access import SYSTEM
 from tenants.databases import as_operator
 from tests.billing.journal import settle, usage
@@ -86,15 +91,124 @@ def test_a_grant_holds_when_it_is_given(prepaid):
     assert limit_of(prepaid) == 570
 
 
+def on(make_organization, slug):
+    """An organization that has been on a plan since the month began."""
+    organization = make_organization()
+    plans.change(organization.id, slug, actor=SYSTEM)
+    with as_operator():
+        rows = Subscription.objects.of(organization)
+        rows.update(since=clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+    return organization
+
+
 def test_credit_limits_nobody_whose_plan_is_not_prepaid(make_organization, spend, connection):
+    organization = on(make_organization, "pay-as-you-go")
+    give(organization, 500_000)
+    assert limit_of(organization) is None
+
+    spend(organization, 800_000)
+
+    assert settled(connection, organization) == 0
+    assert [grant.remaining_nano for grant in grants_of(organization)] == [0]
+
+
+def test_on_free_nothing_is_charged_and_no_credit_used(make_organization, spend, connection, ledger):
     organization = make_organization()
     give(organization, 500)
-    assert limit_of(organization) is None
 
     spend(organization, 800)
 
     assert settled(connection, organization) == 0
-    assert [grant.remaining_nano for grant in grants_of(organization)] == [0]
+    assert [grant.remaining_nano for grant in grants_of(organization)] == [500]
+    assert ledger("SELECT spent_nano, burnt_nano FROM credit_month WHERE tenant_id = %s", organization.id) == [(800, 0)]
+
+
+def test_on_pro_credit_pays_only_what_is_charged_beyond_the_included_amount(make_organization, spend, connection, ledger):
+    organization = on(make_organization, "pro")
+    give(organization, 40 * NANO)
+    for dollars, remaining in [(100, 40), (30, 31), (10, 22), (50, 0)]:
+        spend(organization, dollars * NANO)
+        assert settled(connection, organization) == 0
+        settled(connection, organization)
+        assert [grant.remaining_nano for grant in grants_of(organization)] == [remaining * NANO]
+
+    assert ledger("SELECT burnt_nano, off_nano, overrun_nano FROM credit_month WHERE tenant_id = %s", organization.id) == [
+        (40 * NANO, 40 * NANO, 0)
+    ]
+    give(organization, 100 * NANO)  # what was charged before is not its to pay
+    assert [grant.remaining_nano for grant in grants_of(organization)] == [0, 100 * NANO]
+
+
+def test_when_a_plan_is_left_the_charge_for_its_time_is_asked_for(make_organization, spend, connection):
+    """A hundred dollars were included in a whole month: not any more when Pro is left within it."""
+    organization = on(make_organization, "pro")
+    give(organization, 200 * NANO)
+    spend(organization, 100 * NANO)
+    settled(connection, organization)
+    assert [grant.remaining_nano for grant in grants_of(organization)] == [200 * NANO]
+
+    plans.change(organization.id, "free", actor=SYSTEM)
+    settled(connection, organization)
+
+    with as_operator():
+        pro, free = segments.of_month(organization, clock.now())
+    charged = rating.overage_nano(pro.tariff, 100 * NANO)
+    assert (pro.version.plan_id, free.version.plan_id) == ("pro", "free")
+    assert [grant.remaining_nano for grant in grants_of(organization)] == [200 * NANO - charged]
+    spend(organization, 70 * NANO)
+    settled(connection, organization)
+    assert [grant.remaining_nano for grant in grants_of(organization)] == [200 * NANO - charged]
+
+
+def test_a_change_of_plan_first_charges_what_was_used_until_then(make_organization, spend):
+    organization = on(make_organization, "pay-as-you-go")
+    give(organization, 100 * NANO)
+    spend(organization, 30 * NANO)
+
+    plans.change(organization.id, "free", actor=SYSTEM)
+
+    assert [grant.remaining_nano for grant in grants_of(organization)] == [70 * NANO]
+
+
+def part(tariff, start, days):
+    """Of a month of thirty days."""
+    included, tiers, is_prepaid = tariff
+    version = PlanVersion(
+        plan_id="p", version=1, currency="USD", monthly_fee=0, included_amount=included, overage=tiers, is_prepaid=is_prepaid
+    )
+    begin = datetime(2026, 11, 1, tzinfo=UTC) + timedelta(days=start)
+    return segments.Segment(begin, begin + timedelta(days=days), version, 30 * 86_400_000)
+
+
+TARIFFS = st.sampled_from(
+    [
+        (0, [{"up_to": None, "rate": "0"}], False),
+        (0, [{"up_to": None, "rate": "1"}], False),
+        (12, [{"up_to": "10", "rate": "0.90"}, {"up_to": None, "rate": "0.80"}], False),
+        (40, [{"up_to": None, "rate": "1.5"}], False),
+    ]
+)
+
+
+@pytest.mark.no_servers
+@given(st.lists(st.tuples(TARIFFS, st.lists(st.integers(0, 30 * NANO), max_size=5)), min_size=1, max_size=4))
+def test_what_is_asked_in_any_steps_is_what_the_month_charges(lives):
+    """A part's length is known when it ends: until then it counts as lasting until the month's end."""
+    looked, asked, most, length = charging.Looked(), 0, 0, 30 // len(lives)
+    for number, (tariff, steps) in enumerate(lives):
+        ended = [part(each, place * length, length) for place, (each, _) in enumerate(lives[:number])]
+        parts = [*ended, part(tariff, number * length, 30 - number * length)]
+        for spent in (0, *steps):
+            more, looked = charging.ask(parts, looked, spent)
+            assert more >= 0
+            asked += more
+        used = [sum(each) for _, each in lives[: number + 1]]
+        charged = sum(rating.overage_nano(each.tariff, nano) for each, nano in zip(parts, used, strict=True))
+        most = max(most, charged)
+        assert asked >= charged
+    assert asked == looked.asked_nano
+    if all(len(tariff[1]) == 1 for tariff, _ in lives):  # with one rate a shorter part never charges less
+        assert asked == charged
 
 
 def test_the_earliest_expiry_goes_first_then_promotional_then_priority(prepaid, spend, connection):
@@ -231,15 +345,16 @@ def test_credit_of_an_unknown_account_ends_once_it_is_rebuilt(prepaid, connectio
 
 def test_everybody_with_new_charges_is_settled(prepaid, make_organization, spend, connection):
     other = make_organization()
+    plans.change(other.id, "pay-as-you-go", actor=SYSTEM)
     give(prepaid, 100)
-    give(other, 100)
+    give(other, 5000)
     spend(prepaid, 1)
-    spend(other, 2)
+    spend(other, 2000)
     spend(make_organization(), 3)
 
     credit.settle_all(connection)
 
-    assert [grants_of(each)[0].remaining_nano for each in (prepaid, other)] == [99, 98]
+    assert [grants_of(each)[0].remaining_nano for each in (prepaid, other)] == [99, 3000]
 
 
 def test_the_application_sees_its_own_limits_only(make_organization, as_role, prepaid):

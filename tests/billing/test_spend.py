@@ -88,6 +88,7 @@ def test_the_forecast_is_what_it_comes_to_at_this_rate():
 
 
 def test_credit_is_listed_in_the_order_of_its_use(alice, client_of, used):
+    plans.change(alice.organization.id, "pay-as-you-go", actor=SYSTEM)
     for nano, category in [(3, "paid"), (5, "promotional"), (2, "promotional")]:
         credit.grant(
             alice.organization.id, amount_nano=nano * NANO, category=category, reason="welcome", actor=SYSTEM,

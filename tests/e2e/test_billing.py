@@ -3,9 +3,11 @@
 The service is one of its own, since its clock moves: the stand-in for Stripe is told the time, and everything follows.
 """
 
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 
 import pytest
 import requests
@@ -103,6 +105,23 @@ def usage_lines(invoice: dict) -> list[dict]:
     return [line for line in invoice["lines"] if line["is_usage"]]
 
 
+def due_on_pro(nano: int, parts: list[dict]) -> Decimal:
+    """What Pro charges for the part of the month since it was bought: what it includes and its tiers are in proportion."""
+    [part] = parts
+    start, end = (datetime.fromisoformat(part[name]) for name in ("from", "to"))
+    whole = end - (end - timedelta(days=1)).replace(day=1)
+    share = Fraction((end - start) // timedelta(milliseconds=1), whole // timedelta(milliseconds=1))
+    assert 0 < share < 1
+
+    def scaled(dollars: int) -> int:
+        return math.floor(dollars * 10**6 * share + Fraction(1, 2))
+
+    beyond = nano // 1000 - scaled(120)
+    cheaper = max(0, beyond - scaled(1000))
+    tiers = [Decimal(beyond - cheaper) * Decimal("0.90"), Decimal(cheaper) * Decimal("0.80")]
+    return sum((amount.scaleb(-6).quantize(Decimal("0.01"), ROUND_HALF_UP) for amount in tiers), Decimal(0))
+
+
 def test_from_free_to_pro_to_a_month_that_is_not_paid_and_back(world):
     # Free: so many calls, then a stop.
     assert world.billing("plan")["plan"] == "free"
@@ -119,7 +138,7 @@ def test_from_free_to_pro_to_a_month_that_is_not_paid_and_back(world):
     until(lambda: world.billing("plan")["plan"] == "pro", what="Pro")
     until(lambda: world.call().headers.get("X-Maas-Cost") == "50.00 USD", what="a call at the new price")
 
-    # On Pro it calls on at once, passes what is included (120), and sees the overage while the month runs.
+    # On Pro it calls on at once, passes what is included, and sees the overage while the month runs.
     for _ in range(5):
         assert world.call().status_code == 200
     until(lambda: Decimal(world.billing("spend")["overage"]) > 0, what="the overage")
@@ -130,9 +149,10 @@ def test_from_free_to_pro_to_a_month_that_is_not_paid_and_back(world):
     used = world.charged_nano(usage_lines(invoice)[0]["starts_at"])
     assert used >= 6 * 50 * 10**9
     assert sum(line["quantity"] for line in usage_lines(invoice)) * 1000 == used
-    beyond = Decimal(used) / 10**9 - 120
-    assert sum(Decimal(line["amount"]) for line in usage_lines(invoice)) == beyond * Decimal("0.90")
-    assert Decimal(invoice["total"]) == beyond * Decimal("0.90") + 99
+    due = due_on_pro(used, invoice["usage_by_plan"])
+    adjustment = [line for line in invoice["lines"] if line["is_adjustment"]]
+    assert sum(Decimal(line["amount"]) for line in [*usage_lines(invoice), *adjustment]) == due
+    assert Decimal(invoice["total"]) == due + 99
     numbers = invoice["reconciliation"]
     assert numbers["verdict"] == "match"
     assert len({numbers["ledger"], numbers["pushed"], numbers["stripe"], numbers["draft"]}) == 1

@@ -6,7 +6,7 @@ from saas.local.stripe import rating
 from saas.local.stripe.catalogue import is_true, merged, need
 from saas.local.stripe.customers import charge
 from saas.local.stripe.metering import used
-from saas.local.stripe.refusals import Refusal
+from saas.local.stripe.refusals import Refusal, invalid
 from saas.local.stripe.routes import route, work
 from saas.local.stripe.store import Json, page
 from saas.local.stripe.world import World
@@ -166,8 +166,9 @@ def finalize(world: World, invoice: Json) -> Json:
     count = sum(other["number"] is not None for other in world.store.all("invoice", customer=invoice["customer"]))
     customer = world.store.get("customer", invoice["customer"])
     if invoice["collection_method"] == "send_invoice":
-        name = invoice["parent"]["subscription_details"]["subscription"]
-        invoice["due_date"] = world.now() + DAY * world.store.get("subscription", name)["days_until_due"]
+        if invoice["due_date"] is None:
+            name = invoice["parent"]["subscription_details"]["subscription"]
+            invoice["due_date"] = world.now() + DAY * world.store.get("subscription", name)["days_until_due"]
         world.later(invoice["due_date"], "invoice.overdue", invoice["id"])
     applied = min(invoice["total"], -min(0, invoice["starting_balance"]))  # a negative total becomes a balance
     customer["balance"] = invoice["starting_balance"] + applied
@@ -269,6 +270,29 @@ def list_all(world: World, params: Json) -> Json:
     return page([refresh(world, invoice) for invoice in found], params, "/v1/invoices")
 
 
+@route("POST", "/v1/invoices")
+def create(world: World, params: Json) -> Json:
+    """One that belongs to no subscription; what waits for the customer's next invoice comes onto it if that is asked for."""
+    need(params, "customer")
+    customer = world.store.get("customer", params["customer"])["id"]
+    advances = is_true(params.get("auto_advance", "false"))
+    currency, metadata = params.get("currency", "usd"), params.get("metadata") or {}
+    sent: Json = {}
+    if params.get("collection_method") == "send_invoice":
+        need(params, "days_until_due")
+        sent = {"collection_method": "send_invoice", "due_date": world.now() + DAY * int(params["days_until_due"])}
+    invoice = draft(world, customer, currency, reason="manual", auto_advance=advances, metadata=metadata, **sent)
+    behaviour = params.get("pending_invoice_items_behavior", "exclude")
+    if behaviour not in ("exclude", "include"):
+        raise invalid("pending_invoice_items_behavior", f"Invalid pending_invoice_items_behavior: {behaviour}")
+    if behaviour == "include":
+        take_pending(world, invoice, "")
+    if advances:
+        world.later(world.now() + DRAFT_SECONDS, "invoice.finalize", invoice["id"])
+    world.emit("invoice.created", invoice)
+    return total(world, invoice)
+
+
 @route("GET", "/v1/invoices/{id}")
 def retrieve(world: World, params: Json, id: str) -> Json:
     return refresh(world, world.store.get("invoice", id))
@@ -333,7 +357,7 @@ def mark_uncollectible(world: World, params: Json, id: str) -> Json:
 @route("POST", "/v1/invoiceitems")
 def create_item(world: World, params: Json) -> Json:
     need(params, "customer", "amount", "currency")
-    now = world.now()
+    now, period = world.now(), params.get("period") or {}
     body = {
         "amount": int(params["amount"]),
         "currency": params["currency"],
@@ -343,7 +367,7 @@ def create_item(world: World, params: Json) -> Json:
         "invoice": None,
         "metadata": params.get("metadata") or {},
         "parent": parent_of(params.get("subscription")),
-        "period": {"start": now, "end": now},
+        "period": {key: int(period.get(key, now)) for key in ("start", "end")},
         "pricing": None,
         "proration": False,
         "quantity": 1,
@@ -357,6 +381,25 @@ def create_item(world: World, params: Json) -> Json:
         refresh(world, invoice)
     world.emit("invoiceitem.created", item)
     return item
+
+
+@route("POST", "/v1/invoiceitems/{id}")
+def update_item(world: World, params: Json, id: str) -> Json:
+    """Of an item on a draft, or one that waits for an invoice."""
+    item = world.store.get("invoiceitem", id)
+    item["amount"] = int(params.get("amount") or item["amount"])
+    item["description"] = params.get("description", item["description"])
+    item["metadata"] = merged(item["metadata"], params.get("metadata"))
+    if item["invoice"]:
+        invoice = world.store.get("invoice", item["invoice"])
+        if invoice["status"] != "draft":
+            raise Refusal(400, "This invoice is no longer editable", code="invoice_not_editable", param="invoice")
+        for row in invoice["lines"]["data"]:
+            if (row["parent"]["invoice_item_details"] or {}).get("invoice_item") == id:
+                row |= {"amount": item["amount"], "subtotal": item["amount"], "description": item["description"]}
+                row["metadata"] = item["metadata"]
+        refresh(world, invoice)
+    return world.store.save(item)
 
 
 @route("GET", "/v1/invoiceitems")

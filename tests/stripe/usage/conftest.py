@@ -1,5 +1,6 @@
 """An organization that pays by the stand-in, on a clock that moves the stand-in's too."""
 
+import secrets
 from datetime import UTC, datetime
 
 import psycopg2
@@ -7,6 +8,8 @@ import pytest
 
 from saas.lib import clock
 from tests.inference.books.conftest import Server
+
+PRO = [{"up_to": None, "rate": "1"}]
 
 
 @pytest.fixture
@@ -29,7 +32,32 @@ def movable(tmp_path, settings, standin):
 
 
 @pytest.fixture
-def world(standin, movable, subscribe, make_organization, as_role):
+def on(embedded):
+    """`on(organization_id, "pro", at)`: on our own plan of what `catalogue` sells by that name, from then on."""
+    from billing.models import Plan, PlanVersion
+    from billing.sale import plans
+    from tenants.access import SYSTEM
+    from tenants.databases import as_operator
+
+    suffix, versions = secrets.token_hex(4), {}
+
+    def version(name):
+        fee, tiers = {"pro": (50, PRO), "team": (200, PRO), "flat": (20, [])}[name]
+        with as_operator():
+            plan = Plan.objects.create(slug=f"{name}-{suffix}", name=name.title())
+            return PlanVersion.objects.create(
+                plan=plan, version=1, currency="USD", monthly_fee=fee, included_amount=10 if tiers else 0, overage=tiers
+            )
+
+    def do(organization_id, name, at):
+        versions[name] = versions.get(name) or version(name)
+        return plans.change(organization_id, versions[name].plan_id, version=versions[name], actor=SYSTEM, at=at)
+
+    return do
+
+
+@pytest.fixture
+def world(standin, movable, subscribe, make_organization, as_role, on):
     """On Pro since a moment ago; the clock stands at the beginning of the second hour after that."""
     from billing.models import Subscription
     from billing.proof.billed import hour_of
@@ -40,9 +68,10 @@ def world(standin, movable, subscribe, make_organization, as_role):
     clock.advance(datetime.fromtimestamp(standin.now, UTC))
     organization = make_organization()
     found = subscribe()
+    on(organization.id, "pro", found.created_at)
     with as_operator():
-        rows = Subscription.objects.of(organization)
-        rows.update(stripe_customer=found.customer, stripe_subscription=found.id)
+        rows = Subscription.objects.of(organization).current()
+        rows.update(stripe_customer=found.customer, stripe_subscription=found.id, stripe_status=found.status)
     made = World(organization.id, standin, found, as_role("metering"))
     made.move_to(hour_of(clock.now()) + 2 * HOUR)
     return made

@@ -1,15 +1,19 @@
 """An invoice with usage becomes final only when ledger, pushed, Stripe's sums and the invoice agree."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from django.db import connections
 
 from billing import stripe_gateway
-from billing.invoicing import push, settling
+from billing.invoicing import push, settling, usage_charge
 from billing.invoicing.reconcile import reconcile_all
-from billing.models import Invoice, Subscription
+from billing.invoicing.views import shown_with_lines
+from billing.models import Invoice, PlanVersion, Subscription
 from billing.stripe import customers, invoices
 from saas.lib import clock
 from tenants.databases import as_operator
@@ -37,6 +41,32 @@ def month(world):
     return draft.id
 
 
+def usage_lines(found):
+    return [line for line in found.lines if line.units > 1]
+
+
+def adjustments(found):
+    return [line for line in found.lines if usage_charge.MARK in line.metadata]
+
+
+def coins(dollars):
+    """Cents, half up."""
+    return math.floor(dollars * 100 + Fraction(1, 2))
+
+
+def due_of(dollars, part):
+    """What so much usage costs in a part of a month of which ten dollars are included, a whole millionth of them: cents."""
+    return coins(max(Fraction(0), dollars - Fraction(math.floor(10**7 * part + Fraction(1, 2)), 10**6)))
+
+
+def draft_of_the_month(world):
+    """The month is over and sealed: its draft, held."""
+    world.move_to(world.end_of_month)
+    world.sealed_until(world.end_of_month)
+    [draft] = [found for found in invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+    return held(world, draft.id), draft.id
+
+
 def held(world, draft):
     row = settling.heard_of(draft)
     assert row.settlement == "waiting"
@@ -61,7 +91,12 @@ def test_a_draft_is_held_until_its_usage_is_found_right(world, month, standin):
     row.refresh_from_db(using="ops")
     assert row.settlement == "settled"
     assert row.next_check_at is None
-    assert row.total_minor == found.total_minor == 1500 + 5000
+    # Stripe's own tiers include the whole ten dollars; what the plan includes counts for the time on it only.
+    assert [line.amount_minor for line in usage_lines(found)] == [0, 1500]
+    due = due_of(25, world.part())
+    assert due > 1500
+    assert [line.amount_minor for line in adjustments(found)] == [due - 1500]
+    assert row.total_minor == found.total_minor == due + 5000
 
 
 def test_what_was_not_pushed_yet_is_pushed_first(world, month):
@@ -80,9 +115,9 @@ def test_it_waits_until_the_period_is_sealed(world, month, monkeypatch):
     assert settling.settle(row.id) is False
 
     assert invoices.retrieve_invoice(month).status == "draft"
-    assert settling.due() == []
+    assert row.id not in settling.due()
     world.move(minutes=1)
-    assert settling.due() == [row.id]
+    assert row.id in settling.due()
 
 
 def test_late_summaries_only_delay_it(world, month, standin):
@@ -245,7 +280,7 @@ def test_the_last_month_of_what_was_canceled_is_settled_too(world):
 
     assert settling.settle(held(world, draft.id).id)
 
-    assert invoices.retrieve_invoice(draft.id).total_minor == 500  # five dollars beyond what was included
+    assert invoices.retrieve_invoice(draft.id).total_minor == due_of(15, world.part())
 
 
 def test_what_is_sealed_after_the_invoice_is_named(world, month):
@@ -285,8 +320,10 @@ def ledger_row(world):
     return do
 
 
-@pytest.mark.parametrize(("granted", "taken_off"), [(4_000_000_000, 400), (40_000_000_000, 1500)])
+@pytest.mark.parametrize(("granted", "taken_off"), [(4_000_000_000, 400), (40_000_000_000, None)])
 def test_credit_that_was_used_is_taken_off_once(world, give, granted, taken_off):
+    due = due_of(25, world.part())
+    taken_off = taken_off or due
     hour = world.this_hour - HOUR
     world.use(hour, 25_000_000_000)
     give(granted, 25_000_000_000)
@@ -295,20 +332,21 @@ def test_credit_that_was_used_is_taken_off_once(world, give, granted, taken_off)
     world.sealed_until(end)
     [draft] = [found for found in invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
     row = held(world, draft.id)
-    [period] = settling._periods(row, draft)
     push.push(world.tenant)
-    settling.invoice_credit.take_off(invoices.retrieve_invoice(draft.id), period)  # and killed before the rest
+    settling._charge(row, invoices.retrieve_invoice(draft.id))  # and killed before the rest
 
     assert settling.settle(row.id)
 
     found = invoices.retrieve_invoice(draft.id)
     assert [line.amount_minor for line in found.lines if line.description == "Credit used"] == [-taken_off]
-    assert found.total_minor == 5000 + 1500 - taken_off
+    assert len(adjustments(found)) == 1
+    assert found.total_minor == 5000 + due - taken_off
 
 
 def test_who_is_killed_after_making_it_final_leaves_it_to_the_next(world, month):
     row = held(world, month)
     settling._compare(row, invoices.retrieve_invoice(month))
+    settling._charge(row, invoices.retrieve_invoice(month))
     invoices.finalize_invoice(month)
 
     assert settling.settle(row.id)
@@ -328,3 +366,102 @@ def test_usage_of_a_period_that_nobody_knows_stays_a_draft(world, month, caplog)
     row.refresh_from_db(using="ops")
     assert row.settlement == "mismatch"
     assert "no period that is known" in caplog.text
+
+
+# --- what is due for usage
+
+
+def test_a_change_of_plan_includes_nothing_twice(world, catalogue, on):
+    """Twenty dollars on Pro, thirty on Team, each of which includes ten a month: of each a part is included."""
+    hour = world.this_hour
+    world.use(hour, 20_000_000_000)
+    world.move(days=5)
+    change = clock.now().replace(microsecond=0)
+    customers.change_subscription(world.stripe.id, prices=catalogue["team"], metadata={}, proration_at=change)
+    on(world.tenant, "team", change)
+    world.use(change + timedelta(minutes=1), 30_000_000_000)
+    row, draft = draft_of_the_month(world)
+
+    assert settling.settle(row.id)
+
+    found = invoices.retrieve_invoice(draft)
+    first, second = world.part(end=change), world.part(start=change)
+    due = due_of(20, first) + due_of(30, second)
+    assert sum(line.amount_minor for line in usage_lines(found) + adjustments(found)) == due
+    assert sum(line.amount_minor for line in usage_lines(found)) < due  # Stripe has included ten dollars more than once
+    row.refresh_from_db(using="ops")
+    assert [(part["usage"], part["amount"]) for part in row.usage_parts] == [
+        ("20.00", f"{due_of(20, first) / 100:.2f}"),
+        ("30.00", f"{due_of(30, second) / 100:.2f}"),
+    ]
+    assert f"on Pro: {float(10 * first):.2f} included" in adjustments(found)[0].description
+
+
+def test_a_draft_that_changes_is_put_right_anew_by_the_same_item(world, month, standin):
+    row = held(world, month)
+    push.push(world.tenant)
+    settling._charge(row, invoices.retrieve_invoice(month))  # and killed
+    world.use(world.rows()[0].hour, 5_000_000_000)
+    world.move(minutes=10)
+
+    assert settling.settle(row.id)
+
+    found = invoices.retrieve_invoice(month)
+    assert [line.amount_minor for line in adjustments(found)] == [due_of(30, world.part()) - 2000]
+    assert len([item for item in standin.ask("GET", "/v1/invoiceitems")[1]["data"] if item["metadata"]]) == 1
+
+
+def test_a_whole_month_on_one_plan_needs_no_adjustment(world, month):
+    settling.settle(held(world, month).id)
+    world.use(world.this_hour + HOUR, 25_000_000_000)
+    end = (world.end_of_month + timedelta(days=31)).replace(day=1)
+    world.move_to(end)
+    world.sealed_until(end)
+    [draft] = [found for found in invoices.invoices_of(world.stripe.customer) if found.status == "draft"]
+
+    assert settling.settle(held(world, draft.id).id)
+
+    found = invoices.retrieve_invoice(draft.id)
+    assert adjustments(found) == []
+    assert found.total_minor == 1500 + 5000
+
+
+def test_usage_by_prices_of_a_plan_that_it_is_not_on_stays_a_draft(world, month, on, caplog):
+    row = held(world, month)
+    with as_operator():
+        Subscription.objects.of(world.tenant).current().update(plan_version=PlanVersion.objects.get(plan="free", version=1))
+
+    assert settling.settle(row.id) is False
+
+    assert invoices.retrieve_invoice(month).status == "draft"
+    assert "by prices of a plan that the organization is not on" in caplog.text
+
+
+def test_the_invoice_says_how_its_usage_was_charged(world, month):
+    row = held(world, month)
+    settling.settle(row.id)
+    row.refresh_from_db(using="ops")
+
+    shown = shown_with_lines(row)
+
+    [part] = shown["usage_by_plan"]
+    assert (part["usage"], part["amount"]) == ("25.00", f"{due_of(25, world.part()) / 100:.2f}")
+    [line] = [line for line in shown["lines"] if line["is_adjustment"]]
+    assert line["starts_at"] == f"{world.stripe.created_at:%Y-%m-%dT%H:%M:%SZ}"
+    amounts = [Decimal(line["amount"]) for line in shown["lines"] if line["is_usage"] or line["is_adjustment"]]
+    assert sum(amounts) == Decimal(part["amount"])
+
+
+def test_a_plan_that_was_given_before_the_subscription_was_made_is_charged_from_then_on(world):
+    given = world.stripe.created_at - timedelta(minutes=80)
+    with as_operator():
+        Subscription.objects.of(world.tenant).current().update(since=given)
+    world.use(given + timedelta(minutes=5), 9_000_000_000)
+    world.use(world.this_hour, 11_000_000_000)
+    row, draft = draft_of_the_month(world)
+
+    assert settling.settle(row.id)
+
+    found = invoices.retrieve_invoice(draft)
+    charged = sum(line.amount_minor for line in usage_lines(found) + adjustments(found))
+    assert charged == due_of(20, world.part(start=given))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 
 from billing.models import StripePush
 from billing.proof.billed import hour_of
@@ -10,7 +11,7 @@ from saas.lib import clock
 from saas.lib.ids import uuid7
 from tenants.databases import as_operator
 
-HOUR = timedelta(hours=1)
+HOUR, MILLISECOND = timedelta(hours=1), timedelta(milliseconds=1)
 EVENT = """
 INSERT INTO usage_event (day, call_id, seq, tenant_id, api_key_id, model_id, version_id, model_name, version_number, endpoint,
   mode, kind, period, price_version, currency, rows, bytes_in, bytes_out, queue_us, compute_us, amount_nano, is_clamped,
@@ -79,6 +80,16 @@ class World:
         query = "SELECT at, value FROM usage WHERE customer = ? ORDER BY at, seq"
         found = self.standin.world.store.db.execute(query, (self.stripe.customer,)).fetchall()
         return [(hour_of(datetime.fromtimestamp(at, UTC)), value) for at, value in found]
+
+    def part(self, start=None, end=None):
+        """Which part of its month lies between (the subscription's time without)."""
+        start, end = start or self.stripe.created_at, end or self.end_of_month
+        month = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        return Fraction((end - start) // MILLISECOND, ((month + timedelta(days=31)).replace(day=1) - month) // MILLISECOND)
+
+    @property
+    def end_of_month(self):
+        return (self.stripe.created_at + timedelta(days=31)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
     def units_used(self):
         return sum(self.sealed_nano.values()) // 1000

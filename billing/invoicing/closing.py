@@ -1,0 +1,122 @@
+"""The last usage of a subscription that has ended in the middle of a month, on a last invoice.
+
+Stripe invoices at the end what it was told until then; the running hour is not sealed by then. So once the hour of the end is
+sealed, what is due by the ledger for the subscription's last period is compared with what its invoices charge for it, and what
+is left becomes an invoice of its own: one for each subscription, made under its name. A subscription that ended with its month
+has all of it on the month's invoice, and nothing is left. Any step may be repeated; whoever dies leaves it to the next one.
+"""
+
+import logging
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from billing.invoicing import invoice_credit, invoices, periods, push, usage_charge
+from billing.invoicing.models import Settlement
+from billing.invoicing.periods import Period
+from billing.models import Invoice, Subscription
+from billing.proof.billed import HOUR, hour_of
+from billing.proof.sealer import sealed_until
+from billing.stripe import customers, meters
+from billing.stripe import invoices as stripe_invoices
+from billing.stripe.following import alone
+from billing.stripe.objects import Invoice as StripeInvoice
+from saas.lib import clock
+from tenants.databases import as_operator
+
+log = logging.getLogger(__name__)
+
+AGAIN, LEASE, DEADLINE = timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=12)
+MARK = "last_of"
+"""The metadata key by which the last invoice names its subscription."""
+
+
+def due() -> list[UUID]:
+    """The subscriptions (rows of ours) that have ended and are to be looked at now."""
+    with as_operator():
+        rows = Subscription.objects.filter(closing_at__lte=clock.now()).order_by("closing_at")
+        return list(rows.values_list("id", flat=True)[:1000])
+
+
+def close(subscription: UUID) -> bool:
+    """Invoice what is left of its usage; whether all of it is invoiced now. Raises PaymentsUnavailable: call again."""
+    now = clock.now()
+    with as_operator():
+        if not Subscription.objects.filter(id=subscription, closing_at__lte=now).update(closing_at=now + LEASE):
+            return False  # it is not due, or another one is at it
+        row = Subscription.objects.select_related("plan_version").get(id=subscription)
+    with alone(f"close {row.stripe_subscription}"):  # whoever took the lease before may be at it still
+        found = customers.retrieve_subscription(row.stripe_subscription)
+        ended_at = found.ended_at
+        is_done = ended_at is not None and _close(row, _last(row, ended_at), found.days_until_due)
+    with as_operator():
+        rows = Subscription.objects.of(row.organization_id).filter(id=row.id)
+        rows.update(closing_at=None if is_done else clock.now() + AGAIN)
+    if not is_done and ended_at is not None and now - ended_at > DEADLINE:
+        log.error("the last usage of subscription %s is not invoiced yet", row.stripe_subscription)
+    return is_done
+
+
+def _last(row: Subscription, ended_at: datetime) -> Period | None:
+    """The period in which it ended; None if usage was never charged in it."""
+    found = periods.periods_of(row, since=ended_at - timedelta(seconds=1), until=ended_at)
+    return found[-1] if found else None
+
+
+def _close(row: Subscription, period: Period | None, days_until_due: int | None) -> bool:
+    if period is None:
+        return True
+    with as_operator():
+        until = sealed_until()
+    if until is None or until < hour_of(period.end + HOUR - timedelta(microseconds=1)):
+        return False
+    push.cover(period)
+    push.send_due(period.tenant)
+    others, last = _invoices(period)
+    if any(each.status == "draft" for each in others):
+        return False  # what it will charge is not final
+    if last is not None and last.status != "draft":
+        _write(last, period)
+        return True
+    parts = usage_charge.parts_of(period)
+    left = usage_charge.total(parts) - sum(_charged(each, period) for each in others)
+    if left == 0 and last is None:
+        return True
+    last = last or stripe_invoices.create_invoice(
+        customer=period.customer,
+        currency=row.plan_version.currency,
+        metadata={MARK: period.subscription},
+        key=f"last:{period.subscription}",
+        days_until_due=days_until_due,
+    )
+    usage_charge.put_item(last, period, parts, left)
+    invoice_credit.take_off(stripe_invoices.retrieve_invoice(last.id), period, due=left)
+    _write(stripe_invoices.finalize_invoice(last.id), period)
+    log.info("the last usage of subscription %s is on the invoice %s", period.subscription, last.id)
+    return True
+
+
+def _invoices(period: Period) -> tuple[list[StripeInvoice], StripeInvoice | None]:
+    """The subscription's invoices since the period began, and the last one that is made here, if it is there."""
+    found = stripe_invoices.invoices_of(period.customer)
+    its = [each for each in found if each.created_at is None or each.created_at >= period.start]
+    own = [each for each in its if each.metadata.get(MARK) == period.subscription]
+    others = [stripe_invoices.retrieve_invoice(each.id) for each in its if each.subscription == period.subscription]
+    return others, stripe_invoices.retrieve_invoice(own[0].id) if own else None
+
+
+def _charged(found: StripeInvoice, period: Period) -> int:
+    """What an invoice charges for usage of the period, not of the one before."""
+    meter = meters.meter_id(period.meter)
+    lines = [line for line in found.lines if line.period_end is not None and line.period_end > period.start]
+    return sum(
+        line.amount_minor for line in lines if meters.meter_of_price(line.price) == meter or usage_charge.MARK in line.metadata
+    )
+
+
+def _write(last: StripeInvoice, period: Period) -> None:
+    row = invoices.write(last)
+    if row is not None:
+        with as_operator():
+            rows = Invoice.objects.of(row.organization_id).filter(id=row.id)
+            parts = [part.shown() for part in usage_charge.parts_of(period)]
+            rows.update(settlement=Settlement.SETTLED, usage_parts=parts)
