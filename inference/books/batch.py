@@ -8,7 +8,7 @@ from inference.books.open_call import CLOSE_SENT, OPENING, OpenCall
 from inference.books.places import GROUPS, KEYED_CLOSES, PLAIN_CLOSES, STORED_MAX
 from saas.lib.valkey import Argument
 
-STORED_TENANT_MAX_BYTES = 64 << 20  # of all stored answers of a tenant
+STORED_TENANT_MAX_BYTES = 64 << 20  # of memory for all stored answers of a tenant; of what exceeds half of it, less is kept
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -56,7 +56,7 @@ def pack_batch(closes: list[OpenCall], opens: list[OpenCall]) -> Batch:
             plain += (call.call, call.nano, call.outcome or b"")
         else:
             keyed_closes.append(call)
-            keyed += (call.call, call.nano, call.outcome or b"", call.claim_key, call.stored, call.keep_seconds)
+            keyed += (call.call, call.nano, call.outcome or b"", call.claim_key, call.stored, *call.keep_seconds)
     groups: dict[tuple[Any, ...], list[OpenCall]] = {}
     for call in opens:
         call.state = OPENING

@@ -4,7 +4,8 @@
 -- ARGV: 1 bytes of stored answers a tenant may have, 2 number of closes without claim, 3 of closes with claim, 4 of groups that
 --   open; then
 --   per close without claim: call, exact nano, the packed end of its record ("" if the call failed);
---   per close with claim: the same, then claim (its whole key), stored answer ("" if kept elsewhere), seconds to keep it;
+--   per close with claim: the same, then claim (its whole key), stored answer ("" if kept elsewhere), seconds to keep it, and at
+--   least, if its tenant has much stored;
 --   per group of calls alike (one call, if it has a claim): n, tenant, key, period, maximum in nano, mode, claim or "",
 --   fingerprint of the request; then n times call, entry.
 -- Returns 0, and writes nothing, if the session is not there. Else {verdicts, notes …}: one letter per call, and for some a note,
@@ -44,6 +45,46 @@ local function read_entries(first, step, n)
   return redis.call('HMGET', session, unpack(calls))
 end
 
+-- What a tenant has stored: stored:{tenant} is a hash of `total`, the bytes of memory; `swept`, the first minute that was not looked
+-- at; and under each minute since the epoch, the bytes of the outcomes that end in it.
+local CLAIM_BYTES = 400  -- that a claim takes beside its stored answer, about
+local KEY_LASTS = 49 * 3600  -- longer than any outcome
+
+local stores = {}  -- tenant → {total, swept, added = {minute → bytes}, gone = {minutes}}, as they will be after this script
+local function store_of(tenant)
+  local store = stores[tenant]
+  if store then return store end
+  local name, minute = 'stored:' .. tenant, math.floor(now() / 60)
+  local known = redis.call('HMGET', name, 'total', 'swept')
+  local swept = math.max(tonumber(known[2]) or minute, minute - KEY_LASTS / 60)
+  store = {total = tonumber(known[1]) or 0, swept = swept, added = {}, gone = {}}
+  local minutes = {}
+  for past = swept, minute - 1 do minutes[#minutes + 1] = past end
+  if #minutes > 0 then
+    for i, bytes in ipairs(redis.call('HMGET', name, unpack(minutes))) do
+      if bytes then
+        store.total = store.total - tonumber(bytes)
+        store.gone[#store.gone + 1] = minutes[i]
+      end
+    end
+    store.swept = minute
+  end
+  stores[tenant] = store
+  return store
+end
+
+local function write_stores()
+  for tenant, store in pairs(stores) do
+    local name = 'stored:' .. tenant
+    if #store.gone > 0 then redis.call('HDEL', name, unpack(store.gone)) end
+    for minute, bytes in pairs(store.added) do redis.call('HINCRBY', name, minute, bytes) end
+    if #store.gone > 0 or next(store.added) then
+      redis.call('HSET', name, 'total', store.total, 'swept', store.swept)
+      redis.call('EXPIRE', name, KEY_LASTS)
+    end
+  end
+end
+
 -- Closing
 
 local function drop_claim(key, call)
@@ -53,22 +94,22 @@ local function drop_claim(key, call)
   end
 end
 
-local function keep_outcome(head, call, stored, keep)
+local function keep_outcome(head, call, stored, keep, least)
   local key = head[6]
   if key == '' or claim_of(key)[1] ~= call then return end
   claims[key] = {call, claim_of(key)[2], stored}
+  local store, bytes = store_of(head[1]), #stored + CLAIM_BYTES
+  if 2 * store.total > tonumber(ARGV[1]) then keep = math.min(keep, least) end
+  local minute = math.floor((now() + keep) / 60)
   later[#later + 1] = {'HSET', key, 'stored', stored}
   later[#later + 1] = {'EXPIRE', key, keep}
-  local bytes = 'stored:' .. head[1]
-  later[#later + 1] = {'HINCRBY', bytes, math.floor((now() + keep) / 3600), #stored}
-  later[#later + 1] = {'EXPIRE', bytes, keep + 3600, 'GT'}
-  later[#later + 1] = {'EXPIRE', bytes, keep + 3600, 'NX'}
+  store.total, store.added[minute] = store.total + bytes, (store.added[minute] or 0) + bytes
 end
 
 local is_closed = {}
 local less_than_most = {}  -- head → nano that its calls cost less than their maximum
 
-local function close(call, entry, nano, ended, claim, stored, keep)
+local function close(call, entry, nano, ended, claim, stored, keep, least)
   if not entry or is_closed[call] then
     if claim ~= '' then
       local outcome = claim_of(claim)
@@ -80,7 +121,7 @@ local function close(call, entry, nano, ended, claim, stored, keep)
   if ended ~= '' then
     local exact = tonumber(nano)
     if not exact or exact < 0 or exact > head[4] or exact % 1 ~= 0 then error('the amount is not within the maximum') end
-    keep_outcome(head, call, stored, tonumber(keep))
+    keep_outcome(head, call, stored, tonumber(keep), tonumber(least))
     if exact ~= head[4] and head[5] ~= 'test' then less_than_most[head] = (less_than_most[head] or 0) + head[4] - exact end
     records[#records + 1] = 'r'
     records[#records + 1] = string.sub(entry, first) .. ended
@@ -101,8 +142,8 @@ local function undo_bad(call, entry, ended, reason)
   return 'b'
 end
 
-local function close_checked(call, entry, nano, ended, claim, stored, keep)
-  local is_good, verdict = pcall(close, call, entry, nano, ended, claim, stored, keep)
+local function close_checked(call, entry, nano, ended, claim, stored, keep, least)
+  local is_good, verdict = pcall(close, call, entry, nano, ended, claim, stored, keep, least)
   if not is_good then verdict = undo_bad(call, entry, ended, verdict) end
   verdicts[#verdicts + 1] = verdict
   if entry and not is_closed[call] then
@@ -114,33 +155,23 @@ end
 local n = tonumber(ARGV[2])
 local found = read_entries(argument, 3, n)
 for i = 1, n do
-  close_checked(ARGV[argument], found[i], ARGV[argument + 1], ARGV[argument + 2], '', '', '0')
+  close_checked(ARGV[argument], found[i], ARGV[argument + 1], ARGV[argument + 2], '', '', '0', '0')
   argument = argument + 3
 end
 n = tonumber(ARGV[3])
-found = read_entries(argument, 6, n)
+found = read_entries(argument, 7, n)
 for i = 1, n do
-  close_checked(ARGV[argument], found[i], unpack(ARGV, argument + 1, argument + 5))
-  argument = argument + 6
+  close_checked(ARGV[argument], found[i], unpack(ARGV, argument + 1, argument + 6))
+  argument = argument + 7
 end
 for head, nano in pairs(less_than_most) do charge(head[1], head[2], head[3], 0, -nano) end
 
 -- Opening
 
-local is_full
-local function is_memory_full()
-  if is_full == nil then is_full = redis.call('EXISTS', KEYS[3]) == 1 end
-  return is_full
-end
-
-local function is_stored_full(tenant)
-  local bytes, hour = 0, math.floor(now() / 3600)
-  local hours = redis.call('HGETALL', 'stored:' .. tenant)
-  for i = 1, #hours, 2 do
-    if tonumber(hours[i]) >= hour then bytes = bytes + tonumber(hours[i + 1])
-    else later[#later + 1] = {'HDEL', 'stored:' .. tenant, hours[i]} end
-  end
-  return bytes >= tonumber(ARGV[1])
+local full
+local function what_is_full()
+  if full == nil then full = redis.call('GET', KEYS[3]) or '' end
+  return full
 end
 
 local function integer(text)
@@ -212,9 +243,9 @@ local function open_group(tenant, key, period, maximum, mode, claim, fingerprint
   if claim ~= '' then
     local met = meet_claim(claim, new[1], fingerprint)
     if met then return 0, met end
-    if is_stored_full(tenant) then return 0, 's' end
+    if store_of(tenant).total >= tonumber(ARGV[1]) then return 0, 's' end
   end
-  if is_memory_full() then return 0, 'f' end
+  if what_is_full() == 'all' or (claim ~= '' and what_is_full() == 'claims') then return 0, 'f' end
   local fits, letter, refused, left = #new, '', nil, nil
   if mode ~= 'test' then
     fits, letter, refused, left = room(tenant, key, period, #new, maximum)
@@ -268,5 +299,6 @@ if #removed > 0 then redis.call('HDEL', session, unpack(removed)) end
 if #entries > 0 then redis.call('HSET', session, unpack(entries)) end
 write_charges()
 for _, command in ipairs(later) do redis.call(unpack(command)) end
+write_stores()
 if #wanted > 0 then redis.call('SADD', 'accounts:wanted', unpack(wanted)) end
 return {table.concat(verdicts), unpack(notes)}

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 
-KEEP_SECONDS = 48 * 3600
+KEEP_SECONDS = (48 * 3600, 600)
 
 # The states of a call. QUEUED, and CLOSING when it was not sent yet, are known to this process only.
 NEW, QUEUED, OPENING, OPEN, CLOSING, CLOSE_SENT, ENDED = range(7)
@@ -15,7 +15,8 @@ class OpenCall:
     `call` is a UUIDv7 of the corrected clock, as 32 hexadecimal digits, like `tenant` and `key` ("" for a session's call).
     `period` is the month whose sums it raises, `max_nano` the most it can cost. `record` is what pack_opened makes of its
     UsageRecord: if this process dies it becomes the `reversed` one. `claim` names the Idempotency-Key, unique among all
-    tenants (None: none), and `fingerprint` the request; its outcome is kept for `keep_seconds` after the close.
+    tenants (None: none), and `fingerprint` the request; its outcome is kept for so many seconds after
+    the close, and for the second number of `keep_seconds` if the tenant has much stored.
 
     `on_open(verdict, note)` gets one of OPEN_VERDICTS or "lost", and the note that books.lua gave with it: the stored answer of
     a "replay", the limit and what is left of it where one refused the call. A call that is open may get a second verdict,
@@ -57,7 +58,7 @@ class OpenCall:
         on_open: Callable[[str, bytes | None], None],
         claim: bytes | None = None,
         fingerprint: bytes = b"",
-        keep_seconds: int = KEEP_SECONDS,
+        keep_seconds: tuple[int, int] = KEEP_SECONDS,
     ) -> None:
         self.call, self.tenant, self.key, self.period = call, tenant, key, period
         self.max_nano, self.mode, self.record, self.on_open = max_nano, mode, record, on_open

@@ -4,9 +4,10 @@
 -- Keys beside those in KEYS follow from the calls themselves: account:{tenant}, stored:{tenant}, and the claims in entries.
 -- open:{session} is a hash: its `beat`, its `line` (session.lua), and an entry under the id of each open call.
 -- An entry is one byte, the length of its head; the head, msgpack: {tenant, key, period, maximum in nano, mode, claim or ""}; and the
--- packed usage record as far as it is known while the call is open (pack_opened; its end is missing). Sums and limits in an account are fields `{calls|nano}:{period|ever}:{key or ""}`
--- and `limit:{calls|nano}:{month|ever}:{key or ""}`; "" stands for the organization. `limit:included:month:` is a second limit on
--- the organization's calls of a month: those that its plan includes. All are integers below 2^53.
+-- packed usage record as far as it is known while the call is open (pack_opened; its end is missing). Sums and limits in an account
+-- are fields `{calls|nano}:{period|ever}:{key or ""}` and `limit:{calls|nano}:{month|ever}:{key or ""}`; "" stands for the
+-- organization. `limit:included:month:` is a second limit on its calls of a month: those that its plan includes. All are integers
+-- below 2^53.
 
 local UNENDED = '\0\0\194\0\0\0\0\160'  -- the end of a record of a call that has not ended (inference.books.record.UNENDED)
 local RECORD = {tenant = 2, key = 3, mode = 9, kind = 10, period = 11, closed_ms = 17, nano = 18}  -- places in inference.books.record

@@ -21,6 +21,7 @@ ANSWER_WITHIN = 2.0  # seconds after the sending of the last acknowledged beat; 
 RETRY_EVERY = 0.2  # between attempts to connect, and after LOADING, BUSY, OOM and the like
 BEATS_UNDER_WAY = 8
 MEMORY_PERCENT = 80  # of the state server; nothing opens above it
+CLAIMS_PERCENT = 60  # above it no call with an Idempotency-Key: what is kept for these must leave room for the others
 
 
 class Session:
@@ -46,6 +47,7 @@ class Session:
         self._session = self._line = ""  # the line is the first of the sessions that handed our calls on
         self._candidates: list[str] = []  # sessions that may hold our calls: the last one known, and newer ones unacknowledged
         self._is_registered = self._is_stopped = False
+        self._is_full = 0
         self._beats_under_way = 0
         self._answer_until = 0.0
         self._offset_ms = time.time() * 1000 - clock() * 1000
@@ -59,6 +61,11 @@ class Session:
     def is_connected(self) -> bool:
         """Whether calls can be opened now."""
         return self._is_registered
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the state server has too little memory left for any call to open, as the last heartbeat found it."""
+        return bool(self._is_full)
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch by the platform's clock, which is the state server's, as far as it is known."""
@@ -188,13 +195,13 @@ class Session:
         if self._is_registered and self._wire is not None and self._beats_under_way < BEATS_UNDER_WAY:
             self._beats_under_way += 1
             done = partial(self._on_beat, self._session, self._clock())
-            BEAT.run(self._wire, done, (open_key(self._session), FULL), (MEMORY_PERCENT,))
+            BEAT.run(self._wire, done, (open_key(self._session), FULL), (CLAIMS_PERCENT, MEMORY_PERCENT))
 
     def _on_beat(self, session: str, sent: float, reply: Any) -> None:
         self._beats_under_way -= 1
         if session != self._session or isinstance(reply, Exception):
             return
-        is_alive, seconds, microseconds = reply
+        is_alive, seconds, microseconds, self._is_full = reply
         if is_alive:
             self._acknowledge_beat(sent, seconds, microseconds)
         else:

@@ -24,6 +24,8 @@ class Lanes(Protocol):
 class Books(Protocol):
     @property
     def is_connected(self) -> bool: ...
+    @property
+    def is_full(self) -> bool: ...
     def may_answer(self) -> bool: ...
 
 
@@ -34,13 +36,13 @@ class Health:
         self._books, self._lanes, self._metrics = books, lanes, metrics
 
     async def checks(self) -> dict[str, bool]:
-        """What an answer needs: the state server with a fresh heartbeat, the lanes server, a living worker."""
+        """What an answer needs: the state server with a fresh heartbeat and memory left, the lanes server, a living worker."""
         try:
             workers = len(await self._workers())
         except Unavailable:
             workers = 0
         return {
-            "state": self._books.is_connected and self._books.may_answer(),
+            "state": self._books.is_connected and self._books.may_answer() and not self._books.is_full,
             "lanes": self._lanes.is_connected,
             "worker": workers > 0,
         }

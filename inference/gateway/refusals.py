@@ -26,6 +26,12 @@ def of_books(verdict: str, note: bytes | None, currency: str, now_ms: int) -> Ap
     kind, _, source = verdict.partition(":")
     if kind in CAPS:
         return _of_cap(kind, source, note or b"0 0", currency, now_ms)
+    if verdict == "quota:stored":
+        return errors.QuotaExceeded(
+            "Too many answers are kept for the organization's Idempotency-Keys; each is kept for ten minutes or longer",
+            retry_after=60,
+            source="organization",
+        )
     if verdict.startswith("quota:"):
         source = verdict.partition(":")[2]
         return errors.QuotaExceeded(

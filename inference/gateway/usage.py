@@ -10,7 +10,8 @@ from inference.gateway import pricing
 from inference.gateway.call import Call
 
 MS_PER_HOUR = 3_600_000
-CLAIM_KEEP = 48 * 3600  # seconds that an answer can be replayed (books.md)
+KEEP = (48 * 3600, 600)  # seconds that an answer can be replayed (books.md), and while its organization has very many stored
+KEEP_PREDICTION = (48 * 3600, 6 * 3600)  # so long the row may take to hear of it
 
 
 def open_call(call: Call, on_open: Callable[[str, bytes | None], None]) -> OpenCall:
@@ -27,7 +28,7 @@ def open_call(call: Call, on_open: Callable[[str, bytes | None], None]) -> OpenC
         record=pack_opened(call.record),
         claim=claim_of(call) if call.idempotency_key is not None else None,
         fingerprint=call.fingerprint,
-        keep_seconds=CLAIM_KEEP,
+        keep_seconds=KEEP_PREDICTION if call.is_low else KEEP,
         on_open=on_open,
     )
 

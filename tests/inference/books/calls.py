@@ -30,7 +30,7 @@ class Asked:
         claim: bytes | None = None,
         fingerprint: bytes = b"body",
         period: str = PERIOD,
-        keep: int = 3600,
+        keep: tuple[int, int] = (3600, 60),
     ) -> None:
         self.id = uuid7().hex
         self.record = UsageRecord(

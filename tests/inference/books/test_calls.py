@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from inference.books import accounts
+from inference.books.batch import STORED_TENANT_MAX_BYTES
 from inference.books.client import CALLS_PER_SCRIPT, STORED_MAX_BYTES
 from inference.books.record import UNENDED, UsageRecord, pack_ended, pack_opened, pack_record
 from inference.books.scripts import FULL, TRIM
@@ -336,12 +337,22 @@ async def test_above_the_memory_limit_nothing_opens_but_everything_closes(books,
     await fill(valkey)
 
     assert await refused.open(books) == "full"
+    await until_async(lambda: books.is_full)
     assert await call.close(books) == "closed"
     await until_async(lambda: books.may_answer())
     assert len(records(valkey)) == 1
     valkey.config_set("maxmemory", "200mb")
-    await until_async(lambda: not valkey.exists(FULL))
+    await until_async(lambda: not valkey.exists(FULL) and not books.is_full)
     assert await Asked().open(books) == "open"
+
+
+async def test_claims_leave_memory_to_the_calls_without(books, account, valkey):
+    valkey.config_set("maxmemory", int(valkey.info("memory")["used_memory"] / 0.7))
+    await until_async(lambda: valkey.get(FULL) == b"claims")
+
+    assert await Asked(claim=b"a").open(books) == "full"
+    assert await Asked().open(books) == "open"
+    assert not books.is_full
 
 
 async def test_the_clock_follows_the_state_server(books):
@@ -441,7 +452,7 @@ async def test_a_failed_call_gives_its_claim_back(books, account):
 
 
 async def test_outcomes_are_kept_as_long_as_promised_and_claims_under_way_for_ever(books, account, valkey):
-    call = Asked(claim=b"a", keep=3600)
+    call = Asked(claim=b"a", keep=(3600, 60))
 
     await call.open(books)
     [claim] = valkey.keys("claim:*")
@@ -461,22 +472,71 @@ async def test_a_too_large_answer_is_refused_before_it_is_sent(books, account):
     assert await call.close(books, stored=b"x" * STORED_MAX_BYTES) == "closed"
 
 
-async def test_stored_answers_of_a_tenant_are_bounded(books, account, valkey):
-    accounts.create(CHARLIE, state=valkey)
-    call = Asked(claim=b"a")
-    await call.open(books)
-    await call.close(books, stored=b"answer")
-    [hour] = valkey.hkeys(f"stored:{ALICE}")
-    assert valkey.hget(f"stored:{ALICE}", hour) == b"6"
+STORE = f"stored:{ALICE}"
 
-    valkey.hset(f"stored:{ALICE}", hour, 1 << 40)
+
+def stored_bytes(valkey):
+    """The total, which must be the sum of the minutes that were not swept."""
+    fields = {name.decode(): int(value) for name, value in valkey.hgetall(STORE).items()}
+    total, swept = fields.pop("total"), fields.pop("swept")
+    assert total == sum(fields.values())
+    assert all(int(minute) >= swept for minute in fields)
+    return total
+
+
+async def store(books, claim, stored=b"answer", **given):
+    call = Asked(claim=claim, **given)
+    assert await call.open(books) == "open"
+    assert await call.close(books, stored=stored) == "closed"
+    return call
+
+
+async def test_stored_answers_count_as_the_memory_that_they_take(books, account, valkey):
+    for number in range(300):
+        await store(books, b"%d" % number, stored=b"x" * 100)
+    grown = sum(valkey.memory_usage(claim) for claim in valkey.keys("claim:*"))
+
+    assert stored_bytes(valkey) == 300 * (400 + 100)
+    assert grown <= stored_bytes(valkey) <= 3 * grown
+
+
+async def test_a_tenant_that_has_stored_too_much_opens_no_call_with_a_claim(books, account, valkey):
+    accounts.create(CHARLIE, state=valkey)
+    await store(books, b"a")
+
+    valkey.hset(STORE, "total", 1 << 40)
     assert await Asked(claim=b"b").open(books) == "quota:stored"
     assert await Asked().open(books) == "open"
     assert await Asked(claim=b"c", tenant=CHARLIE).open(books) == "open"
 
-    valkey.delete(f"stored:{ALICE}")
-    valkey.hset(f"stored:{ALICE}", int(time.time() // 3600) - 1, 1 << 40)  # has expired
-    assert await Asked(claim=b"b").open(books) == "open"
+
+async def test_of_much_that_is_stored_less_is_kept(books, account, valkey):
+    call = await store(books, b"a", keep=(3600, 60))
+    assert valkey.ttl(call.open_call.claim_key) > 3500
+
+    valkey.hset(STORE, "total", STORED_TENANT_MAX_BYTES // 2 + 1)
+    call = await store(books, b"b", keep=(3600, 60))
+    assert 0 < valkey.ttl(call.open_call.claim_key) <= 60
+
+
+async def test_what_has_expired_is_counted_no_more(books, account, valkey):
+    await store(books, b"a")
+    kept = stored_bytes(valkey)
+    minute = int(valkey.hget(STORE, "swept"))
+    valkey.hset(
+        STORE, mapping={"swept": minute - 90, str(minute - 80): 1 << 30, str(minute - 1): 5, "total": kept + (1 << 30) + 5}
+    )
+
+    await store(books, b"b")
+
+    assert stored_bytes(valkey) == 2 * kept
+    assert len(valkey.hgetall(STORE)) in (3, 4)  # both end in the same minute, or in two
+
+
+async def test_the_count_of_an_idle_tenant_starts_anew(books, account, valkey):
+    await store(books, b"a")
+
+    assert 48 * 3600 < valkey.ttl(STORE) <= 49 * 3600
 
 
 async def test_one_caller_s_failing_callback_takes_no_verdict_from_the_others(books, account):

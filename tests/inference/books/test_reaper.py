@@ -63,7 +63,7 @@ def test_a_beat_starts_the_wait_again(reaper, clock, session, valkey):
     reaper.watch()
     watch(reaper, clock, 2.5)
 
-    BEAT.run_sync(valkey, [open_key("s"), FULL], [80])
+    BEAT.run_sync(valkey, [open_key("s"), FULL], [60, 80])
 
     assert watch(reaper, clock, 3.0) == []
     assert watch(reaper, clock, 0.5) == [("s", b"2")]
@@ -100,7 +100,7 @@ def test_a_poll_that_fails_starts_the_wait_again(valkey, reaper, clock, session)
 
 
 def test_a_session_that_beat_between_the_poll_and_the_taking_is_left_alone(reaper, session, valkey):
-    BEAT.run_sync(valkey, [open_key("s"), FULL], [80])
+    BEAT.run_sync(valkey, [open_key("s"), FULL], [60, 80])
 
     assert not reaper.take("s", b"1")
     assert valkey.smembers("sessions") == {b"s"}
