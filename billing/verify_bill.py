@@ -11,13 +11,18 @@ the exit status is 1 then, 2 if the bill cannot be read, 0 if all is right. One 
 import argparse
 import base64
 import hashlib
+import heapq
 import json
+import mmap
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from uuid import UUID
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -27,10 +32,64 @@ COIN_DECIMALS = {"BHD": 3, "JOD": 3, "KWD": 3, "OMR": 3, "TND": 3} | dict.fromke
     ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0
 )
 MOST_SHOWN = 100
+ID_BYTES, MOST_STRAYS = 16, 100_000
 
 
 class Unreadable(Exception):
     """The file is no bill."""
+
+
+class Calls:
+    """The ids of all calls, 16 bytes each, in a file that nobody sees: however many there are, memory does not grow.
+
+    Those of one seal come in order and make a run; `twice` goes through all runs side by side.
+    """
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] | None = None
+        self.ends, self.size = [0], 0
+        self.strays: set[bytes] = set()  # out of order, each a problem already
+
+    def __enter__(self) -> None:
+        self.file = tempfile.TemporaryFile()
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def add(self, identity: str, *, is_in_order: bool) -> None:
+        """Raises ValueError if it is no id."""
+        packed = UUID(hex=identity).bytes
+        if is_in_order:
+            assert self.file is not None
+            self.file.write(packed)
+            self.size += ID_BYTES
+        elif len(self.strays) < MOST_STRAYS:
+            self.strays.add(packed)
+
+    def end_run(self) -> None:
+        if self.size > self.ends[-1]:
+            self.ends.append(self.size)
+
+    def twice(self) -> Iterator[str]:
+        """The ids that are there more than once, by id."""
+        self.end_run()
+        if not self.size:
+            return
+        assert self.file is not None
+        self.file.flush()
+        with mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as ids:
+            last = b""
+            for packed in heapq.merge(*(self._run(ids, *ends) for ends in pairwise(self.ends))):
+                if packed == last or packed in self.strays:
+                    yield packed.hex()
+                    self.strays.discard(packed)
+                last = packed
+
+    @staticmethod
+    def _run(ids: mmap.mmap, start: int, end: int) -> Iterator[bytes]:
+        for at in range(start, end, ID_BYTES):
+            yield ids[at : at + ID_BYTES]
 
 
 def canonical(statement: Statement) -> bytes:
@@ -75,7 +134,7 @@ class Verifier:
         self.tree, self.amount, self.last_call = Tree(), 0, ""
         self.is_listed = False  # whether the seal's calls follow: it is of this month
         self.number, self.digest = 0, ""
-        self.seals, self.calls, self.usage, self.seen = 0, 0, 0, set[str]()
+        self.seals, self.calls, self.usage, self.seen = 0, 0, 0, Calls()
         self.used = [0] * len(self.bill["parts"])  # by the calls of each part of the month
         self.hour_ms = 0  # when the seal's hour begins
 
@@ -83,7 +142,11 @@ class Verifier:
         self.problems.append(text)
 
     def run(self) -> list[str]:
-        """All problems; none if the bill is right."""
+        """All problems; none if the bill is right. Once only."""
+        with self.seen:
+            return self._run()
+
+    def _run(self) -> list[str]:
         self._check_header()
         for line in self.lines:
             if line.get("type") == "seal":
@@ -94,6 +157,8 @@ class Verifier:
             else:
                 self.problem(f"a line of an unknown type: {line.get('type')!r}")
         self._end_seal()
+        for identity in self.seen.twice():
+            self.problem(f"call {identity} is listed twice")
         self._check_totals()
         for call, receipt in self.receipts.items():
             self._missing(call, receipt)
@@ -161,6 +226,7 @@ class Verifier:
         seal = self.seal
         if seal is None or not self.is_listed:
             return
+        self.seen.end_run()
         if self.tree.size != seal["n"]:
             self.problem(f"{self._seal_name()}: it was made over {seal['n']} calls, {self.tree.size} are listed")
         if self.tree.root() != seal["merkle_root"]:
@@ -179,12 +245,14 @@ class Verifier:
         if self.seal is None or not self.is_listed:
             self.problem(f"call {identity} stands under no seal of this month")
             return
-        if identity in self.seen:
-            self.problem(f"call {identity} is listed twice")
-        elif identity <= self.last_call:
+        is_in_order = identity > self.last_call
+        if not is_in_order:
             self.problem(f"call {identity} is out of order in {self._seal_name()}")
-        self.seen.add(identity)
-        self.last_call = identity
+        try:
+            self.seen.add(identity, is_in_order=is_in_order)
+        except ValueError:
+            self.problem(f"call {identity} has no id of a call")
+        self.last_call = max(self.last_call, identity)
         self.calls += 1
         self.tree.add(canonical(call))
         self.amount += call["amount_nano"]

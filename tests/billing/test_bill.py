@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+import tracemalloc
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from billing.models import Subscription
 from billing.proof import bill
 from billing.proof.sealer import Sealer
 from billing.sale import plans, rating
-from billing.verify_bill import Unreadable, Verifier, rated
+from billing.verify_bill import Calls, Unreadable, Verifier, rated
 from inference.gateway import receipts
 from inference.gateway.receipts import statement_of
 from saas.config import ROOT
@@ -105,6 +106,38 @@ def test_parts_of_a_month_are_rated_alike(fee, included, bound, usage, length, c
     assert [line["usage"] for line in theirs if "usage" in line] == [
         rating.coins_of_units(line.units) for line in ours.lines if line.kind != "fee"
     ]
+
+
+@pytest.mark.no_servers
+def test_memory_does_not_grow_with_the_calls():
+    def peak(hours):
+        calls = Calls()
+        tracemalloc.start()
+        with calls:
+            for hour in range(hours):
+                for number in range(2_000):
+                    calls.add(f"{hour:016x}{number:016x}", is_in_order=True)
+                calls.end_run()
+            calls.add(f"{1:032x}", is_in_order=False)
+            found = list(calls.twice())
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most, found
+
+    (few, once), (many, again) = peak(5), peak(50)
+    assert once == again == [f"{1:032x}"]
+    assert many < few + 45 * 2_000  # bytes: less than one for each further call
+
+
+@pytest.mark.no_servers
+def test_a_call_that_is_in_order_in_two_seals_is_found():
+    calls = Calls()
+    with calls:
+        for run in ((1, 2, 3), (2, 4), (3, 5)):
+            for number in run:
+                calls.add(f"{number:032x}", is_in_order=True)
+            calls.end_run()
+        assert list(calls.twice()) == [f"{2:032x}", f"{3:032x}"]
 
 
 def drop(kind, place=0):
