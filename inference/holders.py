@@ -11,7 +11,7 @@ HOLDER = Path(__file__).with_name("holder.lua")
 
 
 def holder_key(id: str) -> str:
-    """Of a key or an organization."""
+    """Of a key, of an organization, or of all test keys of an organization (tenants.principal)."""
     return f"holder:{id}"
 
 

@@ -28,9 +28,9 @@ from saas.lib.crypto import parse_versions
 from saas.lib.errors import ApiKeyInvalid, StateConflict
 from tenants import audit, caps, events, records, standing
 from tenants.access import SYSTEM, Actor
-from tenants.models import TEST_LIMITS, ApiKey, Mode, Organization, User
+from tenants.models import ApiKey, Mode, Organization, User
 from tenants.permissions import DEFAULT_SCOPES
-from tenants.principal import KeyRecord, Limits, pack_key, unpack_key, unpack_terms
+from tenants.principal import TEST_LIMITS, KeyRecord, Limits, pack_key, unpack_key, unpack_terms
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _FORM = re.compile(r"maas_(?:live|test)_([0-9A-Za-z]{12})_[0-9A-Za-z]{32}([0-9A-Za-z]{6})", re.ASCII)
@@ -126,17 +126,13 @@ def _record(row: dict[str, Any]) -> KeyRecord:  # Any: columns of the door
     terms = unpack_terms(row["terms"])
     columns = Limits(row["organization_rate"], row["organization_burst"], row["organization_concurrency"])
     organization_limits = standing.limits_in(terms.state, columns)
+    if row["mode"] == Mode.TEST:  # calls that nobody pays for stay few, whatever the keys' owner sets, and however many keys
+        organization_limits = organization_limits.within(TEST_LIMITS)
     limits = Limits(
-        min(row["rate"] or organization_limits.rate, organization_limits.rate),
-        min(row["burst"] or organization_limits.burst, organization_limits.burst),
-        min(row["concurrency"] or organization_limits.concurrency, organization_limits.concurrency),
-    )
-    if row["mode"] == Mode.TEST:  # calls that nothing counts stay few, whatever the key's owner sets
-        limits = Limits(
-            min(limits.rate, TEST_LIMITS.rate),
-            min(limits.burst, TEST_LIMITS.burst),
-            min(limits.concurrency, TEST_LIMITS.concurrency),
-        )
+        row["rate"] or organization_limits.rate,
+        row["burst"] or organization_limits.burst,
+        row["concurrency"] or organization_limits.concurrency,
+    ).within(organization_limits)
     has_quota = row["monthly_calls"] is not None or row["organization_monthly_calls"] is not None
     return KeyRecord(
         public_id=row["public_id"],

@@ -21,9 +21,6 @@ from tenants.principal import Limits
 CATALOG_ID = UUID("00000000-0000-7000-8000-00000000ca7a")
 CATALOG_SLUG = "catalog"
 
-TEST_LIMITS = Limits(rate=5.0, burst=10, concurrency=2)
-"""What a test key may do, unless it was given less."""
-
 
 class UserManager(BaseUserManager["User"]):
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":  # Any: columns of User

@@ -12,6 +12,19 @@ class Limits(msgspec.Struct, array_like=True):
     burst: int
     concurrency: int
 
+    def within(self, others: "Limits") -> "Limits":
+        """The lower of both, each."""
+        return Limits(min(self.rate, others.rate), min(self.burst, others.burst), min(self.concurrency, others.concurrency))
+
+
+TEST_LIMITS = Limits(rate=5.0, burst=10, concurrency=2)
+"""What a test key may do, unless it was given less, and what all test keys of an organization may do together."""
+
+
+def holder_of_test_keys(organization: str) -> str:
+    """What the bucket and the places that all test keys of an organization share are kept under."""
+    return f"test:{organization}"
+
 
 class Terms(msgspec.Struct):
     """What an organization's contract means for its calls. Made by billing.sale.terms, kept as a column of the organization."""
@@ -39,11 +52,16 @@ class KeyRecord(msgspec.Struct):
     expires_at: float | None  # seconds since the epoch
     is_active: bool  # false: revoked, or its organization is closed
     limits: Limits
-    organization_limits: Limits
+    organization_limits: Limits  # of a test key: what all test keys of its organization share
     is_capped: bool  # there is a limit of the books for the key or its organization: open before push
     data_key_id: str  # the organization's current data key, with which stored answers are encrypted
     data_key: bytes  # the same, wrapped (saas.lib.crypto.unwrap)
     terms: Terms = msgspec.field(default_factory=Terms)
+
+    @property
+    def shared_holder(self) -> str:
+        """Whose places and bucket `organization_limits` bound: its organization's, or those of all its test keys together."""
+        return self.organization if self.mode == "live" else holder_of_test_keys(self.organization)
 
     def may_call(self, full_name: str, name: str) -> bool:
         """Whether its allow-list has the model, as `owner/name` or as `name`."""

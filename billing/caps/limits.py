@@ -15,7 +15,7 @@ from inference.holders import Holder, holder_key
 from saas.lib.errors import Unavailable
 from tenants import records
 from tenants.models import ApiKey, Organization
-from tenants.principal import KeyRecord, Limits
+from tenants.principal import TEST_LIMITS, KeyRecord, Limits, holder_of_test_keys
 
 Months = Sequence[accounts.MonthlyCalls | None]
 
@@ -29,6 +29,7 @@ def limits_of(organization: Organization, key: KeyRecord | None, *, now: datetim
     try:
         months: Months = accounts.monthly_calls(organization.id.hex, f"{now:%Y-%m}", scopes) or [None] * len(scopes)
         own = _level(organization.id.hex, organization.limits, now)
+        own["test_keys"] = _level(holder_of_test_keys(organization.id.hex), organization.limits.within(TEST_LIMITS), now)
         own |= _quota(months[0], organization.monthly_calls, now) | _caps(organization)
         return {"organization": own, "key": _key_level(key, months[1], now) if key else None}
     except redis.RedisError as error:
@@ -42,7 +43,7 @@ def _key_level(key: KeyRecord, month: accounts.MonthlyCalls | None, now: datetim
 
 
 def _level(holder: str, limits: Limits, now: datetime) -> dict[str, Any]:
-    """Token bucket and places of one holder (organization or key id)."""
+    """Token bucket and places of one holder (organization or key id, or a holder_of_test_keys)."""
     at = now.timestamp()
     known = Holder.unpack(cast(bytes | None, records.client().get(holder_key(holder))), at)
     left = known.left(limits.rate, limits.burst, at)

@@ -27,15 +27,19 @@ class SizeOut(serializers.Serializer):  # type: ignore[type-arg]
     limit = serializers.IntegerField()
 
 
-class LevelOut(serializers.Serializer):  # type: ignore[type-arg]
+class PaceOut(serializers.Serializer):  # type: ignore[type-arg]
     rate = RateOut()
     concurrency = CountOut(help_text="Requests under way.")
+
+
+class LevelOut(PaceOut):
     monthly_calls = QuotaOut()
 
 
 class OrganizationLevelOut(LevelOut):
     """What reaches its limit is refused with `limit_reached`."""
 
+    test_keys = PaceOut(help_text="What all test keys share. Their calls take nothing from the organization's own.")
     keys = CountOut(help_text="API keys that are neither revoked nor expired.")
     members = CountOut()
     invitations = CountOut(help_text="Open ones.")

@@ -1,7 +1,7 @@
 """What may be asked before the lanes admit: look-ups, large bodies, replays, metadata. Counted in this process, without I/O.
 
-An organization may ask for twice as much as its rate limit admits. Keys that nobody has are counted by address and in all, so
-that who guesses keys cannot make work of each guess.
+An organization may ask for twice as much as its rate limit admits, and so may its test keys together. Keys that nobody has are
+counted by address and in all, so that who guesses keys cannot make work of each guess.
 """
 
 import math
@@ -49,7 +49,7 @@ class Allowance:
     def take(self, key: KeyRecord) -> None:
         """One piece of work for the organization of `key`. Raises RateLimited."""
         limits = key.organization_limits
-        wait = self._organizations.take(key.organization, TIMES * limits.rate, max(TIMES, TIMES * limits.burst))
+        wait = self._organizations.take(key.shared_holder, TIMES * limits.rate, max(TIMES, TIMES * limits.burst))
         if wait:
             raise refusals.rate_limited(key, "organization", wait * 1000)
 

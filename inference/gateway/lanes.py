@@ -302,7 +302,7 @@ class Lanes:
             shared_place, spare, turn = f"slow-{version.hardware}", 1, self._slow_turns.turn(version.hardware)
         else:
             shared_place, spare, turn = version.id, 0, max(1, int(TURN_MS / longest)) if longest >= LONG_MS else 0
-        mine, all_, turns = holder_key(key.id), holder_key(key.organization), turns_key(shared_place, key.organization)
+        mine, all_, turns = holder_key(key.id), holder_key(key.shared_holder), turns_key(shared_place, key.organization)
         keys += (
             mine, all_, turns,
             lane_key(version.id, low=low, slow=first.is_slow), resident_key(version.id), pool_key(version.hardware, low=low),

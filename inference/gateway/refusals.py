@@ -6,7 +6,7 @@ from typing import Any
 
 from saas.lib import errors, money
 from saas.lib.errors import AppError
-from tenants.principal import KeyRecord
+from tenants.principal import KeyRecord, Limits
 
 FAILURES = {error.code: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, AppError)}
 
@@ -80,9 +80,9 @@ def of_lanes(key: KeyRecord, reason: str, wait_ms: int) -> AppError:
         return rate_limited(key, source, wait_ms)
     wait = max(1, math.ceil(wait_ms / 1000))
     if kind == "concurrency":
-        limits = key.limits if source == "key" else key.organization_limits
+        whose, limits = _limits_of(key, source)
         return errors.ConcurrencyLimited(
-            f"The {source}'s limit is {limits.concurrency} requests at once", retry_after=wait, source=source
+            f"The limit of {whose} is {limits.concurrency} requests at once", retry_after=wait, source=source
         )
     if kind == "share":
         return errors.CapacityExhausted(
@@ -97,12 +97,19 @@ def of_lanes(key: KeyRecord, reason: str, wait_ms: int) -> AppError:
 
 def rate_limited(key: KeyRecord, source: str, wait_ms: float) -> errors.RateLimited:
     """The bucket of `source` (key or organization) has its next token in `wait_ms`."""
-    limits = key.limits if source == "key" else key.organization_limits
+    whose, limits = _limits_of(key, source)
     return errors.RateLimited(
-        f"The {source}'s limit is {limits.rate:g} requests per second",
+        f"The limit of {whose} is {limits.rate:g} requests per second",
         retry_after=max(1, math.ceil(wait_ms / 1000)),
         source=source,
     )
+
+
+def _limits_of(key: KeyRecord, source: str) -> tuple[str, Limits]:
+    """Whose they are, in words, and which; `source` is key or organization."""
+    if source == "key":
+        return "the key", key.limits
+    return "the organization's test keys together" if key.mode == "test" else "the organization", key.organization_limits
 
 
 def too_large_a_share() -> errors.ConcurrencyLimited:

@@ -47,7 +47,7 @@ def check_waiting(organization_id: UUID) -> None:
 def take_token(key: KeyRecord) -> None:
     """Take one request from the limits of the key and its organization. Raises RateLimited, Unavailable."""
     mine, all_ = key.limits, key.organization_limits
-    holders = [holder_key(key.id), holder_key(key.organization)]
+    holders = [holder_key(key.id), holder_key(key.shared_holder)]
     refused, wait_ms = TAKE.run_sync(records.client(), holders, [mine.rate, mine.burst, all_.rate, all_.burst])
     if refused:
         raise refusals.rate_limited(key, refused.decode(), wait_ms)

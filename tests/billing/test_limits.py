@@ -9,6 +9,7 @@ from inference.books import accounts
 from inference.holders import holder_key
 from saas.lib.valkey import sync_client
 from tenants import records
+from tenants.principal import holder_of_test_keys
 
 URL = "/api/v1/limits"
 
@@ -54,6 +55,20 @@ def test_what_was_used_is_told(organization, key, client_of, lanes, state):
     assert body["key"]["concurrency"]["left"] == 3
     assert body["key"]["monthly_calls"]["left"] == 43
     assert body["organization"]["monthly_calls"]["used"] == 9
+
+
+def test_what_test_keys_share_is_told_beside_the_organizations_own(organization, key, client_of, lanes):
+    lanes.set(
+        holder_key(holder_of_test_keys(organization.id.hex)),
+        msgspec.msgpack.encode([5.0, time.time(), time.time() + 60, "g", 1, time.time() + 60]),
+    )
+
+    body = client_of(key[1]).get(URL).json()["organization"]
+
+    assert (body["test_keys"]["rate"]["per_second"], body["test_keys"]["rate"]["burst"]) == (5.0, 10)
+    assert 5 <= body["test_keys"]["rate"]["left"] < 10
+    assert body["test_keys"]["concurrency"] == {"limit": 2, "used": 1, "left": 1}
+    assert body["concurrency"]["used"] == 0
 
 
 def test_a_key_is_never_shown_more_than_its_organization_has(organization, make_key, client_of):

@@ -13,8 +13,8 @@ from saas.lib.errors import ApiKeyInvalid
 from tenants import actions, events, keys, records, tasks
 from tenants.crypto import add_data_key, current_data_key, ring, seal_for, unseal_for
 from tenants.databases import as_operator
-from tenants.models import TEST_LIMITS, DataKey
-from tenants.principal import unpack_key
+from tenants.models import DataKey
+from tenants.principal import TEST_LIMITS, unpack_key
 from tenants.scope import tenant_scope
 
 
@@ -128,7 +128,21 @@ def test_a_data_key_that_was_moved_to_another_organization_does_not_open(alice, 
         assert DataKey.objects.filter(retired_at=None).count() == 1
 
 
-def test_a_test_key_has_no_more_than_the_limits_of_test_keys_whatever_its_owner_sets(make_organization, make_key):
-    key = make_key(make_organization(), mode="test", rate=1000.0, burst=1000, concurrency=1000)[0]
+def test_test_keys_have_no_more_than_the_limits_of_test_keys_whatever_their_owner_sets(make_organization, make_key):
+    organization = make_organization()
+    key = make_key(organization, mode="test", rate=1000.0, burst=1000, concurrency=1000)[0]
 
-    assert unpack_key(keys.load_key(key.public_id)).limits == TEST_LIMITS
+    record = unpack_key(keys.load_key(key.public_id))
+
+    assert (record.limits, record.organization_limits) == (TEST_LIMITS, TEST_LIMITS)
+
+
+def test_all_test_keys_of_an_organization_share_one_holder_which_is_not_that_of_its_live_keys(make_organization, make_key):
+    organization = make_organization()
+
+    def holder(**values):
+        return unpack_key(keys.load_key(make_key(organization, **values)[0].public_id)).shared_holder
+
+    live, first, second = holder(), holder(mode="test"), holder(mode="test")
+
+    assert first == second != live == organization.id.hex

@@ -325,6 +325,24 @@ async def test_rate_limits_are_per_key_and_say_when_to_come_back(desk):
     assert (await first).status == 200
 
 
+async def test_many_test_keys_have_no_more_calls_than_one_and_leave_live_keys_theirs(desk):
+    few = Limits(0.01, 10, 2)
+
+    def ask(mode, shared):
+        _, outcome = desk.ask(key=msgspec.structs.replace(desk.key, id=uuid4().hex, mode=mode, organization_limits=shared))
+        return outcome
+
+    outcomes = [ask("test", few) for _ in range(5)]
+    live = ask("live", desk.key.organization_limits)
+    refused = [await outcome for outcome in outcomes[2:]]
+    for _ in range(3):
+        await desk.reply(await desk.take())
+
+    assert [(error.status, error.code, error.source) for error in refused] == [(429, "concurrency_limited", "organization")] * 3
+    assert str(refused[0]) == "The limit of the organization's test keys together is 2 requests at once"
+    assert [(await outcome).status for outcome in (*outcomes[:2], live)] == [200] * 3
+
+
 async def test_calls_of_a_worker_that_died_are_pushed_once_more(desk):
     await desk.lanes.zadd(WORKERS, {"doomed": time.time() + 3})
     await desk.until(lambda: "doomed" in desk.gateway.lanes.workers)

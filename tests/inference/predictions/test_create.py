@@ -10,7 +10,9 @@ from django.utils import timezone
 
 from inference.predictions.models import Prediction, Status
 from inference.predictions.tasks import sweep
+from tenants import keys
 from tenants.databases import as_operator
+from tenants.principal import Limits
 from tenants.scope import tenant_scope
 
 URL = "/api/v1/predictions"
@@ -95,6 +97,18 @@ def test_a_key_that_is_none_is_refused(caller, alice, key):
 
     assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
     assert rows(alice) == []
+
+
+def test_many_test_keys_make_no_more_predictions_than_one(alice, client_of, make_key, publish, monkeypatch):
+    monkeypatch.setattr(keys, "TEST_LIMITS", Limits(0.001, 2, 1))
+    publish(alice.organization, "mine")
+    clients = [client_of(make_key(alice.organization, mode="test")[1]) for _ in range(3)]
+
+    answers = [create(client, key=None) for client in clients]
+    live = create(client_of(make_key(alice.organization)[1]), key=None)
+
+    assert [answer.status_code for answer in (*answers, live)] == [202, 202, 429, 202]
+    assert (answers[2].json()["code"], answers[2].json()["limit_source"]) == ("rate_limited", "organization")
 
 
 def test_a_replay_takes_from_the_rate_limit(alice, client_of, make_key, publish):
