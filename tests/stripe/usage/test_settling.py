@@ -397,17 +397,22 @@ def test_a_change_of_plan_includes_nothing_twice(world, catalogue, on):
     assert f"on Pro: {float(10 * first):.2f} included" in adjustments(found)[0].description
 
 
-def test_a_draft_that_changes_is_put_right_anew_by_the_same_item(world, month, standin):
-    row = held(world, month)
+def test_a_draft_that_changes_is_put_right_anew_by_the_same_item(world, standin):
+    """Eight dollars, of which Stripe charges nothing; then thirteen, of which it charges three."""
+    hour = world.this_hour
+    world.use(hour, 8_000_000_000)
+    row, draft = draft_of_the_month(world)
     push.push(world.tenant)
-    settling._charge(row, invoices.retrieve_invoice(month))  # and killed
-    world.use(world.rows()[0].hour, 5_000_000_000)
+    settling._charge(row, invoices.retrieve_invoice(draft))  # and killed
+    before = [line.amount_minor for line in adjustments(invoices.retrieve_invoice(draft))]
+    world.use(hour, 5_000_000_000)
     world.move(minutes=10)
 
     assert settling.settle(row.id)
 
-    found = invoices.retrieve_invoice(month)
-    assert [line.amount_minor for line in adjustments(found)] == [due_of(30, world.part()) - 2000]
+    found = invoices.retrieve_invoice(draft)
+    assert before == [due_of(8, world.part())]
+    assert [line.amount_minor for line in adjustments(found)] == [due_of(13, world.part()) - 300] != before
     assert len([item for item in standin.ask("GET", "/v1/invoiceitems")[1]["data"] if item["metadata"]]) == 1
 
 
