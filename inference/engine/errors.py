@@ -25,6 +25,10 @@ class ModelFailed(EngineError):
     """The model itself failed, or its output has not one row per row of input."""
 
 
+class TokenizerFailed(ModelFailed):
+    """The declared tokenizer cannot read a text, as when its regular expression takes more steps than the library allows."""
+
+
 class ProcessDied(ModelFailed):
     """The process ended while it was asked, or said what no model says: of several calls, nobody knows which is to blame."""
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from tokenizers import Encoding, Tokenizer
 
 from inference.effort import FIRST_READ, image_size
-from inference.engine.errors import DeadlineExceeded, InvalidRequest, InvalidTensor, ModelFailed
+from inference.engine.errors import DeadlineExceeded, InvalidRequest, InvalidTensor, ModelFailed, TokenizerFailed
 from inference.engine.manifest import (
     Grayscale,
     Invert,
@@ -53,10 +53,8 @@ def load_tokenizer(manifest: Manifest) -> Tokenizer | None:
     if manifest.tokenizer is None:
         return None
     step = next(step for step in manifest.preprocessing if isinstance(step, Tokenize))
-    try:
+    with _failures("manifest: tokenizer", ValueError):
         tokenizer = Tokenizer.from_str(json.dumps(manifest.tokenizer))
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"manifest: tokenizer: {error}") from None
     tokenizer.enable_truncation(step.max_length)
     padding = tokenizer.padding or {}
     tokenizer.enable_padding(
@@ -68,7 +66,7 @@ def load_tokenizer(manifest: Manifest) -> Tokenizer | None:
 def tokenize(
     tokenizer: Tokenizer, texts: list[str], *, deadline: float = math.inf
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Token ids and attention mask, each (n, max_length) int64. Raises DeadlineExceeded."""
+    """Token ids and attention mask, each (n, max_length) int64. Raises DeadlineExceeded, TokenizerFailed."""
     ids, masks = [], []
     for text in texts:
         encoding = _encode(tokenizer, text, deadline)  # many times as large as its numbers: let go of at once
@@ -78,14 +76,26 @@ def tokenize(
 
 
 def _encode(tokenizer: Tokenizer, text: str, deadline: float) -> Encoding:
-    """The kept tokens of `text`, read as far as they need, and no further than MAX_READ. Raises DeadlineExceeded."""
+    """The kept tokens of `text`, read as far as they need, at most MAX_READ. Raises DeadlineExceeded, TokenizerFailed."""
     length = FIRST_READ
     while True:
         check_deadline(deadline)
-        (encoding,) = tokenizer.encode_batch([text[:length]])  # other threads run meanwhile; `encode` would hold them up
+        with _failures("the tokenizer could not read the text", TokenizerFailed):
+            (encoding,) = tokenizer.encode_batch([text[:length]])  # other threads run meanwhile; `encode` would hold them up
         if length >= min(len(text), MAX_READ) or _is_settled(encoding, length):
             return encoding
         length = min(4 * length, MAX_READ)
+
+
+@contextmanager
+def _failures(what: str, kind: type[Exception]) -> Iterator[None]:
+    """The library's failures as `kind`: bare Exceptions, and panics of its Rust code, which are no Exceptions."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{what}: {str(error)[:300]}") from None
 
 
 def _is_settled(encoding: Encoding, length: int) -> bool:

@@ -17,7 +17,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 from PIL import Image
 
-from inference.engine.errors import EngineError
+from inference.engine.errors import EngineError, TokenizerFailed
 from inference.engine.manifest import Manifest, Resize, parse_manifest
 from inference.engine.model import Model, signature
 from inference.engine.sessions import open_session
@@ -86,8 +86,10 @@ class Probe:
     def model(self, session: onnxruntime.InferenceSession, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Model:
         """As the engine will have it. Raises Rejected for a tokenizer that cannot be read."""
         source = ArtifactSource("", "", b"", self.job["manifest"], inputs, outputs, has_batch=True)
+        self.tell("tokenizer")
         try:
-            return Model(source, session)
+            with bounded(self.job["run_seconds"]):
+                return Model(source, session)
         except ValueError as error:
             raise Rejected("tokenizer", str(error)) from None
 
@@ -95,8 +97,8 @@ class Probe:
 
     def first_run(self, model: Model, makers: Inputs) -> "Found":
         """The first made-up input of one row that the model takes, and its outputs; one without feed if it takes none."""
-        self.tell("run")
         declared = self.declared_feed(model, 1)
+        self.tell("run")
         if declared is not None:
             try:
                 return Found("declared", 0, declared, self.run(model, declared))
@@ -126,8 +128,12 @@ class Probe:
             items = [" ".join(random.choice(WORDS, 3)) for _ in range(rows)]
         else:
             return None
+        self.tell("tokenizer" if model.tokenizer else "preprocessing")
         try:
-            feed = model.arrays_of(items)
+            with bounded(self.job["run_seconds"]):
+                feed = model.arrays_of(items)
+        except TokenizerFailed as error:
+            raise Rejected("tokenizer", str(error)) from None
         except EngineError as error:
             raise Rejected("preprocessing_mismatch", str(error)) from None
         missing = [name for name in model.inputs if name not in feed]
@@ -151,9 +157,9 @@ class Probe:
         self.measured |= {"values": found.kind, "ms_one_row": round(once * 1000, 4), "ms_per_row": round(once * 1000, 4)}
         if not makers.rowed:
             return _batching(False, False, "No input has a free leading dimension, or they are different ones")
-        self.tell("batch")
         rows = ROWS if once < SLOW else 4 if once < VERY_SLOW else 3
         feed = self.rows(model, makers, found, rows)
+        self.tell("batch")
         try:
             found.has_batch, complaint = self.follows(model, feed, makers.rowed, outputs)
             if not found.has_batch:

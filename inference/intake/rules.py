@@ -36,7 +36,7 @@ RULES = {
     "unknown_output": "Outputs that the manifest names must exist.",
     "labels_mismatch": "The manifest must have one label for each column of the scores.",
     "features_mismatch": "The manifest must have one feature for each column of the input.",
-    "tokenizer": "The tokenizer must be one that the tokenizers library reads.",
+    "tokenizer": "The tokenizer must be one that the tokenizers library reads, and must read texts within its limits.",
     "preprocessing_mismatch": "What the declared preprocessing makes must be what the model takes.",
     # of ours
     "intake_failed": "The platform could not examine the model. Nothing is known against it; upload it again.",

@@ -28,7 +28,7 @@ SECONDS = {"static": 30.0, "probe": 90.0}  # by the clock
 CPU_SECONDS = {"static": 20, "probe": 80}
 LOAD_SECONDS, RUN_SECONDS = 30.0, 10.0  # of processor time, for loading and for each run
 MAX_OUTPUT = 8 << 20  # bytes that the process may write
-TIMEOUTS = {"load": "load_timeout"}
+TIMEOUTS = {"load": "load_timeout", "tokenizer": "tokenizer"}
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import Split, Whitespace
 
 from inference.engine import steps
 from inference.engine.batch import run_batch
@@ -291,6 +291,21 @@ def test_texts_go_to_a_model_that_takes_text_itself():
     feed = model.arrays_of(["é", "b"])
 
     assert feed["x"].tolist() == [["é"], ["b"]]
+
+
+def test_a_text_that_the_tokenizer_cannot_read_fails_its_own_call_and_not_the_process():
+    """The library ends a match that takes too many steps by a panic, which is no Exception."""
+    tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "good": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Split(Regex("(a+)+c"), "isolated")
+    nodes = [helper.make_node("Cast", ["ids"], ["scores"], to=FLOAT)]
+    artifact = models.graph([("ids", TensorProto.INT64, ["n", 4])], [("scores", FLOAT, ["n", 4])], nodes)
+    made = models.source(artifact, words(tokenizer=json.loads(tokenizer.to_str())))
+
+    works = [work(made, items=["a" * 40]), work(made, items=["good"])]
+    replies = run_batch(Model.open(made), works, max_rows=64, is_shared=True)
+
+    assert [reply.code for reply in replies] == ["model_failed", ""]
+    assert "tokenizer" in replies[0].message
 
 
 def test_a_text_that_is_no_text_fails_its_own_call():

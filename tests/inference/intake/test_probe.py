@@ -333,6 +333,36 @@ def test_a_declared_tokenizer_is_read_and_tried_on_texts(probe, refused):
     assert refused(text_model(rows=1), tokenizer=tokenizer(), **declared).code == "preprocessing_mismatch"
 
 
+def split_by(regex):
+    return {
+        **tokenizer(),
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
+    }
+
+
+def test_a_tokenizer_whose_regular_expression_cannot_be_matched_is_refused_as_a_tokenizer(refused):
+    """The library ends such a match by a panic, which is no Exception: it must not look like our own failure."""
+    declared = {"task": "text-classification", "preprocessing": [{"step": "tokenize", "max_length": 8}], "labels": ["a", "b"]}
+
+    rejected = refused(text_model(), tokenizer=split_by("(a+)+c"), **declared)
+
+    assert rejected.code == "tokenizer"
+    assert "retry-limit-in-match" in rejected.detail
+
+
+def test_a_tokenizer_that_takes_too_long_is_refused_as_a_tokenizer(refused, monkeypatch):
+    """Each step of the text's growth is within the library's limits; all of them are not."""
+    monkeypatch.setattr(sandbox, "RUN_SECONDS", 0.5)
+    declared = {"task": "text-classification", "preprocessing": [{"step": "tokenize", "max_length": 8}], "labels": ["a", "b"]}
+    growth = {"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaaaaaa"}
+
+    rejected = refused(
+        text_model(), tokenizer={**tokenizer(), "normalizer": {"type": "Sequence", "normalizers": [growth] * 9}}, **declared
+    )
+
+    assert rejected.code == "tokenizer"
+
+
 def test_the_artifact_is_read_from_its_beginning_wherever_the_file_came_from():
     """A pipe or an object without a file descriptor is a mistake of ours, and told at once."""
     with pytest.raises(io.UnsupportedOperation):

@@ -93,6 +93,13 @@ def test_a_loop_without_end_is_stopped_by_its_processor_time(verdict_of, monkeyp
     assert rejected.code == "run_timeout"
 
 
+def test_an_examination_that_uses_up_all_of_its_processor_time_is_not_our_failure(verdict_of, monkeypatch):
+    monkeypatch.setitem(sandbox.CPU_SECONDS, "probe", 2)
+    monkeypatch.setattr(sandbox, "RUN_SECONDS", 60.0)
+
+    assert verdict_of("probe", loop(1 << 62)).code == "run_timeout"
+
+
 def test_a_function_bomb_that_reached_loading_would_be_stopped_there(verdict_of, monkeypatch):
     """The static rules refuse it before; this is the second line."""
     monkeypatch.setattr(sandbox, "LOAD_SECONDS", 1.0)
