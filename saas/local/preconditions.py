@@ -8,7 +8,9 @@ import socket
 import time
 from pathlib import Path
 
-GUARD_SECONDS = 20.0  # that the guard of a killed supervisor needs at most
+from saas.local.processes import is_running
+
+GUARD_SECONDS = 60.0  # that the guard of a killed supervisor needs at most: about 3, and more where the disk is slow
 
 
 class CannotStart(Exception):
@@ -24,11 +26,14 @@ def lock_or_refuse(data_dir: Path) -> int:
     deadline = time.monotonic() + GUARD_SECONDS
     while not _is_locked(descriptor):
         owner = os.pread(descriptor, 20, 0).decode()
-        if time.monotonic() > deadline or (Path("/proc") / (owner or "0")).exists():
+        if owner and is_running(int(owner)):
             os.close(descriptor)
             raise CannotStart(
                 f"the service of this checkout is already running (process {owner}): stop it first, or use `make restart`"
             )
+        if time.monotonic() > deadline:
+            os.close(descriptor)
+            raise CannotStart("what an earlier start left is still being ended: try again, and look for processes that hang")
         time.sleep(0.05)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)

@@ -155,6 +155,14 @@ def _send(pid: int, number: signal.Signals) -> None:
         return
 
 
+def is_running(pid: int) -> bool:
+    """Whether the process is there and has not ended: one that was killed, and that nobody has waited for, has."""
+    try:
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def children(pid: int) -> set[int]:
     """Ids of the living children of a process."""
     found = set()

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from saas.local.processes import MARK, end_leftovers, marked_processes
+from saas.local.preconditions import CannotStart, lock_or_refuse
+from saas.local.processes import MARK, end_leftovers, is_running, marked_processes
 from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.no_servers
@@ -82,5 +83,32 @@ def test_a_dismissed_guard_is_gone(data_dir):
     assert owner.stdout.readline() == b"up\n"
     owner.stdout.readline()
     owner.kill()
+    owner.wait()
+    owner.stdout.close()
+
+
+LOCKED = """
+import os, sys, time
+from pathlib import Path
+from saas.local.preconditions import lock_or_refuse
+from saas.local.processes import Guard
+data_dir = Path(sys.argv[1])
+guard = Guard(data_dir, [], lock=lock_or_refuse(data_dir))
+print("up", flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_start_after_a_kill_9_waits_for_the_guard_also_while_the_killed_one_is_a_zombie(data_dir):
+    owner = subprocess.Popen([sys.executable, "-c", LOCKED, str(data_dir)], stdout=subprocess.PIPE, start_new_session=True)
+    owner.stdout.readline()
+    with pytest.raises(CannotStart, match=f"already running \\(process {owner.pid}\\)"):
+        lock_or_refuse(data_dir)
+
+    owner.kill()
+    until(lambda: not is_running(owner.pid))  # nobody has waited for it: /proc has it still
+    os.close(lock_or_refuse(data_dir))
+
+    assert (data_dir / "lock").read_text() == str(os.getpid())
     owner.wait()
     owner.stdout.close()
