@@ -136,7 +136,7 @@ def shown_with_lines(invoice: Invoice) -> dict[str, Any]:  # Any: JSON
     run: ReconRun | None = (
         ReconRun.objects.of(invoice.organization_id)
         .filter(stripe_subscription=invoice.stripe_subscription, period_end=invoice.period_end, draft__isnull=False)
-        .order_by("-id")
+        .order_by("-created_at", "-id")
         .first()
     )
     return {

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import threading
 import time
 from uuid import UUID
 
@@ -40,9 +41,43 @@ def _random_part() -> bytes:
         return fresh[:10]
 
 
+class _Newest:
+    """The newest id of now that this process gave out: each is greater, whatever thread asks and wherever the clock steps.
+
+    RFC 9562, section 6.2, method 2: within a millisecond, or after a step back, the next one is the last plus a random amount.
+    """
+
+    def __init__(self) -> None:
+        self._packed, self._lock = 0, threading.Lock()  # 48 bits of time, 74 random ones
+
+    def next(self) -> int:
+        """48 bits of time and 74 others, as one number."""
+        random = int.from_bytes(_random_part()) >> 6
+        fresh = (time.time_ns() // 1_000_000) << 74 | random
+        with self._lock:
+            if fresh <= self._packed:
+                fresh = self._packed + 1 + (random & 0xFFFF_FFFF)  # a carry into the time is allowed there
+            self._packed = fresh
+        return fresh
+
+    def anew(self) -> None:
+        """In a forked child: whoever held the lock is not there, and random parts keep its ids from its parent's."""
+        self._lock = threading.Lock()
+
+
+_newest = _Newest()
+os.register_at_fork(after_in_child=_newest.anew)
+
+
 def uuid7(at_ms: int | None = None) -> UUID:
-    """A time-ordered UUID (RFC 9562, section 5.7) for `at_ms`, milliseconds since the epoch; now if not given."""
-    return UUID(int=_number7(time.time_ns() // 1_000_000 if at_ms is None else at_ms))
+    """A time-ordered UUID (RFC 9562, section 5.7) for `at_ms`, milliseconds since the epoch.
+
+    Without it: for now, and greater than each one that this process made so before.
+    """
+    if at_ms is not None:
+        return UUID(int=_number7(at_ms))
+    packed = _newest.next()
+    return UUID(int=_laid_out(packed >> 74, packed >> 62 & 0xFFF, packed & ((1 << 62) - 1)))
 
 
 def uuid7_hex(at_ms: int) -> str:
@@ -52,8 +87,12 @@ def uuid7_hex(at_ms: int) -> str:
 
 def _number7(at_ms: int) -> int:
     random = int.from_bytes(_random_part())
-    high, low = random >> 68, random & ((1 << 62) - 1)
-    return (at_ms & ((1 << 48) - 1)) << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
+    return _laid_out(at_ms & ((1 << 48) - 1), random >> 68, random & ((1 << 62) - 1))
+
+
+def _laid_out(at_ms: int, high: int, low: int) -> int:
+    """RFC 9562, section 5.7: 48 bits of time, the version, 12 bits, the variant, 62 bits."""
+    return at_ms << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
 
 
 def shown(prefix: str, value: UUID) -> str:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from saas.config import ROOT
+from saas.lib import ids
 from saas.lib.ids import parse_id, request_id, shown, uuid7
 
 pytestmark = pytest.mark.no_servers
@@ -18,6 +19,29 @@ def test_ids_are_version_7_and_carry_their_time():
     assert (made.version, made.variant) == (7, "specified in RFC 4122")
     assert made.int >> 80 == 1_700_000_000_123
     assert uuid7(1) < uuid7(2)
+
+
+def test_ids_of_now_come_in_their_order_also_within_a_millisecond_and_when_the_clock_steps_back(monkeypatch):
+    before = uuid7()
+    monkeypatch.setattr(ids.time, "time_ns", iter([2 * 10**18] * 5000 + [10**18] * 5000).__next__)  # in nanoseconds
+
+    made = [uuid7() for _ in range(10_000)]
+
+    assert before < made[0]
+    assert made == sorted(set(made))
+    assert {(each.version, each.variant) for each in made} == {(7, "specified in RFC 4122")}
+
+
+def test_no_id_of_now_is_made_twice_by_threads():
+    def make(_):
+        mine = [uuid7() for _ in range(1000)]
+        assert mine == sorted(mine)
+        return mine
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [each for mine in pool.map(make, range(20)) for each in mine]
+
+    assert len(set(made)) == 20_000
 
 
 def test_no_id_is_made_twice_by_threads():
