@@ -40,6 +40,7 @@ class FrontProtocol(FedProtocol):
         self.is_declining = False
         self.idle_since = 0.0
         self.due, self.paid = 0.0, 0  # loop time until which the message may take, and bytes of its body that counted for it
+        self.hosts, self.coding = 0, b""  # of the head: Host headers, and the transfer codings
         self.closes_at = 0.0  # loop time; 0: not lingering
         self.head: Head | None = None  # of the latest request that may be repeated
         self.misses = 0  # heads that were remembered and then not repeated
@@ -138,7 +139,7 @@ class FrontProtocol(FedProtocol):
 
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
-        self.content_length = UNTOLD
+        self.content_length, self.hosts, self.coding = UNTOLD, 0, b""
         self.is_in_head, self.reading_since = True, self.loop.time()
         self.due, self.paid = self.reading_since + HEAD_SECONDS, 0
 
@@ -150,11 +151,16 @@ class FrontProtocol(FedProtocol):
             self.content_length = int(value)
         elif name == b"transfer-encoding":
             self.content_length = CHUNKED
+            self.coding = self.coding + b"," + value.lower() if self.coding else value.lower()
+        elif name == b"host":
+            self.hosts += 1
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if (error := self._fault_of_head()) is not None:
+            self.refuse_message(error)
         self.is_in_head, self.received = False, 0
         self.is_declining = self.parser.should_upgrade()
         if self.is_declining or self.is_deaf or self.transport.is_closing():
@@ -165,6 +171,17 @@ class FrontProtocol(FedProtocol):
                 self._begin_hot(target)
                 return
         self._begin_asgi()
+
+    def _fault_of_head(self) -> AppError | None:
+        """What the parser lets pass and RFC 9112 does not (sections 2.3, 3.2, 6.1)."""
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            return errors.HttpVersionNotSupported(f"HTTP/{version} is not spoken here: use HTTP/1.1")
+        if self.hosts > 1 or (not self.hosts and version == "1.1"):
+            return errors.InvalidRequest(f"A request has one Host header, this one has {self.hosts}")
+        if self.coding not in (b"", b"chunked") and self.coding.endswith(b"chunked"):  # others' length the parser cannot tell
+            return errors.NotImplementedHere("The only Transfer-Encoding that is undone here is chunked")
+        return None
 
     def on_body(self, body: bytes) -> None:
         self.received += len(body)

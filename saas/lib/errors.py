@@ -176,6 +176,10 @@ class InternalError(AppError):
     pass
 
 
+class NotImplementedHere(AppError):
+    status, code, title = 501, "not_implemented", "The request needs what is not implemented here"
+
+
 class CapacityExhausted(AppError):
     status, code, title = 503, "capacity_exhausted", "The platform is at capacity"
 
@@ -202,3 +206,7 @@ class Unavailable(AppError):
 
 class DeadlineExceeded(AppError):
     status, code, title = 504, "deadline_exceeded", "The deadline passed before the answer was ready"
+
+
+class HttpVersionNotSupported(AppError):
+    status, code, title = 505, "http_version_not_supported", "This version of HTTP is not spoken here"

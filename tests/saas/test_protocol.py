@@ -177,6 +177,36 @@ def test_what_is_not_http_gets_a_400_in_json_and_the_end(served, garbage):
         assert raw.is_closed()
 
 
+@pytest.mark.parametrize("path", [ROWS, "/else"])
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ((b"Host: localhost\r\n", b""), 400, "invalid_request"),
+        ((b"Host: localhost\r\n", b"Host: a\r\nhost: b\r\n"), 400, "invalid_request"),
+        ((b"HTTP/1.1", b"HTTP/2.0"), 505, "http_version_not_supported"),
+        ((b": chunked", b": gzip, chunked"), 501, "not_implemented"),
+        ((b": chunked", b": gzip\r\nTransfer-Encoding: chunked"), 501, "not_implemented"),
+        ((b": chunked", b": xchunked"), 501, "not_implemented"),
+        ((b": chunked", b": chunked, gzip"), 400, "invalid_request"),
+    ],
+)
+def test_a_head_that_http_forbids_is_refused_and_ends_the_connection(served, path, change, status, code):
+    chunked = request_bytes(path, b"", "Transfer-Encoding: chunked", length=-1) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    assert change[0] in chunked
+    with served.connect() as raw:
+        raw.send(chunked.replace(*change) + chunked)
+        answered, headers, body = raw.response()
+        assert (answered, error_of(body), headers["connection"]) == (status, code, "close")
+        assert raw.is_closed()
+    assert not served.gateway.calls
+
+
+def test_http_1_0_needs_no_host(served):
+    with served.connect() as raw:
+        raw.send(request_bytes(ROWS, BODY).replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Host: localhost\r\n", b""))
+        assert raw.response()[0] == 200
+
+
 def test_garbage_behind_a_request_ends_the_connection_after_its_answer(served):
     served.gateway.hold = True
     with served.connect() as raw:
