@@ -33,6 +33,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 PRESENT, PRESENT_EACH = 512, 64  # requests that are received, wait or run: of all callers, of one
 UPLOADS, UPLOADS_EACH = 8, 2  # whole uploads that are taken in, each in a thread: of all organizations, of one
+LARGE = 1 << 20  # bytes of a body that waits for its turn among large ones: what is made of it can be ten times as large
+LARGE_PLACES = 2  # of these in threads, one of each caller
 LARGEST = 8 << 20  # bytes of a body at least: what settings.DATA_UPLOAD_MAX_MEMORY_SIZE allows a form
 MAX_BYTES, SHARE_BYTES = 256 << 20, 64 << 20  # of bodies in memory: of all callers, of one
 _UPLOAD = re.compile(r"/api/v1/models/.+/versions/?").fullmatch
@@ -53,6 +55,7 @@ class Management:
         self._callers = Callers()
         self._turns = Turns(threads, each=max(1, threads // 2), present=PRESENT, present_each=PRESENT_EACH)
         self._uploads = Turns(UPLOADS, each=UPLOADS_EACH, present=PRESENT, present_each=PRESENT_EACH)
+        self._large = Turns(LARGE_PLACES, each=1, present=PRESENT, present_each=PRESENT_EACH)
         self._bodies = Bodies(max(body_max, LARGEST))
         self._spools = Spools(spool_bytes)
 
@@ -78,9 +81,16 @@ class Management:
             gone = asyncio.ensure_future(_gone(receive))
             scope["watch_client"] = lambda: gone.done
             try:
-                async with self._turns.place(caller, gone) as is_mine:
-                    if is_mine:
-                        await self._django(scope, partial(_whole, body), send)
+                leave = await self._large.turn(caller, gone) if len(body[0]) > LARGE else _no_place
+                if leave is None:
+                    return
+                scope["done_with_body"] = partial(asyncio.get_running_loop().call_soon_threadsafe, leave)
+                try:
+                    async with self._turns.place(caller, gone) as is_mine:
+                        if is_mine:
+                            await self._django(scope, partial(_whole, body), send)
+                finally:
+                    leave()
             finally:
                 gone.cancel()
 
@@ -136,8 +146,11 @@ class Bodies:
         self._held: Counter[Caller] = Counter()  # bytes
 
     @asynccontextmanager
-    async def received(self, caller: Caller, scope: Scope, receive: Receive) -> AsyncIterator[bytes | None]:
-        """The request's whole body, None if the client left. Raises PayloadTooLarge, ConcurrencyLimited, CapacityExhausted."""
+    async def received(self, caller: Caller, scope: Scope, receive: Receive) -> AsyncIterator[list[bytes] | None]:
+        """The request's whole body, for whoever takes it out of the list; None if the client left.
+
+        Raises PayloadTooLarge, ConcurrencyLimited, CapacityExhausted.
+        """
         declared = int(dict(scope["headers"]).get(b"content-length", b"0"))
         chunks: list[bytes] = []
         size, more = 0, True
@@ -153,8 +166,10 @@ class Bodies:
                 size += len(chunks[-1])
                 self._hold(caller, len(chunks[-1]))
                 more = message.get("more_body", False)
-            yield b"".join(chunks)
+            chunks[:] = [b"".join(chunks)]
+            yield chunks
         finally:
+            chunks.clear()  # an error on its way knows them too
             self._held[caller] -= size
             if not self._held[caller]:
                 del self._held[caller]
@@ -209,9 +224,13 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _whole(body: bytes) -> Message:
-    return {"type": "http.request", "body": body, "more_body": False}
+async def _whole(body: list[bytes]) -> Message:
+    return {"type": "http.request", "body": body.pop() if body else b"", "more_body": False}
 
 
 async def _nothing() -> Message:
-    return await _whole(b"")
+    return await _whole([])
+
+
+def _no_place() -> None:
+    """Gives none back."""

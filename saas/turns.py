@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from saas.callers import Caller
@@ -40,19 +40,34 @@ class Turns:
     @asynccontextmanager
     async def place(self, caller: Caller, gone: "asyncio.Future[None]") -> AsyncIterator[bool]:
         """Wait for a place and have it. False if `gone`, the client's leaving, came first."""
+        leave = await self.turn(caller, gone)
+        try:
+            yield leave is not None
+        finally:
+            if leave is not None:
+                leave()
+
+    async def turn(self, caller: Caller, gone: "asyncio.Future[None]") -> Callable[[], None] | None:
+        """Wait for a place; returns what gives it back, again and again if you like. None if `gone` came first."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(caller, deque()).append(turn)
         self._next()
+        is_kept = False
         try:
             await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
-            yield turn.done() and not gone.done()
+            is_kept = turn.done() and not gone.done()
         finally:
-            if turn.done():
-                _less(self._running, caller)
-                self._free += 1
-                self._next()
-            else:
+            if not turn.done():
                 self._forget(caller, turn)
+            elif not is_kept:
+                self._leave(caller)
+        held = [caller]
+        return (lambda: self._leave(held.pop()) if held else None) if is_kept else None
+
+    def _leave(self, caller: Caller) -> None:
+        _less(self._running, caller)
+        self._free += 1
+        self._next()
 
     def _next(self) -> None:
         while self._free:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from django.db import transaction
 from django.db.models import Q
+from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from rest_framework.permissions import SAFE_METHODS
@@ -23,6 +24,11 @@ class ManagementView(APIView):
     """Authenticates, checks `required_scope`, and refuses a `?format=` that the view does not have, instead of ignoring it."""
 
     required_scope: ClassVar[str | dict[str, str]]
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # Any: the URL's parts
+        response = super().dispatch(request, *args, **kwargs)
+        del self.response  # the view and its request hold each other until garbage is collected; an answer can be large
+        return response
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:  # Any: the URL's parts
         super().initial(request, *args, **kwargs)

@@ -63,6 +63,7 @@ def create_prediction(
         request_id=request_id,
         expires_at=timezone.now() + retention,
         quote=quote,
+        cost="",
         idempotency_key=idempotency_key,
         fingerprint=fingerprint if idempotency_key is not None else None,
     )

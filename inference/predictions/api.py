@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
-import orjson
 from django.conf import settings
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -18,7 +17,9 @@ from inference import registry
 from inference.gateway import headers, pricing, quotes
 from inference.predictions.actions import cancel_prediction, create_prediction, find_keyed
 from inference.predictions.admission import check_caps, check_waiting, take_token
+from inference.predictions.bodies import PredictionBody, PredictionParser
 from inference.predictions.models import TERMINAL, Prediction, PredictionQuerySet, Status
+from inference.predictions.showing import TextRenderer, listed, read, shown, without_data
 from inference.predictions.waiting import wait_until_finished
 from inference.routes import ModelRoute
 from saas.lib import clock
@@ -26,8 +27,6 @@ from saas.lib.errors import ApiKeyMissing, InvalidRequest, ModelNotAllowed, NotF
 from saas.lib.ids import parse_id
 from saas.lib.ids import shown as shown_id
 from saas.lib.names import is_model_name
-from tenants.bodies import Body, FingerprintParser
-from tenants.crypto import unseal_for
 from tenants.pagination import page
 from tenants.principal import KeyRecord
 from tenants.scope import tenant_scope
@@ -45,17 +44,6 @@ FILTERS = [
     OpenApiParameter("created_after", OpenApiTypes.DATETIME),
     OpenApiParameter("created_before", OpenApiTypes.DATETIME),
 ]
-
-
-class PredictionParser(FingerprintParser):
-    max_bytes = settings.CONFIG.body_max_bytes
-
-
-class PredictionBody(Body):
-    model = serializers.CharField(max_length=127, help_text="`name` or `organization/name`.")
-    version = serializers.CharField(max_length=63, required=False, help_text="A number or alias; default `production`.")
-    endpoint = serializers.ChoiceField(["predict", "infer"], default="predict", help_text="Which call's body `input` is.")
-    input = serializers.JSONField(help_text='The body of that call, for example {"inputs": [[5.1, 3.5, 1.4, 0.2]]}.')
 
 
 class ErrorOut(Out):
@@ -104,10 +92,13 @@ class PredictionOut(ListedOut):
 class PredictionView(SteppedView):
     """Base of the views here: a result is waited for between their transactions."""
 
+    renderer_classes = (TextRenderer,)
+
     def find(self, shown_id: str) -> Prediction:
-        """The organization's prediction of that id. Raises NotFound."""
+        """The organization's prediction of that id, without its data. Raises NotFound."""
         pk = parse_id("pred", shown_id)
-        found: Prediction | None = Prediction.objects.of(self.organization).filter(pk=pk).first() if pk else None
+        rows = without_data(Prediction.objects.of(self.organization))
+        found: Prediction | None = rows.filter(pk=pk).first() if pk else None
         if found is None:
             raise NotFound(f"There is no prediction {shown_id}")
         return found
@@ -117,7 +108,8 @@ class PredictionView(SteppedView):
         if seconds:
             wait_until_finished(self.organization.id, pk, seconds, has_left(self.request))
         with tenant_scope(self.organization.id):
-            return shown(self.find(shown_id("pred", pk)))
+            found = self.find(shown_id("pred", pk))
+        return read(found)
 
 
 class PredictionsView(PredictionView):
@@ -146,10 +138,6 @@ class PredictionsView(PredictionView):
         named = _header(request, "X-Maas-Quote")
         price = pricing.price_of(key, route, quotes.read(named) if named is not None else None, clock.now_ms())
         check_caps(key, price)
-        try:
-            packed = orjson.dumps(body["input"])
-        except orjson.JSONEncodeError as error:  # an integer above 64 bits, half of a surrogate pair
-            raise InvalidRequest(f"The input cannot be taken: {error}") from None
         version = route.version(body.get("version"))
         if version is None:
             raise NotFound(f"{route.full_name} has no version or alias {body.get('version', 'production')}")
@@ -161,7 +149,7 @@ class PredictionsView(PredictionView):
                 route=route,
                 version=version,
                 endpoint=body["endpoint"],
-                body=packed,
+                body=body["input"].take(),
                 timeout=timeout,
                 retention=timedelta(hours=self.organization.retention_hours or settings.CONFIG.prediction_retention_hours),
                 request_id=request.request_id,  # type: ignore[attr-defined]  # of tenants.middleware
@@ -173,7 +161,13 @@ class PredictionsView(PredictionView):
 
     def answer(self, prediction: Prediction, wait: float, *, is_replay: bool) -> Response:
         """The prediction after at most `wait` seconds: 202 while it is not finished, then 201, or 200 for a replay."""
-        result = self.waited(prediction.pk, wait)
+        if wait or is_replay:
+            prediction.input = None
+            done_with_body(self.request)  # nobody's next large one has to wait as long
+            result = self.waited(prediction.pk, wait)
+        else:
+            with tenant_scope(self.organization.id):
+                result = shown(prediction)
         done = 200 if is_replay else 201
         replayed = {"Idempotent-Replayed": "true"} if is_replay else {}
         status = done if result["status"] in TERMINAL else 202
@@ -252,6 +246,11 @@ def has_left(request: Request) -> Callable[[], bool]:
     return watch() if watch is not None else lambda: False
 
 
+def done_with_body(request: Request) -> None:
+    """Give back this request's place among those with a large body, if it has one (saas.management)."""
+    request.META.get("asgi.scope", {}).get("done_with_body", lambda: None)()
+
+
 def route_for(key: KeyRecord, organization_id: UUID, name: str) -> ModelRoute:
     """The model that the key calls `name`, as for gateways. Raises NotFound, ModelNotAllowed; has its own transactions."""
     route = registry.load_route(organization_id, key.slug, name) if is_model_name(name) else None
@@ -270,36 +269,3 @@ def cost_header(result: dict[str, Any]) -> dict[str, str]:  # Any: JSON
 def _header(request: Request, name: str) -> bytes | None:
     value = request.headers.get(name)
     return None if value is None else value.encode("latin-1", "replace")
-
-
-def shown(row: Prediction) -> dict[str, Any]:  # Any: JSON
-    """The prediction object with its input and output. Inside a transaction of its organization."""
-    input_, output = (
-        orjson.loads(unseal_for(row.organization_id, sealed, context=("prediction", column, row.id.hex))) if sealed else None
-        for column, sealed in (("input", row.input), ("output", row.output))
-    )
-    return {**listed(row), "input": input_, "output": output}
-
-
-def listed(row: Prediction) -> dict[str, Any]:  # Any: JSON
-    """The same without its data, as in lists."""
-    url = f"{settings.CONFIG.base_url}/api/v1/predictions/{row.shown_id}"
-    error = {"code": row.error_code, "detail": row.error_detail} if row.error_code else None
-    total = (row.completed_at - row.created_at).total_seconds() if row.completed_at else None
-    return {
-        "id": row.shown_id,
-        "model": row.model_name,
-        "version": row.version_number,
-        "endpoint": row.endpoint,
-        "status": row.status,
-        "error": error,
-        "created_at": row.created_at,
-        "started_at": row.started_at,
-        "completed_at": row.completed_at,
-        "expires_at": row.expires_at,
-        "data_removed": row.data_removed_at is not None,
-        "attempts": row.attempts,
-        "cost": row.cost or None,
-        "metrics": {"predict_time": row.compute_us / 1e6, "queue_time": row.queue_us / 1e6, "total_time": total},
-        "urls": {"get": url, "cancel": f"{url}/cancel"},
-    }

@@ -10,7 +10,7 @@ from uuid import UUID
 from celery import shared_task
 from celery.signals import celeryd_after_setup, worker_shutting_down
 from django.conf import settings
-from django.db.models import F
+from django.db.models import BigIntegerField, F, Func
 from django.utils import timezone
 
 from inference.gateway import headers
@@ -59,18 +59,24 @@ def run(organization_id: str, prediction_id: str) -> None:
     share of this worker's threads, it is sent again later.
     """
     organization, pk = UUID(organization_id), UUID(prediction_id)
-    with SHARES.take(organization, pk) as may_run:
+    with SHARES.take(organization, pk, _size(organization, pk)) as may_run:
         if may_run:
             _attempt(organization, pk)
 
 
+def _size(organization: UUID, pk: UUID) -> int:
+    """Bytes of its input, which is not read for it."""
+    length = Func(F("input"), function="octet_length", output_field=BigIntegerField())
+    with tenant_scope(organization):
+        return Prediction.objects.of(organization).filter(pk=pk).values_list(length, flat=True).first() or 0
+
+
 def _attempt(organization: UUID, pk: UUID) -> None:
-    taken = _take(organization, pk)
-    if taken is None:
+    prediction = _take(organization, pk)
+    if prediction is None:
         return
-    prediction, body = taken
     try:
-        call = build_call(prediction, body)
+        call = build_call(prediction, _input(prediction))
     except AppError as error:
         with tenant_scope(prediction.organization_id):
             _fail(prediction, error.code, error.detail)
@@ -78,8 +84,8 @@ def _attempt(organization: UUID, pk: UUID) -> None:
     _finish(prediction, call, _outcome(prediction, call))
 
 
-def _take(organization: UUID, pk: UUID) -> tuple[Prediction, bytes] | None:
-    """The claimed prediction and its input; None if it is not to be run, now or ever."""
+def _take(organization: UUID, pk: UUID) -> Prediction | None:
+    """The claimed prediction; None if it is not to be run, now or ever."""
     with tenant_scope(organization):
         prediction = Prediction.objects.of(organization).claim(pk)
         if prediction is None:
@@ -91,8 +97,16 @@ def _take(organization: UUID, pk: UUID) -> tuple[Prediction, bytes] | None:
         elif prediction.input is None:
             _fail(prediction, "expired", "It was not run before its data expired")
         else:
-            return prediction, unseal_for(organization, prediction.input, context=("prediction", "input", pk.hex))
+            return prediction
     return None
+
+
+def _input(prediction: Prediction) -> bytes:
+    """The body of its call. It is the row's no more: nobody holds it while the call runs."""
+    sealed, prediction.input = prediction.input, None
+    assert sealed is not None
+    with tenant_scope(prediction.organization_id):
+        return unseal_for(prediction.organization_id, sealed, context=("prediction", "input", prediction.id.hex))
 
 
 def _outcome(prediction: Prediction, call: Call) -> Rendered | AppError:

@@ -296,3 +296,57 @@ async def test_a_thread_is_told_that_its_client_left(managed, slow):
     client.leave()
 
     await until_async(slow.has_left)
+
+
+async def test_large_bodies_take_turns_while_others_find_threads(slow):
+    managed = Management(slow, threads=8, body_max=management.LARGE * 4, spool_bytes=1 << 20)
+    large = b"x" * (management.LARGE + 1)
+    mine = [Client(managed, "mallory", f"/{number}", "POST", body=large) for number in range(3)]
+    await until_async(lambda: len(slow.seen) == 1)
+    others = [Client(managed, name, f"/{name}", "POST", body=large) for name in ("alice", "bob")]
+    small = Client(managed, "mallory", "/small")
+    await until_async(lambda: len(slow.seen) == 3)
+
+    assert {path for path, _ in slow.seen} == {"/0", "/alice", "/small"}
+    slow.go_on.set()
+    assert [(await client.answer())[0] for client in (*mine, *others, small)] == [200] * 6
+    assert all(body == large for path, body in slow.seen if path != "/small")
+    assert not managed._large._running
+
+
+async def test_a_large_body_that_is_done_with_holds_up_no_other():
+    waits, go_on = [], threading.Event()
+
+    def app(environ, start_response):
+        environ["wsgi.input"].read()
+        environ["asgi.scope"]["done_with_body"]()
+        waits.append(environ["PATH_INFO"])
+        assert go_on.wait(PATIENCE)
+        start_response("200 OK", [])
+        return [b"done"]
+
+    managed = Management(app, threads=8, body_max=management.LARGE * 4, spool_bytes=1 << 20)
+    clients = [Client(managed, "alice", f"/{i}", "POST", body=b"x" * (management.LARGE + 1)) for i in range(3)]
+    try:
+        await until_async(lambda: len(waits) == 3)
+    finally:
+        go_on.set()
+
+    assert [(await client.answer())[0] for client in clients] == [200] * 3
+    assert not managed._large._running
+
+
+async def test_a_large_body_whose_client_leaves_gives_its_turn_back(slow):
+    managed = Management(slow, threads=8, body_max=management.LARGE * 4, spool_bytes=1 << 20)
+    large = b"x" * (management.LARGE + 1)
+    running = Client(managed, "mallory", "/0", "POST", body=large)
+    await until_async(lambda: len(slow.seen) == 1)
+    left = Client(managed, "mallory", "/left", "POST", body=large)
+    await until_async(lambda: Caller("organization mallory", False) in managed._large._waiting)
+    left.leave()
+    await asyncio.wait([left.task], timeout=PATIENCE)
+    slow.go_on.set()
+
+    assert (await running.answer())[0] == 200
+    assert not managed._large._waiting
+    assert not managed._large._running

@@ -138,10 +138,43 @@ def test_keys_are_forgotten_after_two_days(caller, alice):
     assert create(caller, key="fresh").json()["id"] == fresh.json()["id"]
 
 
-def test_a_number_that_json_carries_and_we_do_not_is_refused(caller):
-    refused = create(caller, BODY | {"input": {"inputs": [[10**30, 0, 0]]}})
+def test_an_input_is_shown_as_it_came_digit_by_digit(caller):
+    text = b'{"model": "mine", "input": {"inputs": [[1.10, 2e0, 1000000000000000000000000]]}}'
+    created = caller.post("/api/v1/predictions", text, content_type="application/json")
 
-    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
+    assert created.status_code == 202
+    assert b'{"inputs": [[1.10, 2e0, 1000000000000000000000000]]}' in created.content
+    assert (
+        b'{"inputs": [[1.10, 2e0, 1000000000000000000000000]]}'
+        in caller.get(f"/api/v1/predictions/{created.json()['id']}").content
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"model": "mine", "input": {"note": "\xff", "inputs": [[1, 2, 3]]}}',
+        b'{"model": "mine", "input": {"note": "\\ud800", "inputs": [[1, 2, 3]]}}',
+        b'{"model": "mine", "input": {"note": [' + b"[" * 5000 + b"]" * 5000 + b'], "inputs": [[1, 2, 3]]}}',
+        b'{"model": "mine", "input": {"inputs": [[1e999, 2, 3]]}}',
+        b'{"model": "mine", "input": {"inputs": [[1, 2, 3]]}',
+        b'{"model": "mine", "input": ' + b"[]," * 100_001 + b"[]}",
+        b'[{"model": "mine"}]',
+    ],
+    ids=["no UTF-8", "half a pair", "deep", "beyond a double", "cut off", "more lists than may be decoded", "no object"],
+)
+def test_what_is_no_json_of_ours_is_refused_before_it_is_kept(caller, alice, text):
+    refused = caller.post("/api/v1/predictions", text, content_type="application/json")
+
+    assert (refused.status_code, refused.json()["code"]) in [(400, "invalid_request"), (400, "invalid_tensor")]
+    with tenant_scope(alice.organization.id):
+        assert not Prediction.objects.of(alice.organization).exists()
+
+
+def test_an_input_that_is_missing_is_named(caller):
+    refused = caller.post("/api/v1/predictions", {"model": "mine"}, format="json")
+
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "input")
 
 
 @pytest.mark.parametrize("field", ["model", "version"])

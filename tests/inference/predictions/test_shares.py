@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from inference.predictions.models import Prediction, Status
-from inference.predictions.shares import MAX_ASIDE, Shares
+from inference.predictions.shares import MAX_ASIDE, MAX_BYTES, Shares
 from inference.predictions.tasks import SHARES, run
 from saas.lib.ids import parse_id
 from tenants.scope import tenant_scope
@@ -22,10 +22,10 @@ class Worker:
         self.shares = Shares(threads, lambda *ids: self.sent.append(ids))
         self.held: dict[UUID, list[ExitStack]] = {}
 
-    def start(self, organization: UUID, pk: UUID | None = None) -> bool:
+    def start(self, organization: UUID, pk: UUID | None = None, size: int = 0) -> bool:
         """Whether it may run. It is under way until `end`."""
         stack = ExitStack()
-        may_run = stack.enter_context(self.shares.take(organization, pk or uuid4()))
+        may_run = stack.enter_context(self.shares.take(organization, pk or uuid4(), size))
         if may_run:
             self.held.setdefault(organization, []).append(stack)
         else:
@@ -46,6 +46,27 @@ class Worker:
 def test_an_organization_alone_has_half_of_the_threads():
     assert Worker(16).fill(uuid4()) == 8
     assert Worker(1).fill(uuid4()) == 1
+
+
+def test_large_inputs_of_an_organization_leave_memory_to_others_and_none_is_forgotten():
+    worker, greedy, other = Worker(16), uuid4(), uuid4()
+    large, waiting = MAX_BYTES // 2, uuid4()
+
+    assert worker.start(greedy, size=large)
+    assert not worker.start(greedy, waiting, size=large)
+    assert worker.start(greedy, size=0)
+    assert worker.start(other, size=large)
+    assert not worker.start(uuid4(), size=large)
+    assert (greedy, waiting) not in worker.end(other)
+    assert worker.end(greedy) == []  # the small one
+    assert worker.end(greedy) == [(greedy, waiting)]
+
+
+def test_an_input_larger_than_all_has_its_turn():
+    worker, greedy = Worker(16), uuid4()
+    assert worker.start(uuid4(), size=10)
+    assert worker.start(greedy, size=3 * MAX_BYTES)
+    assert not worker.start(greedy, size=3 * MAX_BYTES)
 
 
 def test_whoever_comes_next_finds_a_thread_however_greedy_those_before_it_are():
