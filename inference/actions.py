@@ -184,12 +184,16 @@ def add_version(
 
 
 def delete_version(*, version: ModelVersion, actor: Actor) -> None:
-    """Mark a version as deleted; its artifact goes, its number is never used again. Raises StateConflict under an alias."""
+    """Mark a version as deleted; its artifact goes, its number is never used again.
+
+    Raises StateConflict under an alias, NotFound if somebody deleted it meanwhile.
+    """
     model = lock_model(version.model)
     names = sorted(model.aliases.filter(version=version).values_list("name", flat=True))
     if names:
         raise StateConflict(f"Version {version.number} is {', '.join(names)}: move or delete the alias first")
-    model.versions.live().filter(id=version.id).update(deleted_at=timezone.now())
+    if not model.versions.live().filter(id=version.id).update(deleted_at=timezone.now()):
+        raise NotFound(f"The model {model.name} has no version {version.number}")
     note(model.organization_id, actor, "version.deleted", version.shown_id, model=model.name, version=version.number)
     model_changed(model)
 

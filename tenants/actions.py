@@ -133,9 +133,15 @@ def remove_member(membership: Membership, *, actor: Actor) -> None:
 
 
 def _keep_an_owner(membership: Membership, *, unless: bool = False) -> None:
-    """Raise StateConflict if without this one there is no owner. Two that leave at the same time come one after the other."""
+    """Raise StateConflict if without this one there is no owner, NotFound if it ended meanwhile.
+
+    Two that leave at the same time come one after the other.
+    """
     caps.lock(membership.organization_id)
-    membership.refresh_from_db()
+    try:
+        membership.refresh_from_db()
+    except Membership.DoesNotExist:
+        raise NotFound from None
     others = Membership.objects.of(membership.organization_id).filter(role=Role.OWNER).exclude(id=membership.id)
     if membership.role == Role.OWNER and not unless and not others.exists():
         raise StateConflict("The last owner cannot leave; make somebody else an owner first.")

@@ -10,6 +10,7 @@ from tenants import actions
 from tenants.access import SYSTEM
 from tenants.models import AuditEvent, Membership
 from tenants.scope import tenant_scope
+from tests.racing import one_wins
 from tests.waiting import PATIENCE
 
 URL = "/api/v1/members"
@@ -142,3 +143,10 @@ def test_a_removed_member_is_out_at_once_but_their_keys_stay(client_of, alice, b
     assert client_of(alice).delete(url_of(bob)).status_code == 204
     assert client_of(bob).get(URL).status_code == 404
     assert client_of(text).get(URL).status_code == 200
+
+
+def test_of_many_that_remove_a_member_one_does_and_the_log_says_it_once(client_of, alice, bob):
+    one_wins(lambda client: client.delete(url_of(bob)), [(client_of(alice),) for _ in range(6)], won=204, lost=404)
+
+    with tenant_scope(alice.organization.id):
+        assert AuditEvent.objects.of(alice.organization).filter(action="member.removed").count() == 1

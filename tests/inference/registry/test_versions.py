@@ -11,7 +11,10 @@ from django.conf import settings
 from inference.api.upload import FORM_BYTES
 from saas.lib.errors import ArtifactTooLarge, PayloadTooLarge
 from tenants.actions import set_organization_limits
+from tenants.models import AuditEvent
+from tenants.scope import tenant_scope
 from tests.inference.intake.onnx_models import linear, one
+from tests.racing import one_wins
 
 
 @pytest.fixture
@@ -286,6 +289,20 @@ def test_a_version_under_an_alias_is_kept(client_of, alice, iris):
     for method in (client.get, client.delete):
         assert method("/api/v1/models/iris/versions/1.0.0").status_code == 404
     assert client.get("/api/v1/models/iris/versions").json()["results"] == []
+
+
+def test_of_many_that_delete_a_version_one_does_and_the_log_says_it_once(model, upload, client_of, alice):
+    upload(model, "iris")
+
+    one_wins(
+        lambda client: client.delete("/api/v1/models/iris/versions/1.0.0"),
+        [(client_of(alice),) for _ in range(6)],
+        won=204,
+        lost=404,
+    )
+
+    with tenant_scope(alice.organization.id):
+        assert AuditEvent.objects.of(alice.organization).filter(action="version.deleted").count() == 1
 
 
 @pytest.mark.parametrize("reference", ["2.0.0", "canary", "1.0", "x" * 100, "1.0.0.0", "01.0.0"])
