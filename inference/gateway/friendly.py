@@ -21,11 +21,11 @@ from python_multipart.multipart import Field, File, parse_options_header
 from inference.effort import prepare_us
 from inference.gateway import tensors
 from inference.gateway.call import Call, Rendered
-from inference.gateway.v2 import JSON
+from inference.gateway.v2 import JSON, with_literal
 from inference.gateway.weight import LIGHT, check_json
 from inference.lanes import Prediction, Reply, Tensor
 from inference.routes import ModelRoute, TensorSpec, VersionRoute
-from saas.lib.errors import InvalidRequest, InvalidTensor, ModelFailed, PayloadTooLarge, UnsupportedMediaType
+from saas.lib.errors import AppError, InvalidRequest, InvalidTensor, ModelFailed, PayloadTooLarge, UnsupportedMediaType
 
 IMAGES, TEXTS = "image-classification", "text-classification"
 MAX_TOP = 1000
@@ -171,7 +171,7 @@ def _read_json(body: bytes, route: ModelRoute, version: VersionRoute) -> Predict
     except msgspec.ValidationError as error:
         raise InvalidRequest(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"The body is not JSON: {error}") from None
+        raise _malformed(body, version, error) from None
     inputs, task = request.inputs, route.task
     if task == TEXTS and not isinstance(inputs, dict):
         return _read_texts(inputs, request.top)
@@ -182,6 +182,15 @@ def _read_json(body: bytes, route: ModelRoute, version: VersionRoute) -> Predict
         return Predict(len(decoded), items=decoded, top=request.top)
     found = _read_tensors(inputs, version)
     return Predict(tensors.rows_of(found, version.inputs, has_batch=version.has_batch), inputs=found, top=request.top)
+
+
+def _malformed(body: bytes, version: VersionRoute, error: Exception) -> AppError:
+    """Why the JSON cannot be read; the input that holds NaN or Infinity is named."""
+    only = version.inputs[0].name if len(version.inputs) == 1 else None
+    found = with_literal(body, lambda inputs: inputs.items() if only is None else [(only, inputs)])
+    if found is not None:
+        return tensors.wrong(found, "NaN and Infinity are not JSON numbers; send them to /v2, as a binary tensor")
+    return InvalidRequest(f"The body is not JSON: {error}")
 
 
 def _decode_large(body: bytes, version: VersionRoute) -> PredictRequest:

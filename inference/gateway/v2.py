@@ -6,6 +6,7 @@ classification, model repository). Parameters that would change an answer and ar
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -141,16 +142,24 @@ def _placed(body: bytes, message: str) -> str:
 
 def _malformed(body: bytes, error: Exception) -> AppError:
     """Why the JSON cannot be read. NaN and Infinity are a common case: the input that holds them is named."""
-    if LITERALS.search(body) and len(body) <= EXPLAINED_BYTES:
-        try:
-            inputs = json.loads(body)["inputs"]
-            name = next(i["name"] for i in inputs if re.search(r"NaN|Infinity", json.dumps(i.get("data"))))
-            return tensors.wrong(
-                tensors.printable(str(name)), "NaN and Infinity are not JSON numbers; send them as a binary tensor"
-            )
-        except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError):
-            pass  # malformed in another way too: the first parser's message says how
+    found = with_literal(body, lambda inputs: [(given["name"], given.get("data")) for given in inputs])
+    if found is not None:
+        return tensors.wrong(found, "NaN and Infinity are not JSON numbers; send them as a binary tensor")
     return InvalidRequest(f"The body is not the JSON of an inference request: {error}")
+
+
+def with_literal(body: bytes, by_name: Callable[[Any], Iterable[tuple[Any, Any]]]) -> str | None:  # Any: JSON
+    """The input that holds NaN or Infinity, for a message; None: nobody can tell. `by_name` takes the body's `inputs` apart.
+
+    Raises nothing: a body that is malformed in another way too gets the first parser's message.
+    """
+    if len(body) > EXPLAINED_BYTES or not LITERALS.search(body):
+        return None
+    try:
+        named = by_name(json.loads(body)["inputs"])
+        return next((tensors.printable(str(name)) for name, data in named if LITERALS.search(json.dumps(data).encode())), None)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def _checked(head: bytes, request: InferRequest, binary: bytes, version: VersionRoute) -> Infer:

@@ -1,19 +1,31 @@
 """How much JSON a body holds, counted before any of it is decoded: a byte of JSON can cost a hundred of memory."""
 
+import re
+from contextlib import suppress
+
 import numpy as np
 
 from saas.lib.errors import InvalidRequest
+from saas.lib.jsontext import check_names
 
 LIGHT = 64 << 10  # bytes that are decoded uncounted, on the loop: they cannot hold so much
 MAX_ELEMENTS = 1_000_000
 MAX_LISTS = 100_000  # lists and objects together; each is an object of its own in memory
 MAX_MEMBERS = 100_000  # of objects
 COMMA, COLON, LIST, OBJECT, QUOTE = b',:[{"'
+INPUTS = b'"inputs"'
+find_inputs = re.compile(rb'"inputs"\s*:').findall
 INSTEAD = "Send several calls, or flat or binary tensors to /v2"
 
 
 def check_json(body: bytes) -> None:
-    """Raises InvalidRequest for a body that holds more than may be decoded. Too much may be counted, never too little."""
+    """Raises InvalidRequest for a body that holds more than may be decoded, or that names its `inputs` twice.
+
+    Too much may be counted, never too little. Other names are not looked at: of two members the last one counts.
+    """
+    if body.count(INPUTS) > 1 and len(find_inputs(body)) > 1:  # or some model's feature is called so
+        with suppress(ValueError, RecursionError):  # whoever decodes it says what is wrong
+            check_names(body)
     if len(body) <= LIGHT or _excess(body) is None:
         return
     if excess := _excess(_outside_strings(body)):  # texts may hold any number of commas

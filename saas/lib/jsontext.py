@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -16,8 +18,9 @@ _MAY_BE_LONG = re.compile(rb"[0-9]{19}").search
 def read(text: bytes, *, what: str = "The body", takes_nul: bool = True) -> Any:  # Any: JSON
     """The value of a JSON text (RFC 8259) in UTF-8. Raises InvalidRequest, with `what` in front, for anything else.
 
-    That is also for NaN, integers beyond 64 bits, numbers beyond a double, halves of surrogate pairs, and more than MAX_DEPTH
-    levels of nesting; without `takes_nul` for U+0000, which PostgreSQL stores in no text.
+    That is also for a name that stands twice in an object, NaN, integers beyond 64 bits, numbers beyond a double, halves of
+    surrogate pairs, and more than MAX_DEPTH levels of nesting; without `takes_nul` for U+0000, which PostgreSQL stores in no
+    text.
     """
     try:
         value = orjson.loads(text)
@@ -25,11 +28,24 @@ def read(text: bytes, *, what: str = "The body", takes_nul: bool = True) -> Any:
         raise InvalidRequest(f"{what} is not JSON: {error}") from None
     if _is_deep(value):
         raise InvalidRequest(f"{what} is nested too deeply: {MAX_DEPTH} levels at most")
-    if _MAY_BE_LONG(text):
-        json.loads(text, parse_int=_checked_int)  # orjson would silently make a float of it
+    check_names(text, what=what, parse_int=_checked_int if _MAY_BE_LONG(text) else None)  # orjson would make a float of it
     if not takes_nul and _NUL(text):
         raise InvalidRequest(f"{what} has a NUL character (\\u0000) in a text")
     return value
+
+
+def check_names(text: bytes, *, what: str = "The body", parse_int: Callable[[str], int] | None = None) -> None:
+    """Raise InvalidRequest if an object of a JSON text names a member twice: who reads it may take either.
+
+    ValueError, RecursionError: it is no JSON.
+    """
+
+    def check(members: list[tuple[str, Any]]) -> None:  # Any: JSON
+        if len({name for name, _ in members}) != len(members):
+            names = Counter(name for name, _ in members)
+            raise InvalidRequest(f"{what} names {names.most_common(1)[0][0][:100]!r} twice in one object")
+
+    json.loads(text, object_pairs_hook=check, parse_int=parse_int)
 
 
 def _checked_int(digits: str) -> int:

@@ -129,6 +129,7 @@ BAD = {
     "empty": ("flowers", b"", {}, 400, "invalid_request"),
     "no inputs": ("flowers", {}, {}, 400, "invalid_request"),
     "unknown field": ("flowers", {"inputs": [[1, 2, 3]], "tip": 3}, {}, 400, "invalid_request"),
+    "inputs twice": ("flowers", b'{"inputs": [[1, 2, 3]], "inputs" : [[1, 2, 4]]}', {}, 400, "invalid_request"),
     "top zero": ("flowers", {"inputs": [[1, 2, 3]], "top": 0}, {}, 400, "invalid_request"),
     "too short a row": ("flowers", {"inputs": [[1, 2]]}, {}, 400, "invalid_tensor"),
     "ragged": ("flowers", {"inputs": [[1, 2, 3], [1, 2]]}, {}, 400, "invalid_tensor"),
@@ -174,6 +175,37 @@ def test_what_cannot_be_understood_is_a_problem_with_a_code(served, case):
     assert answer["title"]
     assert answer["detail"]
     assert not served.gateway.calls
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "named"),
+    [
+        ("flowers", b'{"inputs": [[1, NaN, 3]]}', "x"),
+        ("flowers", b'{"inputs": [{"r": 1, "g": -Infinity, "b": 3}]}', "x"),
+        ("two", b'{"inputs": {"b": [1], "a": [[NaN, 2]]}}', "a"),
+    ],
+)
+def test_the_input_that_holds_nan_is_named(served, model, body, named):
+    status, _, answer = served.predict(model, body)
+
+    assert (status, answer["code"]) == (400, "invalid_tensor")
+    assert answer["detail"].startswith(f"input '{named}': NaN and Infinity are not JSON numbers; send them to /v2")
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"inputs": [[1, NaN, 3]', b'{"inputs": {"a": "NaN", "b": }}', b'{"inputs": [NaN], "top": 1']
+)
+def test_a_body_that_is_malformed_in_another_way_too_is_said_to_be(served, body):
+    for model in ("flowers", "two"):
+        assert served.predict(model, body)[2]["code"] == "invalid_request"
+
+
+def test_a_feature_or_a_text_may_be_called_inputs(served):
+    version = version_route([("x", "FP32", [-1, 1])], [("s", "FP32", [-1, 2])], labels=["a", "b"], features=["inputs"])
+    served.gateway.models["named"] = model_route("named", version, task="tabular")
+
+    assert served.predict("named", b'{"inputs": [{"inputs": 1}, {"inputs": 2}]}')[0] != 400
+    assert served.predict("texts", b'{"inputs": ["\\"inputs\\": ", "\\"inputs\\":"]}')[0] == 200
 
 
 def test_a_refusal_of_the_gateway_carries_its_source_and_when_to_come_back(served):
@@ -327,8 +359,9 @@ def test_a_large_body_with_too_many_rows_names_the_limit_and_the_way_out(spaciou
 
 
 def test_a_large_body_that_is_no_request_is_a_problem(spacious):
-    for body in (b'{"inputs": [' + b"[1, 2, 3]," * 50_000, b'{"inputs": ' + b" " * 300_000 + b"[[1, 2, NaN]]}", b"[" * 400_000):
+    for body in (b'{"inputs": [' + b"[1, 2, 3]," * 50_000, b"[" * 400_000):
         assert spacious.predict("flowers", body)[2]["code"] == "invalid_request"
+    assert spacious.predict("flowers", b'{"inputs": ' + b" " * 300_000 + b"[[1, 2, NaN]]}")[2]["code"] == "invalid_tensor"
 
 
 def test_one_large_row_of_numbers_is_one_row(spacious):

@@ -248,6 +248,7 @@ MALFORMED = {
     "FP32 overflow": ("rows", {"inputs": [X | {"data": [1, 2, 3, 1e39]}]}, "input 'x': element 3.*range"),
     "FP16 overflow": ("echo-fp16", {"inputs": [tensor("x", "FP16", (1, 2), [1, 70000])]}, "input 'x': element 1.*range"),
     "FP64 overflow": ("echo-fp64", b'{"inputs":[{"name":"x","datatype":"FP64","shape":[1,2],"data":[1,1e999]}]}', "'x'.*range"),
+    "inputs twice": ("rows", b'{"inputs":[],"inputs":[]}', "'inputs' twice"),
     "NaN literal": ("rows", {"inputs": [X | {"data": [1, 2, 3, float("nan")]}]}, "input 'x': NaN"),
     "Infinity literal": ("rows", {"inputs": [X | {"data": [1, 2, -float("inf"), 4]}]}, "input 'x': NaN and Infinity"),
     "number as text": ("echo-bytes", {"inputs": [tensor("x", "BYTES", (1, 2), ["a", 1])]}, "input 'x': element 1.*string"),
