@@ -41,7 +41,8 @@ OPENS = _script("books.lua", lambda arguments, result: arguments[ARGUMENTS][GROU
 CLOSES = _script(
     "books.lua", lambda arguments, result: arguments[ARGUMENTS][PLAIN_CLOSES] + arguments[ARGUMENTS][KEYED_CLOSES] > 0
 )
-PUSHES = _script("admit.lua", lambda arguments, result: arguments[ARGUMENTS][0] > 0)
+NUMBER_OF_GROUPS = 1  # of what admit.lua is given, behind the gateway
+PUSHES = _script("admit.lua", lambda arguments, result: arguments[ARGUMENTS][NUMBER_OF_GROUPS] > 0)
 ADOPTS = _script("session.lua", lambda arguments, result: len(arguments[KEYS]) > 1)
 REPLIES: Condition = lambda arguments, result: arguments[0].startswith(b"replies:")  # noqa: E731  # one of a list of names
 PUBLISHES: Condition = lambda arguments, result: b"PUBLISH" in b"".join(arguments[1])  # noqa: E731
