@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.drill.checker import totals
 from tests.drill.drill import Drill, Drilled, tapped_service
+from tests.drill.evidence import Evidence, Purse
 from tests.drill.faults import PARTS, Fault, plan
 
 SHOWN = 20  # findings that are printed; the file has all
@@ -50,6 +51,8 @@ def report_of(drilled: Drilled, faults: list[Fault], *, seed: int) -> dict:
             Counter(f"{prediction.status} {prediction.code}".strip() for prediction in drilled.evidence.predictions)
         ),
         "caps": [_used(drilled, *scope, most) for scope, most in drilled.evidence.caps.items()],
+        "purses": [_spent(drilled, *scope, purse) for scope, purse in drilled.evidence.purses.items()],
+        "usage": _usage(drilled.evidence),
         "faults": [vars(fault) for fault in done],
         "findings": [finding._asdict() for finding in drilled.findings],
         "totals": totals(drilled.findings),
@@ -59,6 +62,33 @@ def report_of(drilled: Drilled, faults: list[Fault], *, seed: int) -> dict:
 def _used(drilled: Drilled, organization: str, key: str, most: int) -> dict[str, int]:
     mine = [row for row in drilled.evidence.rows if row.organization == organization and key in ("", row.key)]
     return {"cap": most, "charged": sum(row.kind == "usage" for row in mine)}
+
+
+def _spent(drilled: Drilled, organization: str, key: str, purse: Purse) -> dict[str, str | int]:
+    """In nano. `highest`: what the account held at most, with what was under way at its most."""
+    evidence = drilled.evidence
+    highest = [nano for (of, period), (_, nano) in evidence.peaks[organization].items() if of == key and purse.counts(period)]
+    mine = [row.nano for row in evidence.rows if row.organization == organization and key in ("", row.key)]
+    source = "key" if key else "organization"
+    refused = [
+        request
+        for request in evidence.requests
+        if request.caller.organization == organization and request.cap and request.cap.source == source
+    ]
+    return {
+        **{"kind": purse.kind, "of": source, "limit": purse.limit},
+        **{"charged": sum(mine), "highest": max(highest, default=0), "refused": len(refused)},
+    }
+
+
+def _usage(evidence: Evidence) -> dict[str, int]:
+    return {
+        "seals": len(evidence.seals),
+        "rows_for_stripe": len(evidence.told),
+        "events_at_stripe": len(evidence.counted),
+        "units_told": sum(told.value for told in evidence.told),
+        "units_at_stripe": sum(event.value for event in evidence.counted),
+    }
 
 
 def lines_of(report: dict, drilled: Drilled) -> list[str]:
@@ -72,6 +102,7 @@ def lines_of(report: dict, drilled: Drilled) -> list[str]:
                 lines.append(f"{point:<20} {kind:<6} " + " ".join(f"{count or '·':>10}" for count in counts))
     lines += [f"{finding.name}: {finding.text}" for finding in drilled.findings[:SHOWN]]
     lines.append(f"{report['calls']} calls, rows {report['rows']}, predictions {report['predictions']}, caps {report['caps']}")
+    lines += [f"{purse}" for purse in report["purses"]] + [f"usage: {report['usage']}"]
     lines.append(f"{len(report['faults'])} faults in {report['seconds']:.0f} s, seed {report['seed']}")
     told = report["totals"]
     lines.append(

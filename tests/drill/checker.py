@@ -4,7 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from tests.drill.evidence import Evidence, Prediction, Request, Row, Sums, Upset
+from tests.drill import money_rules, usage_rules
+from tests.drill.evidence import Evidence, Prediction, Request, Row, Upset, sums_of
 
 CLOSE_LIFE = 20.0  # seconds: a call that ended longer than this before its gateway fell had its close acknowledged long ago
 REFUSED_UNOPENED = {400, 401, 403, 404, 409, 413, 415, 422}  # refusals that are made before or instead of an open
@@ -36,6 +37,11 @@ FAMILIES = {
     "leaked": "leaked",
     "counter": "leaked",
     "over_cap": "over-cap",
+    "overrun": "over-cap",
+    "unsealed": "lost",
+    "sealed_twice": "double",
+    "untold": "lost",
+    "told_twice": "double",
 }
 TOTALS = ("lost", "double", "leaked", "over-cap", "other")
 
@@ -241,6 +247,8 @@ RULES = (
     nothing_is_left,
     each_account_agrees,
     no_cap_is_passed,
+    *money_rules.RULES,
+    *usage_rules.RULES,
 )
 
 
@@ -249,15 +257,3 @@ def by_request(rows: list[Row]) -> Rows:
     for row in rows:
         found[row.request_id].append(row)
     return found
-
-
-def sums_of(rows: list[Row]) -> dict[str, Sums]:
-    """What accounts hold if these rows are all there is: charged calls by organization and key, by month and ever."""
-    sums: dict[str, Sums] = defaultdict(dict)
-    for row in rows:
-        if row.kind == "usage":
-            account = sums[row.organization]
-            for scope in (("", row.period), ("", "ever"), (row.key, row.period), (row.key, "ever")):
-                calls, nano = account.get(scope, (0, 0))
-                account[scope] = calls + 1, nano + row.nano
-    return sums

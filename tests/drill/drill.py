@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saas.config import ROOT
-from saas.lib.ids import parse_id
 from tests.drill.checker import Finding, check
-from tests.drill.evidence import Caller, Evidence
+from tests.drill.evidence import Evidence
 from tests.drill.faults import DrillFailed, Fault, Injector
 from tests.drill.gather import gather, hurry_predictions, rest
-from tests.drill.load import SHARED, Load
-from tests.e2e.customers import Customer, identity_model
+from tests.drill.hours import Hours
+from tests.drill.load import Load
+from tests.drill.stage import set_up
+from tests.drill.watch import Watch
 from tests.service import Service
 
-SCOPES = ["predictions:write", "predictions:read", "models:read"]
+SEALED_WITHIN = 60.0  # seconds until the last hour is sealed
+TOLD_WITHIN = 120.0  # and until Stripe has all of it
 
 
 @dataclass
@@ -47,59 +49,22 @@ def tapped_service() -> Iterator[tuple[Service, Path]]:
 
 
 class Drill:
-    """`run()` does it. `cap`: calls a month of one organization; as many again are one key's of another."""
+    """`run()` does it. `cap`: how many calls are about what each cap allows (stage.py)."""
 
     def __init__(self, service: Service, directory: Path, faults: list[Fault], *, seed: int, cap: int) -> None:
         self.service, self.directory, self.faults, self.seed, self.cap = service, directory, faults, seed, cap
-        self.caps: dict[tuple[str, str], int] = {}
 
     def prepare(self) -> None:
-        """Three organizations with two keys each: one capped as a whole, one with a capped key, one without any cap."""
-        self.customers = [Customer(self.service) for _ in range(3)]
-        for number, customer in enumerate(self.customers):
-            customer.upload(f"drilled-{number}", identity_model())
-        capped, half, _ = self.customers
-        self._grant({customer.organization: self.cap if customer is capped else None for customer in self.customers})
-        self.caps[capped.organization, ""] = self.cap
-        self.callers = [
-            self._caller(customer, number, {"monthly_calls": self.cap} if customer is half and second else {})
-            for number, customer in enumerate(self.customers)
-            for second in (False, True)
-        ]
-        self.caps[half.organization, self.callers[3].key] = self.cap
-
-    def _grant(self, monthly_calls: dict[str, int | None]) -> None:
-        """What an operator may: each organization's cap, and no other limit that the load could meet; the shared model."""
-        with tempfile.NamedTemporaryFile(suffix=".onnx") as artifact:
-            artifact.write(identity_model())
-            artifact.flush()
-            publish = f"call_command('publish', {artifact.name!r}, '--name', {SHARED.partition('/')[2]!r})"
-            price = f"call_command('set_price', {SHARED!r}, '--row=0.0001', '--second=0.5')"
-            set_limits = "set_organization_limits(UUID(o), rate=1e6, burst=1000000, concurrency=10000, monthly_calls=n)"
-            imports = "from uuid import UUID; from django.core.management import call_command; from tenants.actions import *"
-            imports += "; from billing.sale.plans import change"
-            grant = f"[(change(UUID(o), 'custom', actor=SYSTEM), {set_limits}) for o, n in {monthly_calls}.items()]"
-            self.service.manage("shell", "-c", f"{imports}; {publish}; {price}; {grant}")
-
-    @staticmethod
-    def _caller(customer: Customer, number: int, limits: dict[str, int]) -> Caller:
-        made = customer.post("keys", json={"name": "drill", "scopes": SCOPES, "limits": limits})
-        assert made.status_code == 201, made.text
-        key = parse_id("key", made.json()["id"])
-        assert key is not None
-        return Caller(customer.organization, key.hex, made.json()["key"], f"drilled-{number}")
+        self.stage = set_up(self.service, cap=self.cap)
+        self.hours = Hours(self.service)
+        self.watch = Watch(self.service, {organization for organization, _ in self.stage.purses})
 
     async def run(self, *, calls: int, in_flight: int, is_hurried: bool, say: Callable[[str], None] = print) -> Drilled:
         """Load and faults together, until `calls` were made and all faults too. `is_hurried`: no lease is waited for."""
         began = time.monotonic()
-        capped = [
-            caller
-            for caller in self.callers
-            if {(caller.organization, ""), (caller.organization, caller.key)} & self.caps.keys()
-        ]
-        often = [caller for caller in self.callers if caller not in capped] * 3  # the others soon get nothing but refusals
-        load = Load(self.service.base_url, [*capped, *often], seed=self.seed)
+        load = Load(self.service.base_url, [*self.stage.limited, *self.stage.free * 3], seed=self.seed)
         running = asyncio.create_task(load.run(in_flight))
+        self.watch.start()
         failure = ""
         try:
             await self._strike(load, calls, say)
@@ -109,13 +74,15 @@ class Drill:
         load.stop()
         await running
         await load.settle_keys()
-        evidence = await asyncio.to_thread(self._rest, load, is_hurried)
-        findings = [*check(evidence), *await asyncio.to_thread(verify_books, self.service)]
+        evidence = await self._rest(load, is_hurried)
+        self.watch.stop()
+        findings = [*check(evidence), *await asyncio.to_thread(self._verify)]
         return Drilled(evidence, findings, failure, time.monotonic() - began)
 
     async def _strike(self, load: Load, calls: int, say: Callable[[str], None]) -> None:
         """The faults, spread evenly over the calls, one after the other."""
-        injector = Injector(self.service, self.directory, seed=self.seed, probe=lambda: load.probe(self.callers[-1]))
+        caller = self.stage.free[-1]
+        injector = Injector(self.service, self.directory, seed=self.seed, probe=lambda: load.probe(caller), hours=self.hours)
         for index, fault in enumerate(self.faults):
             await self._reached(load, calls * index // len(self.faults))
             await injector.inject(fault)
@@ -127,17 +94,38 @@ class Drill:
         while len(load.requests) < calls:
             await asyncio.sleep(0.1)
 
-    def _rest(self, load: Load, is_hurried: bool) -> Evidence:
-        organizations = [customer.organization for customer in self.customers]
+    async def _rest(self, load: Load, is_hurried: bool) -> Evidence:
+        """Wait until nothing is under way, see what each purse says then, end the last hour, and have Stripe told of it."""
+        organizations = [customer.organization for customer in self.stage.customers]
         if is_hurried:
-            hurry_predictions(self.service, organizations)
-        rest(self.service, organizations)
+            await asyncio.to_thread(hurry_predictions, self.service, organizations)
+        await asyncio.to_thread(rest, self.service, organizations)
+        rested_at = time.monotonic()
+        with_purses = {organization for organization, _ in self.stage.purses}
+        await load.call_once_more([caller for caller in self.stage.callers if caller.organization in with_purses])
+        await asyncio.to_thread(rest, self.service, organizations)
+        await asyncio.to_thread(self._tell)
         upsets = [upset for fault in self.faults if fault.began_at for upset in fault.upsets()]
-        return gather(self.service, self.customers, load.requests, caps=self.caps, upsets=upsets)
+        more = {"upsets": upsets, "peaks": self.watch.peaks, "rested_at": rested_at}
+        return await asyncio.to_thread(gather, self.service, self.stage, load.requests, **more)
+
+    def _tell(self) -> None:
+        """Not for ever: the checker names what Stripe was not told."""
+        self.hours.end_one()
+        if self.hours.are_sealed(within=SEALED_WITHIN):
+            self.hours.are_told(self.stage.subscribed, within=TOLD_WITHIN)
+
+    def _verify(self) -> list[Finding]:
+        """What the platform's own comparisons say: of the books, and of usage with Stripe."""
+        compare = f"from tests.drill.hours import compared; compared({sorted(self.stage.subscribed)!r})"
+        return [
+            *_said("verify_books", self.service, "verify_books"),
+            *_said("reconciled", self.service, "shell", "-c", compare),
+        ]
 
 
-def verify_books(service: Service) -> list[Finding]:
-    """What `manage.py verify_books` says of rows, hours, months and accounts, if they disagree."""
-    command = [sys.executable, "manage.py", "verify_books"]
+def _said(name: str, service: Service, *arguments: str) -> list[Finding]:
+    """What a management command says if its status is not 0."""
+    command = [sys.executable, "manage.py", *arguments]
     ended = subprocess.run(command, cwd=ROOT, env=service.given, capture_output=True, text=True, check=False)
-    return [Finding("verify_books", line) for line in (ended.stdout or ended.stderr).splitlines() if ended.returncode]
+    return [Finding(name, line) for line in (ended.stdout or ended.stderr).splitlines() if ended.returncode]

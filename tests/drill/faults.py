@@ -14,12 +14,14 @@ from pathlib import Path
 
 import psycopg2
 import redis
+import requests
 
 from tests.drill.evidence import Upset
+from tests.drill.hours import Hours
 from tests.drill.points import BY_NAME, POINTS
 from tests.service import Service
 
-PARTS = ("gateway", "worker", "bookkeeper", "beat", "ops", "state", "lanes", "postgres")
+PARTS = ("gateway", "worker", "bookkeeper", "beat", "ops", "stripe", "state", "lanes", "postgres")
 KINDS = ("KILL", "STOP", "TERM")
 SERVERS = ("state", "lanes", "postgres")
 FIRED_WITHIN = 90.0  # seconds until a planned point has been passed
@@ -71,12 +73,10 @@ def plan(count: int, *, seed: int, seconds: float) -> list[Fault]:
             faults.append(Fault(number, part, kind, seconds=seconds))
             continue
         point = next(points)
-        part = point.part if rng.random() < 0.5 else rng.choice([point.part, *SERVERS])
-        faults.append(
-            Fault(
-                number, part, next(kinds), point.name, nth=rng.randint(1, 20 if point.trigger is None else 1), seconds=seconds
-            )
-        )
+        servers = ("postgres", "stripe") if point.needs_hour else SERVERS
+        part = point.part if rng.random() < 0.5 else rng.choice([point.part, *servers])
+        nth = rng.randint(1, 1 if point.trigger or point.needs_hour else 20)
+        faults.append(Fault(number, part, next(kinds), point.name, nth=nth, seconds=seconds))
     return faults
 
 
@@ -89,14 +89,19 @@ def _shuffled(rng: random.Random, things: list):
 class Injector:
     """Makes faults in a service that runs with the drill's taps. `probe()` tells whether a call is answered just now."""
 
-    def __init__(self, service: Service, directory: Path, *, seed: int, probe: Callable[[], Awaitable[bool]]) -> None:
-        self.service, self.directory, self.probe = service, directory, probe
+    def __init__(
+        self, service: Service, directory: Path, *, seed: int, probe: Callable[[], Awaitable[bool]], hours: Hours
+    ) -> None:
+        self.service, self.directory, self.probe, self.hours = service, directory, probe, hours
         self.random = random.Random(seed)
 
     async def inject(self, fault: Fault) -> None:
         """Make it, and wait until calls are answered again. Raises DrillFailed."""
         victims = await asyncio.to_thread(self._victims, fault)
+        await asyncio.to_thread(self.hours.end_one)
         if fault.point is None:
+            if fault.part == "stripe":
+                await asyncio.to_thread(self._tell_usage)
             await asyncio.sleep(self.random.random())
             fault.began_at = time.monotonic()
             _signal(victims, fault.kind)
@@ -118,6 +123,8 @@ class Injector:
         unfinished.replace(self.directory / "plan.json")
         if point.trigger is not None:
             await asyncio.to_thread(self.service.kill, point.trigger)
+        if point.needs_hour:
+            await asyncio.to_thread(self._tell_usage)
         fired = self.directory / f"fired-{fault.number}"
 
         def has_fired() -> bool:
@@ -150,7 +157,7 @@ class Injector:
             await asyncio.sleep(0.05)
 
     def _await_parts(self, deadline: float, fault: Fault) -> None:
-        while not (all(part["pid"] for part in self.service.status().values()) and _servers_answer(self.service)):
+        while not (all(part["pid"] for part in self.service.status().values()) and self._servers_answer()):
             if time.monotonic() > deadline:
                 raise DrillFailed(f"fault {fault.number} ({fault}): not all parts have come back: {self.service.status()}")
             time.sleep(0.1)
@@ -165,18 +172,24 @@ class Injector:
             return [self.random.choice(tree[:2])]  # gunicorn's master, or the process that serves
         return [first]
 
+    def _servers_answer(self) -> bool:
+        try:
+            with self.service.state() as state, self.service.lanes() as lanes:
+                answer = state.ping() and lanes.ping() and self.service.rows("SELECT 1") and self.hours.now()
+            return bool(answer)
+        except (redis.RedisError, psycopg2.OperationalError, requests.RequestException):
+            return False
+
+    def _tell_usage(self) -> None:
+        """Have Stripe told of the hour that has just ended, as soon as it is sealed."""
+        if not self.hours.are_sealed(within=FIRED_WITHIN):
+            raise DrillFailed(f"the hours were not sealed within {FIRED_WITHIN:g} s")
+        self.hours.push()
+
     def fail_if_missing(self) -> None:
         missing = sorted(self.directory.glob("missing-*"))
         if missing:
             raise DrillFailed("; ".join(f"{path.name}: {path.read_text()}" for path in missing))
-
-
-def _servers_answer(service: Service) -> bool:
-    try:
-        with service.state() as state, service.lanes() as lanes:
-            return bool(state.ping() and lanes.ping() and service.rows("SELECT 1"))
-    except (redis.RedisError, psycopg2.OperationalError):
-        return False
 
 
 def _signal(pids: list[int], kind: str) -> None:

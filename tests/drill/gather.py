@@ -8,19 +8,26 @@ from datetime import UTC, datetime
 
 from billing.ledger.records import MARKER
 from inference.books.record import unpack_record
-from tests.drill.evidence import Evidence, Mark, Prediction, Request, Row, Sums, Upset
+from tests.drill.evidence import Burnt, Evidence, Mark, Prediction, Request, Row, Sums, Upset
+from tests.drill.hours import Hours
+from tests.drill.stage import Stage
 from tests.e2e.customers import Customer
 from tests.service import Service
 
 REST_WITHIN = 240.0  # seconds until nothing is open and the journal is in the ledger
+BURNT_WITHIN = 60.0  # seconds until what the ledger has is taken from the credit
 PREDICTIONS_WITHIN = 400.0  # the lease of an attempt whose worker fell is 90 s
 HEART = "a gateway's heart has stopped"  # inference/books/reaper.py
 REAPED_AFTER = 10.0  # seconds from a last answer to the reap: 3 s of silence, and a poll or two of a slow machine
 TERMINAL = {"succeeded", "failed", "canceled"}
 COLUMNS = (
     "replace(call_id::text, '-', ''), request_id, replace(tenant_id::text, '-', ''), replace(api_key_id::text, '-', ''), kind, \
-endpoint, period, amount_nano"
+endpoint, period, amount_nano, split_part(stream_id, '-', 1)::bigint / 3600000"
 )
+REMAINING = "SELECT coalesce(sum(remaining_nano), 0)::bigint FROM credit_grant WHERE tenant_id = %s"
+BURNT = """
+SELECT coalesce(sum(burnt_nano), 0)::bigint, coalesce(sum(overrun_nano), 0)::bigint FROM credit_month WHERE tenant_id = %s
+"""
 
 
 def rest(service: Service, organizations: list[str]) -> None:
@@ -37,24 +44,27 @@ AND status IN ('starting', 'processing') RETURNING id"
 
 
 def gather(
-    service: Service,
-    customers: list[Customer],
-    history: list[Request],
-    *,
-    caps: dict[tuple[str, str], int],
-    upsets: list[Upset],
+    service: Service, stage: Stage, history: list[Request], *, upsets: list[Upset], peaks: dict[str, Sums], rested_at: float
 ) -> Evidence:
-    organizations = [customer.organization for customer in customers]
+    organizations, hours = [customer.organization for customer in stage.customers], Hours(service)
     return Evidence(
         history,
         rows=_rows(service, organizations),
-        predictions=_predictions(service, customers),
+        predictions=_predictions(service, stage.customers),
         journal=_journal(service),
         open_calls=open_calls(service),
         accounts={organization: account(service, organization) for organization in organizations},
-        caps=caps,
+        caps=stage.caps,
         upsets=[*upsets, *reaps(service)],
         quarantined=_quarantined(service),
+        purses=stage.purses,
+        peaks=peaks,
+        burnt={organization: burnt(service, organization) for organization in stage.prepaid},
+        rested_at=rested_at,
+        seals=hours.seals(organizations),
+        subscribed=stage.subscribed,
+        told=hours.told(organizations),
+        counted=hours.counted(),
     )
 
 
@@ -75,6 +85,18 @@ def account(service: Service, organization: str) -> Sums:
             calls, nano = sums.get((key, period), (0, 0))
             sums[key, period] = (value, nano) if kind == "calls" else (calls, value)
     return sums
+
+
+def burnt(service: Service, organization: str) -> Burnt:
+    """Once the ledger's charges were taken from the credit, or will not be any more."""
+
+    def found() -> Burnt:
+        [(remaining,)], [taken] = service.rows(REMAINING, organization), service.rows(BURNT, organization)
+        return Burnt(remaining, *taken)
+
+    charged = account(service, organization).get(("", "ever"), (0, 0))[1]
+    _wait(lambda: found().burnt == charged, BURNT_WITHIN)
+    return found()
 
 
 def _rows(service: Service, organizations: list[str]) -> list[Row]:

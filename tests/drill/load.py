@@ -11,7 +11,8 @@ from uuid import uuid4
 import aiohttp
 import numpy as np
 
-from tests.drill.evidence import Caller, Mark, Request
+from saas.lib.money import nano_of
+from tests.drill.evidence import Caller, Cap, Mark, Request
 
 KINDS = {
     "json": 22, "shared": 16, "binary": 16, "friendly": 16, "keyed": 10, "again": 6,
@@ -53,6 +54,12 @@ class Load:
         async with self._session() as session:
             return (await self.call(session, caller, "json")).status == 200
 
+    async def call_once_more(self, callers: list[Caller]) -> None:
+        """At rest, when it can be said to the unit what is left."""
+        async with self._session() as session:
+            for caller in callers:
+                await self.call(session, caller, "json")
+
     async def settle_keys(self) -> None:
         """Retry each keyed call until its key has an answer: a stored one is replayed, one that never ran runs now."""
         groups = defaultdict(list)
@@ -67,7 +74,7 @@ class Load:
     async def _until_settled(self, session: aiohttp.ClientSession, first: Request) -> None:
         for _ in range(20):
             request = await self.call(session, first.caller, "again", first)
-            if request.status in (200, 429):  # answered, or its cap is reached
+            if request.status in (200, 402, 429):  # answered, or its cap is reached
                 return
             await asyncio.sleep(0.5)
 
@@ -109,7 +116,7 @@ class Load:
             request.is_replay = response.headers.get("Idempotent-Replayed") == "true"
             request.status = response.status
             if response.status >= 400:
-                request.code = _code(content)
+                request.code, request.cap = _refusal(content)
             elif response.status == 200:
                 request.got = _numbers(request.kind, content, response.headers)
                 if request.got == request.mark:
@@ -172,8 +179,13 @@ def _numbers(kind: str, content: bytes, headers) -> Mark:
     return tuple(answer["outputs"][0]["data"])
 
 
-def _code(content: bytes) -> str:
+def _refusal(content: bytes) -> tuple[str, Cap | None]:
+    """Its code, and the limit on money that it names."""
     try:
-        return str(json.loads(content).get("code", ""))
+        body = json.loads(content)
+        cap = body.get("cap")
+        if cap and "currency" in cap:
+            return body["code"], Cap(cap["name"], body["limit_source"], nano_of(cap["limit"]), nano_of(cap["left"]))
+        return str(body.get("code", "")), None
     except ValueError:
-        return content[:80].decode(errors="replace")
+        return content[:80].decode(errors="replace"), None

@@ -21,7 +21,8 @@ class Point:
 
     SENT and HEARD are for what has a callback: after the function returned, and just before its callback gets the reply; then
     AFTER is after the callback. `condition(arguments, result)` tells which passes count; `result` is None before there is one.
-    `trigger` names the part whose kill makes this point be passed at all.
+    `trigger` names the part whose kill makes this point be passed at all; one with `needs_hour` is
+    passed when an hour has ended and Stripe is told its usage.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Point:
     moment: str
     condition: Condition = lambda arguments, result: True
     trigger: str | None = None
+    needs_hour: bool = False
 
 
 def _script(file: str, condition: Condition = lambda arguments, result: True) -> Condition:
@@ -49,7 +51,10 @@ PUBLISHES: Condition = lambda arguments, result: b"PUBLISH" in b"".join(argument
 HAS_RESULT: Condition = lambda arguments, result: bool(result)  # noqa: E731
 UNKEYED: Condition = lambda arguments, result: arguments[1].claim is None  # noqa: E731
 
+IS_EVENT: Condition = lambda arguments, result: arguments[2] == "/v1/billing/meter_events"  # noqa: E731
+
 BOOKS, PUMP, LEDGER = "inference.books.client:Books", "inference.pump", "billing.ledger.writing"
+USAGE = "billing.stripe.usage"
 
 POINTS = [
     Point("open.before", "gateway", SCRIPT, BEFORE, OPENS),
@@ -81,6 +86,10 @@ POINTS = [
     Point("trim.after", "bookkeeper", SCRIPT_SYNC, AFTER, _script("trim.lua", HAS_RESULT)),
     Point("hours.added", "bookkeeper", "billing.ledger.hours:_add", AFTER, HAS_RESULT),
     Point("hours.committed", "bookkeeper", "billing.ledger.hours:catch_up", AFTER, HAS_RESULT),
+    Point("usage.covered", "ops", "billing.invoicing.push:cover", AFTER, HAS_RESULT, needs_hour=True),
+    Point("usage.sent", "ops", f"{USAGE}:send_meter_event", BEFORE, needs_hour=True),
+    Point("usage.counted", "stripe", "saas.local.stripe.api:_do", AFTER, IS_EVENT, needs_hour=True),
+    Point("usage.heard", "ops", f"{USAGE}:send_meter_event", AFTER, needs_hour=True),
     Point("reap.taken", "bookkeeper", SCRIPT_SYNC, AFTER, _script("take.lua", HAS_RESULT), trigger="gateway"),
     Point("reap.undone", "bookkeeper", SCRIPT_SYNC, AFTER, _script("reap.lua"), trigger="gateway"),
 ]

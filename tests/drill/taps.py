@@ -30,6 +30,10 @@ def part_of(command: Sequence[str]) -> str | None:
         return "gateway"
     if "celery" in words and " infer." in words:
         return "worker"
+    if "celery" in words and " -Q ops" in words:
+        return "ops"
+    if "saas.local.stripe" in words:
+        return "stripe"
     return "bookkeeper" if "manage.py bookkeeper" in words else None
 
 

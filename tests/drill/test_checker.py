@@ -5,12 +5,30 @@ from dataclasses import replace
 
 import pytest
 
-from tests.drill.checker import check, sums_of, totals
-from tests.drill.evidence import Caller, Evidence, Prediction, Request, Row, Upset
+from tests.drill.checker import check, totals
+from tests.drill.evidence import (
+    Burnt,
+    Caller,
+    Cap,
+    Counted,
+    Evidence,
+    Prediction,
+    Purse,
+    Request,
+    Row,
+    Seal,
+    Told,
+    Upset,
+    sums_of,
+)
 
 pytestmark = pytest.mark.no_servers
 
 ALICE, BOB = Caller("a" * 32, "1" * 32), Caller("b" * 32, "2" * 32)
+CAROL, CAROLS_OTHER = Caller("c" * 32, "3" * 32), Caller("c" * 32, "4" * 32)  # with a budget, and one of a key
+DAVE = Caller("d" * 32, "5" * 32)  # with credit
+BUDGET, KEYS_BUDGET, CREDIT = 2500, 1100, 2100
+PRICE = {"call": 700, "row": 300, "second": 50, "timeout": 2}  # 1100 at most
 FELL = Upset("gateway", "KILL", began_at=100.0, ended_at=104.0)
 
 
@@ -49,10 +67,26 @@ def honest() -> Evidence:
             asked("pred-done", kind="prediction", status=202),
             asked("pred-failed", kind="prediction", status=202),
             asked("pred-unheard", kind="prediction", status=None, sent_at=99.0, ended_at=101.0),
+            asked("spent", CAROL),
+            asked("spent-by-key", CAROLS_OTHER),
+            asked("over-budget", CAROL, status=402, code="budget_exceeded", cap=Cap("budget", "organization", BUDGET, 0)),
+            asked("over-key's", CAROLS_OTHER, status=402, code="budget_exceeded", cap=Cap("budget", "key", KEYS_BUDGET, 100)),
+            asked("pred-over", CAROL, "prediction", 402, code="budget_exceeded", cap=Cap("budget", "organization", BUDGET, 0)),
+            asked("burnt", DAVE),
+            asked(
+                "at-rest",
+                DAVE,
+                status=402,
+                code="credit_exhausted",
+                cap=Cap("credit", "organization", CREDIT, 1090),
+                sent_at=200.0,
+                ended_at=201.0,
+            ),
         )
     }
     charged = ["plain", "binary", "unheard-charged", "keyed", "keyed-unheard", "pred-done"]
     rows = [row_of(requests[name]) for name in charged]
+    rows += [row_of(requests[name], nano=1010, hour=hour) for name, hour in (("spent", 7), ("spent-by-key", 8), ("burnt", 8))]
     rows += [row_of(requests[name], kind="reversed") for name in ("before-the-fall", "unheard-reversed", "unavailable")]
     rows += [row_of(requests["pred-done"], call="call-attempt-1", kind="reversed")]
     done = requests["pred-done"]
@@ -67,7 +101,61 @@ def honest() -> Evidence:
         accounts=dict(sums_of(rows)),
         caps={(BOB.organization, ""): 1},
         upsets=[FELL],
+        purses={
+            (CAROL.organization, ""): Purse("budget", BUDGET, **PRICE),
+            (CAROL.organization, CAROLS_OTHER.key): Purse("budget", KEYS_BUDGET, **PRICE),
+            (DAVE.organization, ""): Purse("credit", CREDIT, **PRICE),
+        },
+        peaks={CAROL.organization: {("", "2026-01"): (3, BUDGET), ("", "ever"): (9, 9000)}},
+        burnt={DAVE.organization: Burnt(CREDIT - 1010, 1010, 0)},
+        rested_at=200.0,
+        seals=seals_of(rows),
+        subscribed={CAROL.organization},
+        told=[
+            Told(CAROL.organization, "told-7", 7, "2026-01", 1010, 1),
+            Told(CAROL.organization, "told-8", 8, "2026-01", 1010, 1),
+            Told(CAROL.organization, "told-nothing", 9, "2026-01", 0, 0),
+        ],
+        counted=[Counted("told-7", 7, 1), Counted("told-8", 8, 1)],
     )
+
+
+def seals_of(rows: list[Row]) -> list[Seal]:
+    """As the sealer makes them."""
+    hours = sorted({(row.organization, row.hour) for row in rows})
+    its = {of: [row.nano for row in rows if (row.organization, row.hour) == of] for of in hours}
+    return [Seal(*of, len(amounts), sum(amounts)) for of, amounts in its.items()]
+
+
+def seal(evidence: Evidence, hour: int, **fields) -> None:
+    """Of Carol's."""
+    evidence.seals = [
+        replace(each, **fields) if (each.organization, each.hour) == (CAROL.organization, hour) else each
+        for each in evidence.seals
+    ]
+
+
+def told(evidence: Evidence, name: str, **fields) -> None:
+    evidence.told = [replace(each, **fields) if each.identifier == name else each for each in evidence.told]
+
+
+def count_again(evidence: Evidence, name: str, **fields) -> None:
+    evidence.counted += [replace(each, **fields) for each in evidence.counted if each.identifier == name]
+
+
+def uncount(evidence: Evidence, name: str) -> None:
+    evidence.counted = [each for each in evidence.counted if each.identifier != name]
+
+
+def limit(evidence: Evidence, caller: Caller, key: str, nano: int) -> None:
+    purse = evidence.purses[caller.organization, key]
+    evidence.purses[caller.organization, key] = replace(purse, limit=nano)
+
+
+def cap(evidence: Evidence, refusal: str, /, **fields) -> None:
+    found = request(evidence, refusal).cap
+    assert found is not None
+    set_(evidence, refusal, cap=replace(found, **fields))
 
 
 def request(evidence: Evidence, name: str) -> Request:
@@ -149,6 +237,40 @@ FORGED: dict[str, tuple[str, Callable[[Evidence], None]]] = {
     "an account is not there": ("counter", lambda e: e.accounts.clear()),
     "a cap is passed by one": ("over_cap", lambda e: e.caps.update({(ALICE.organization, ""): 4})),
     "a key's cap is passed by one": ("over_cap", lambda e: e.caps.update({(BOB.organization, BOB.key): 0})),
+    "a budget is passed by one unit": ("over_cap", lambda e: limit(e, CAROL, "", 2 * 1010 - 1)),
+    "a key's budget is passed by one unit": ("over_cap", lambda e: limit(e, CAROL, CAROLS_OTHER.key, 1010 - 1)),
+    "credit is passed by one unit": ("over_cap", lambda e: limit(e, DAVE, "", 1010 - 1)),
+    "a budget was passed by one unit for a while": (
+        "over_cap", lambda e: e.peaks[CAROL.organization].update({("", "2026-01"): (3, BUDGET + 1)})),
+    "an account is above its credit": (
+        "over_cap", lambda e: e.accounts[DAVE.organization].update({("", "ever"): (1, CREDIT + 1)})),
+    "a call that its budget refused is charged": ("charged_failure", lambda e: add(e, "over-budget")),
+    "a refusal names no cap": ("wrong_cap", lambda e: set_(e, "over-budget", cap=None)),
+    "a refusal names another's cap": ("wrong_cap", lambda e: cap(e, "over-budget", name="credit")),
+    "a refusal has another cap's code": ("wrong_cap", lambda e: set_(e, "over-budget", code="credit_exhausted")),
+    "a refusal says another limit": ("wrong_cap", lambda e: cap(e, "over-key's", limit=BUDGET)),
+    "who has no budget is refused by one": ("wrong_cap", lambda e: cap(e, "at-rest", source="key")),
+    "a call is refused that its budget pays for": ("refused_early", lambda e: cap(e, "over-key's", left=1100)),
+    "a refusal at rest says one unit too much": ("wrong_cap", lambda e: cap(e, "at-rest", left=1091)),
+    "a charge was not taken from the credit": (
+        "counter", lambda e: e.burnt.update({DAVE.organization: Burnt(CREDIT, 0, 0)})),
+    "a grant has lost a unit": ("counter", lambda e: e.burnt.update({DAVE.organization: Burnt(CREDIT - 1011, 1010, 0)})),
+    "credit did not cover a charge": ("overrun", lambda e: e.burnt.update({DAVE.organization: Burnt(1090, 1010, 1)})),
+    "an hour is not sealed": ("unsealed", lambda e: e.seals.pop()),
+    "a call is missing in its seal": ("unsealed", lambda e: seal(e, 7, calls=0)),
+    "an hour is sealed twice": ("sealed_twice", lambda e: e.seals.append(e.seals[-1])),
+    "a seal has one unit too many": ("sealed_twice", lambda e: seal(e, 7, nano=1011)),
+    "a sealed hour is not told": ("untold", lambda e: e.told.pop(1)),
+    "more is told than is sealed": ("told_twice", lambda e: told(e, "told-7", nano=1011)),
+    "a whole unit is not told": ("untold", lambda e: told(e, "told-7", value=0)),
+    "a unit too many is told": ("told_twice", lambda e: told(e, "told-7", value=2)),
+    "an event still waits": ("untold", lambda e: told(e, "told-8", state="due")),
+    "an event is refused": ("untold", lambda e: told(e, "told-8", state="rejected")),
+    "an event never reached Stripe": ("untold", lambda e: uncount(e, "told-8")),
+    "Stripe has counted an event twice": ("told_twice", lambda e: count_again(e, "told-8")),
+    "Stripe has an event that nobody sent": ("told_twice", lambda e: count_again(e, "told-8", identifier="strange")),
+    "Stripe has another value": ("told_otherwise", lambda e: (count_again(e, "told-8", value=2), e.counted.pop(1))),
+    "Stripe has an event in another hour": ("told_otherwise", lambda e: (count_again(e, "told-8", hour=9), e.counted.pop(1))),
 }  # fmt: skip
 
 
@@ -167,6 +289,7 @@ def test_a_forged_history_is_found_and_named(forgery):
 def test_findings_are_counted_as_the_drill_prints_them():
     evidence = honest()
     drop(evidence, "plain")
+    evidence.seals = seals_of(evidence.rows)
     evidence.open_calls.append("c" * 32)
     assert totals(check(evidence)) == {"lost": 1, "double": 0, "leaked": 4 + 1, "over-cap": 0, "other": 0}
 

@@ -10,7 +10,7 @@ from tests.drill.faults import Fault
 
 pytestmark = [pytest.mark.no_servers, pytest.mark.timeout(900)]
 
-SEED, CAP, CALLS = 5, 150, 1500
+SEED, CAP, CALLS = 5, 100, 2000
 FAULTS = [
     Fault(1, "gateway", "KILL", "answer.after", nth=7),
     Fault(2, "state", "KILL", "close.sent", nth=5),
@@ -19,8 +19,12 @@ FAULTS = [
     Fault(5, "worker", "KILL", "batch.run", nth=5),
     Fault(6, "postgres", "KILL", "ledger.moved"),
     Fault(7, "gateway", "STOP", "open.heard", nth=5, seconds=5.0),
-    Fault(8, "ops", "TERM"),
-    Fault(9, "beat", "KILL"),
+    Fault(8, "stripe", "KILL", "usage.counted"),
+    Fault(9, "stripe", "STOP", "usage.sent", seconds=4.0),
+    Fault(10, "ops", "KILL", "usage.heard"),
+    Fault(11, "stripe", "TERM"),
+    Fault(12, "ops", "TERM"),
+    Fault(13, "beat", "KILL"),
 ]
 
 
@@ -36,3 +40,6 @@ def test_faults_lose_double_leak_and_overcharge_nothing():
     assert all(statuses[kind, "200"] for kind in ("json", "shared", "binary", "friendly", "keyed")), statuses
     assert statuses["again", "200 replayed"], statuses
     assert any(what.startswith("429") for _, what in statuses), statuses  # the caps were met
+    met = {(cap.name, cap.source) for request in drilled.evidence.requests if (cap := request.cap)}
+    assert met == {("budget", "organization"), ("budget", "key"), ("credit", "organization")}
+    assert len(drilled.evidence.counted) >= len(FAULTS)  # each hour's usage was told while something fell

@@ -32,7 +32,9 @@ def test_a_point_whose_function_is_gone_is_reported(tmp_path):
     [
         (["python", "-m", "gunicorn", "-c", "saas/gunicorn.py", "saas.asgi:application"], "gateway"),
         (["python", "-m", "celery", "-A", "saas", "worker", "-Q", "infer.cpu", "-n", "infer1@%h"], "worker"),
-        (["python", "-m", "celery", "-A", "saas", "worker", "-Q", "ops"], None),
+        (["python", "-m", "celery", "-A", "saas", "worker", "-Q", "ops"], "ops"),
+        (["python", "-m", "celery", "-A", "saas", "beat"], None),
+        (["python", "-m", "saas.local.stripe"], "stripe"),
         (["python", "manage.py", "bookkeeper"], "bookkeeper"),
         (["python", "manage.py", "shell"], None),
     ],
