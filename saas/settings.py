@@ -140,6 +140,7 @@ ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_EMAIL_VERIFICATION = "optional"
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_SESSION_REMEMBER = True
+SESSION_ENGINE = "tenants.sessions"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = config.base_url.startswith("https://")
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": config.lanes_url, "KEY_PREFIX": "web"}
