@@ -127,7 +127,10 @@ class ModelVersion(TenantModel):
     inputs = models.JSONField(default=list, help_text="[[name, datatype, shape], …]")
     outputs = models.JSONField(default=list, help_text="[[name, datatype, shape], …]")
     has_batch = models.BooleanField(default=False, help_text="The leading dimension is free.")
-    is_batchable = models.BooleanField(default=False, help_text="And its rows were proved independent.")
+    is_batchable = models.BooleanField(default=False, help_text="And its rows were found independent.")
+    max_batch_rows = models.PositiveIntegerField(
+        db_default=32, help_text="Rows of different calls in one run at most: intake tried no more of them together."
+    )
     load_bytes = models.BigIntegerField(default=0, help_text="Memory that it takes once loaded.")
     ms_per_row = models.FloatField(default=0.0)
     attempts = models.PositiveSmallIntegerField(default=0)

@@ -33,6 +33,7 @@ class Opening:
         providers: Providers,
         max_rows: int,
     ) -> None:
+        """`max_rows`: in one run at most; of a version for which intake tried fewer together, those."""
         self._load_source, self._children, self._providers, self._max_rows = load_source, children, providers, max_rows
 
     def fetch(self, version: str, owner: str) -> ArtifactSource:
@@ -46,13 +47,16 @@ class Opening:
             version, owner = source.version, source.owner
             child = self._load_into_child(source)
             aside = Aside(without_artifact(source), lambda: self._open_aside(version, owner))
-            return ChildResident(source, child, self._max_rows, aside)
+            return ChildResident(source, child, self._rows(source), aside)
         try:
-            model = Model.open(source, providers=self._providers, max_rows=self._max_rows)
+            model = Model.open(source, providers=self._providers, max_rows=self._rows(source))
         except Exception as error:  # onnxruntime raises its own types
             raise ModelUnavailable(f"The model could not be loaded: {str(error).partition(chr(10))[0][:300]}") from error
         model.warm()
-        return LocalResident(source, model, self._max_rows)
+        return LocalResident(source, model, self._rows(source))
+
+    def _rows(self, source: ArtifactSource) -> int:
+        return min(self._max_rows, source.max_batch_rows)
 
     def _open_aside(self, version: str, owner: str) -> ChildResident:
         """In the process for low-priority work; called by the pump that serves it, which waits."""
@@ -63,7 +67,7 @@ class Opening:
         except Exception as error:  # the database's, the store's: not now
             log.exception("loading %s for predictions failed", version)
             raise ModelUnavailable("The model cannot be loaded now") from error
-        return ChildResident(source, self._load_into_child(source, is_low=True), self._max_rows)
+        return ChildResident(source, self._load_into_child(source, is_low=True), self._rows(source))
 
     def _load_into_child(self, source: ArtifactSource, *, is_low: bool = False) -> Child:
         """The owner's process, with the version loaded. One that is ended for another's sake meanwhile is started anew."""
@@ -71,6 +75,6 @@ class Opening:
             child = self._children.of(source.owner, is_low=is_low, loads=source)
             with suppress(ProcessEnded):
                 if not (is_low and source.version in child.versions):  # still there from before its version was evicted
-                    child.load(source, self._max_rows)
+                    child.load(source, self._rows(source))
                 return child
         raise ModelUnavailable("The model's process was ended while it loaded")

@@ -164,6 +164,7 @@ def version_artifact(version_id: UUID | str, owner_id: UUID | str) -> ArtifactSo
         load_bytes=version.load_bytes,
         hardware=version.hardware,
         has_slow_lanes=version.has_slow_lanes,
+        max_batch_rows=version.max_batch_rows,
     )
 
 

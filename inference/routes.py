@@ -23,7 +23,7 @@ class VersionRoute(msgspec.Struct):
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     has_batch: bool = False  # the leading dimension is free: rows are counted there
-    is_batchable: bool = False  # and rows were proved independent: requests may share a run
+    is_batchable: bool = False  # and rows were found independent: requests may share a run
     hardware: str = "cpu"
     ms_per_row: float = 1.0  # measured at intake
     features: list[str] = []  # tabular: names of the columns, in order

@@ -1,6 +1,6 @@
 """From calls to runs and back: which calls share a run, and whose row is whose.
 
-Calls share a run only if rows were proved independent (intake), they ask for the same outputs of the same inputs, and the
+Calls share a run only if rows were found independent (intake), they ask for the same outputs of the same inputs, and the
 caller of `run_batch` allows it: only it knows about tenants. A run that fails is repeated one call at a time, so that one
 poisoned input fails alone.
 """

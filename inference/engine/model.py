@@ -159,7 +159,8 @@ class Model:
     # --- the run ---
 
     def run(self, names: list[str], feed: dict[str, Array], rows: int, *, deadline: float = math.inf) -> list[Array]:
-        """The outputs `names` for `feed`, in this order. On a GPU a batchable model's rows are padded to a fixed size.
+        """The outputs `names` for `feed`, in this order. On a GPU a batchable model's rows are padded to a fixed size, if that
+        many may be in one run.
 
         `deadline`, in seconds since the epoch: the run is ended then. Raises DeadlineExceeded and what onnxruntime raises.
         """
@@ -188,7 +189,7 @@ class Model:
         onnxruntime's Python interface gives no pinned host memory: inputs go through `bind_cpu_input`, which copies them once.
         It binds no text, so a model with BYTES takes the plain way.
         """
-        padded = bucket(rows) if self.is_batchable and rows else rows
+        padded = bucket(rows) if self.is_batchable and rows and bucket(rows) <= self.max_rows else rows
         binding = self.session.io_binding()
         for name, array in feed.items():
             binding.bind_cpu_input(name, _pad(array, padded) if padded != rows else np.asarray(array, order="C"))
@@ -215,7 +216,8 @@ def bucket(rows: int) -> int:
 
 
 def buckets(max_rows: int) -> list[int]:
-    return [1 << power for power in range(bucket(max_rows).bit_length())]
+    """The powers of two up to `max_rows`."""
+    return [1 << power for power in range(max_rows.bit_length())]
 
 
 def signature(session: onnxruntime.InferenceSession) -> tuple[list[TensorSpec], list[TensorSpec]]:

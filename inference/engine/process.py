@@ -163,7 +163,7 @@ class Child:
             place = reply.number
             reply.number = works[place].number
             reply.compute_us = min(max(reply.compute_us, 0), most_us)  # a customer's process may say anything
-            reply.batch_rows = min(max(reply.batch_rows, 0), max_rows)
+            reply.batch_rows = min(max(reply.batch_rows, 0), max(max_rows, works[place].rows))
             replies[place] = reply
         return replies
 

@@ -18,12 +18,13 @@ class ArtifactSource(msgspec.Struct, array_like=True):
     outputs: list[TensorSpec]
     digest: str = ""  # sha256 of the artifact, hexadecimal
     has_batch: bool = False  # the leading dimension is free
-    is_batchable: bool = False  # and rows were proved independent
+    is_batchable: bool = False  # and rows were found independent
     is_private: bool = True  # a customer's upload: it runs in a child process of its own organization
     ms_per_row: float = 1.0  # measured at intake
     load_bytes: int = 0  # measured at intake
     hardware: str = "cpu"
     has_slow_lanes: bool = False  # slow calls wait in lanes of their own
+    max_batch_rows: int = 1  # rows of different calls in one run at most: intake tried no more of them together
 
 
 def size_of(source: ArtifactSource) -> int:

@@ -13,8 +13,13 @@ from inference.routes import TensorSpec
 SIZES = (1, 4, 8, 16, 32, 64, 224, 2, 3)  # tried for free dimensions that are not rows
 KINDS = ("declared", "spread", "unit", "binary", "zeros")  # of values, tried in this order
 WORDS = ("alpha", "the quick brown fox", "12", "", "Ünïcode ✓", "a" * 40)
-MAX_VALUES = 1 << 22  # in one made-up tensor; a larger one says nothing more
-EDGES = (float("nan"), float("inf"), 1e4, -1e4)
+MAX_VALUES = 1 << 22  # in one row of a made-up tensor; a larger one says nothing more
+WHOLE = frozenset(DTYPES) - FLOATS - {"BYTES", "BOOL"}
+EDGES: tuple[tuple[frozenset[str], tuple[float | str, ...]], ...] = (
+    (FLOATS, (float("nan"), float("inf"), 1e4, -1e4, 0.0)),
+    (WHOLE, (0, 100)),
+    (frozenset({"BYTES"}), ("", "z" * 1000)),
+)
 SEED = 7
 
 Feed = dict[str, Array]
@@ -41,10 +46,9 @@ class Inputs:
         random = np.random.default_rng(seed)
         feed = {}
         for spec in self.specs:
-            shape = self.shape(spec, rows, size)
-            if math.prod(shape) > MAX_VALUES:
+            if math.prod(self.shape(spec, 1, size)) > MAX_VALUES:
                 return None
-            feed[spec.name] = values(spec.datatype, shape, kind, random)
+            feed[spec.name] = values(spec.datatype, self.shape(spec, rows, size), kind, random)
         return feed
 
     def shape(self, spec: TensorSpec, rows: int, size: int) -> list[int]:
@@ -85,13 +89,16 @@ def _texts(shape: list[int], kind: str, random: np.random.Generator) -> Array:
     return array.reshape(shape)
 
 
-def edge_rows(feed: Feed, rowed: set[str], datatypes: dict[str, str]) -> Iterator[Feed]:
-    """One row each, all of whose numbers are not a number, infinite, or large: what spoils others if rows are mixed."""
-    for edge in EDGES:
-        row = {name: array[:1].copy() for name, array in feed.items() if name in rowed}
-        spoilt = [name for name in row if datatypes[name] in FLOATS]
-        if not spoilt:
-            return
-        for name in spoilt:
-            row[name] = cast(datatypes[name], np.full(row[name].shape, edge))
-        yield row
+def edge_rows(feed: Feed, datatypes: dict[str, str]) -> Iterator[Feed]:
+    """One row each, extreme in all of its floats, whole numbers or texts: what spoils others if rows are mixed."""
+    for kinds, edges in EDGES:
+        spoilt = [name for name in feed if datatypes[name] in kinds]
+        for edge in edges if spoilt else ():
+            row = {name: array[:1].copy() for name, array in feed.items()}
+            for name in spoilt:
+                row[name] = _filled(datatypes[name], row[name].shape, edge)
+            yield row
+
+
+def _filled(datatype: str, shape: tuple[int, ...], edge: float | str) -> Array:
+    return np.full(shape, edge, np.object_) if isinstance(edge, str) else cast(datatype, np.full(shape, float(edge)))

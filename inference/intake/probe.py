@@ -24,13 +24,13 @@ from inference.engine.sessions import open_session
 from inference.engine.source import ArtifactSource
 from inference.engine.tensors import FLOATS, Array
 from inference.intake import independence
-from inference.intake.feeds import KINDS, SEED, WORDS, Feed, Inputs
+from inference.intake.feeds import KINDS, MAX_VALUES, SEED, WORDS, Feed, Inputs
 from inference.intake.rules import Rejected
 from inference.routes import TensorSpec
 
-ROWS = 8  # in the proof of independence; fewer for slow models
-MANY_ROWS = 32
-SLOW, VERY_SLOW = 0.1, 0.5  # seconds of one row
+TRIED_SECONDS = 3.0  # of processor time, for trying which numbers of rows may share a run
+MANY_ROWS = 32  # from which the cost of a row among others is measured
+SLOW = 0.1  # seconds of one row
 TIMED_RUNS = 5
 OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate", "out of memory", "max_size")
 INPUT_DATATYPES = {
@@ -43,7 +43,9 @@ class Probe:
     """The steps of one probe, in order. `tell(stage)` is called before each: what is under way if the process ends there."""
 
     def __init__(self, artifact: bytes, job: dict[str, Any], tell: Callable[[str], None]) -> None:  # Any: JSON
-        """`job`: `manifest`, and processor time in seconds that a load (`load_seconds`) and a run (`run_seconds`) may take."""
+        """`job`: `manifest`; processor time in seconds that a load (`load_seconds`) and a run (`run_seconds`) may take; the
+        most rows that the engine would ever run together (`max_rows`).
+        """
         self.artifact, self.job, self.tell = artifact, job, tell
         self.manifest: Manifest = parse_manifest(job["manifest"])
         self.measured: dict[str, Any] = {}
@@ -157,8 +159,7 @@ class Probe:
         self.measured |= {"values": found.kind, "ms_one_row": round(once * 1000, 4), "ms_per_row": round(once * 1000, 4)}
         if not makers.rowed:
             return _batching(False, False, "No input has a free leading dimension, or they are different ones")
-        rows = ROWS if once < SLOW else 4 if once < VERY_SLOW else 3
-        feed = self.rows(model, makers, found, rows)
+        feed = self.rows(model, makers, found, self.different(found.feed, once))
         self.tell("batch")
         try:
             found.has_batch, complaint = self.follows(model, feed, makers.rowed, outputs)
@@ -167,20 +168,47 @@ class Probe:
             self.measured["zero_rows"] = self.zero_rows(model, feed, makers.rowed)
             if makers.rowed != set(inputs):
                 return _batching(True, False, "An input has no free leading dimension, so calls cannot share a run")
-            proved = independence.prove(lambda rows: self.run(model, rows), feed, makers.rowed, inputs, outputs)
-            proved += self.many(model, feed, makers.rowed, outputs, once)
+            most = self.most_together(model, feed, inputs, outputs, once)
+            self.measure_many(model, feed, makers.rowed, min(most, MANY_ROWS), once)
         except independence.Dependent as error:
             return _batching(True, False, str(error))
         except Exception as error:  # onnxruntime's types and RuntimeError: it ran on one row
             if _is_memory(error):
                 raise _failure("memory", error) from None
             return _batching(found.has_batch, False, f"The model failed on several rows: {_message(error)}")
-        return _batching(True, True, f"Rows together equalled the same rows alone, {', '.join(map(str, proved))} at a time")
+        if most < 2:
+            return _batching(True, False, "There was no time or memory to try several rows together")
+        return _batching(
+            True, True, f"Rows together equalled the same rows alone, with every number of rows up to {most}", most
+        )
+
+    def different(self, feed: Feed, once: float) -> int:
+        """How many different rows to try with: one for each place of a run, unless they are slow or very large."""
+        values = max(array.size for array in feed.values())
+        in_time = int(TRIED_SECONDS / 8 / max(once, 1e-6))
+        return max(3, min(int(self.job["max_rows"]), MAX_VALUES // max(values, 1), in_time))
 
     def rows(self, model: Model, makers: Inputs, found: "Found", rows: int) -> Feed:
         """More rows of the kind that the model took."""
         feed = self.declared_feed(model, rows) if found.kind == "declared" else makers.make(rows, found.size, found.kind)
-        return feed or independence.pick(found.feed or {}, makers.rowed, [0] * rows)
+        assert feed is not None  # one row of this kind and size was made
+        return feed
+
+    def most_together(self, model: Model, feed: Feed, inputs: dict[str, str], outputs: dict[str, str], once: float) -> int:
+        """How many rows of different calls may share a run; 1 if a model is too slow to try."""
+        if 6 * once > TRIED_SECONDS:  # three rows alone, one again, and two together
+            return 1
+
+        def run(rows: Feed) -> list[Array]:
+            try:
+                return self.run(model, rows)
+            except Exception as error:  # onnxruntime's types and RuntimeError
+                if _is_memory(error):
+                    raise MemoryError(_message(error)) from None
+                raise
+
+        most: int = self.job["max_rows"]
+        return independence.most_together(run, feed, inputs, outputs, most=most, seconds=TRIED_SECONDS)
 
     def follows(self, model: Model, feed: Feed, rowed: set[str], outputs: dict[str, str]) -> tuple[bool, str]:
         """Whether every output has as many rows as the inputs, and if not, which has not."""
@@ -202,17 +230,12 @@ class Probe:
             self.tell("batch")
         return all(result.ndim and not len(result) for result in results)
 
-    def many(self, model: Model, feed: Feed, rowed: set[str], outputs: dict[str, str], once: float) -> list[int]:
-        """The same for a full batch of a fast model, which also gives the cost of a row in one."""
-        if once * MANY_ROWS > 2 * SLOW:
-            return []
-        rows = len(next(feed[name] for name in rowed))
-        picked = [row % rows for row in range(MANY_ROWS)]
-        alone = [self.run(model, independence.pick(feed, rowed, [row])) for row in range(rows)]
-        batch = independence.pick(feed, rowed, picked)
-        independence.compare(outputs, alone, self.run(model, batch), picked, f"{MANY_ROWS} rows differ from each alone")
-        self.measured["ms_per_row"] = round(self.time(model, batch, MANY_ROWS) * 1000, 5)
-        return [MANY_ROWS]
+    def measure_many(self, model: Model, feed: Feed, rowed: set[str], rows: int, once: float) -> None:
+        """The cost of a row of a fast model among so many."""
+        if rows > 1 and once * rows <= 2 * SLOW:
+            different = len(next(iter(feed.values())))
+            batch = independence.pick(feed, rowed, [row % different for row in range(rows)])
+            self.measured["ms_per_row"] = round(self.time(model, batch, rows) * 1000, 5)
 
     def time(self, model: Model, feed: Feed, rows: int) -> float:
         """Seconds of one row: the median of a few runs, or of one if it is slow."""
@@ -313,8 +336,9 @@ def _signature(session: onnxruntime.InferenceSession) -> tuple[list[TensorSpec],
         raise Rejected("unsupported_type", str(error)) from None
 
 
-def _batching(has_batch: bool, is_batchable: bool, reason: str) -> dict[str, Any]:  # Any: JSON
-    return {"has_batch": has_batch, "is_batchable": is_batchable, "reason": reason[:500]}
+def _batching(has_batch: bool, is_batchable: bool, reason: str, max_rows: int = 1) -> dict[str, Any]:  # Any: JSON
+    """`max_rows`: of different calls in one run."""
+    return {"has_batch": has_batch, "is_batchable": is_batchable, "max_rows": max_rows, "reason": reason[:500]}
 
 
 def _failure(code: str, error: Exception) -> Rejected:

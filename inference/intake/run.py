@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.utils import timezone
 
 from inference import artifacts
@@ -70,7 +71,7 @@ def examine(version: ModelVersion) -> dict[str, Any]:  # Any: JSON
         static = sandbox.examine("static", artifact, version.manifest)
         artifact.seek(0)
         try:
-            probed = sandbox.examine("probe", artifact, version.manifest)
+            probed = sandbox.examine("probe", artifact, version.manifest, max_rows=settings.CONFIG.engine_max_batch_rows)
         except Rejected as rejected:
             rejected.measured = {**static, **rejected.measured}
             raise
@@ -93,6 +94,7 @@ def _accept(version: ModelVersion, facts: dict[str, Any]) -> None:  # Any: JSON
             outputs=facts["outputs"],
             has_batch=batching["has_batch"],
             is_batchable=batching["is_batchable"],
+            max_batch_rows=batching["max_rows"],
             load_bytes=measured["load_bytes"],
             ms_per_row=measured["ms_per_row"],
         )

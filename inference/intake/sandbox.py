@@ -55,12 +55,16 @@ class Line(msgspec.Struct):
     rejected: Verdict | None = None
 
 
-def examine(stage: str, artifact: BinaryIO, manifest: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
-    """The facts that a stage (`static`, `probe`) finds. Raises Rejected, Unfinished. `artifact` is at its beginning."""
+def examine(stage: str, artifact: BinaryIO, manifest: dict[str, Any], *, max_rows: int = 64) -> dict[str, Any]:  # Any: JSON
+    """The facts that a stage (`static`, `probe`) finds. Raises Rejected, Unfinished. `artifact` is at its beginning.
+
+    `max_rows`: no more rows of different calls than that are ever run together.
+    """
     size = os.fstat(artifact.fileno()).st_size
     with tempfile.TemporaryDirectory(prefix="intake-") as folder, tempfile.TemporaryFile("w+") as job:
         os.chmod(folder, 0o500)
-        json.dump({"manifest": manifest, "load_seconds": LOAD_SECONDS, "run_seconds": RUN_SECONDS}, job)
+        asked = {"manifest": manifest, "load_seconds": LOAD_SECONDS, "run_seconds": RUN_SECONDS, "max_rows": max_rows}
+        json.dump(asked, job)
         job.seek(0)
         process = subprocess.Popen(
             command(stage, job, MEMORY + MEMORY_PER_BYTE * size),

@@ -38,7 +38,8 @@ def graph(inputs, outputs, nodes, constants=()) -> bytes:
 
 def source(artifact: bytes, manifest=None, **facts) -> ArtifactSource:
     inputs, outputs = signature(open_session(artifact))
-    facts = {"version": uuid7().hex, "owner": uuid7().hex, "has_batch": True, "is_batchable": True, "is_private": False} | facts
+    ids = {"version": uuid7().hex, "owner": uuid7().hex}
+    facts = ids | {"has_batch": True, "is_batchable": True, "is_private": False, "max_batch_rows": 64} | facts
     return ArtifactSource(artifact=artifact, manifest=manifest or {}, inputs=inputs, outputs=outputs, **facts)
 
 

@@ -278,6 +278,26 @@ def test_padding_to_fixed_sizes_as_on_a_gpu_changes_no_answer(rows):
         assert other.outputs[0][2] == one.outputs[0][2]
 
 
+@pytest.mark.parametrize(("max_rows", "expected"), [(64, [1, 8, 16]), (6, [1, 5, 9])])
+def test_padding_makes_no_run_larger_than_intake_has_tried(max_rows, expected):
+    bound = Model.open(models.linear(), max_rows=max_rows)
+    bound.is_on_gpu = True
+    ran = []
+    binding = bound.session.io_binding
+
+    def seen():
+        made = binding()
+        bind = made.bind_cpu_input
+        made.bind_cpu_input = lambda name, array: (ran.append(len(array)), bind(name, array))
+        return made
+
+    bound.session.io_binding = seen
+    for rows in (1, 5, 9):
+        run(bound, work(models.linear(), np.ones((rows, 4), "f4")))
+
+    assert ran == expected
+
+
 def test_text_and_scalars_go_the_gpus_way_too():
     texts = models.identity(TensorProto.STRING, ["n"])
     scalar = models.identity(TensorProto.FLOAT, [], has_batch=False, is_batchable=False)

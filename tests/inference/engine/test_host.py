@@ -232,6 +232,23 @@ def test_what_has_accumulated_is_one_batch_and_one_message(gateway, store, start
     assert len(gateway.messages) == 1
 
 
+@pytest.mark.parametrize("is_private", [True, False])
+def test_no_more_rows_of_different_calls_share_a_run_than_intake_tried_together(gateway, store, start, is_private):
+    made = store.add(models.linear(is_private=is_private, max_batch_rows=7))
+    inputs = [row(i, 0, 0, 1) for i in range(40)]
+    store.gate.clear()
+    host = start(slots=1)
+    numbers = gateway.push_all(made, inputs)
+    until(lambda: len(host._cold._pending.get(made.version, [])) == 40)
+    store.gate.set()
+
+    for number, x in zip(numbers, inputs, strict=True):
+        np.testing.assert_allclose(gateway.answer(number), x @ models.WEIGHTS, rtol=1e-4, atol=1e-5)
+    assert sorted({reply.batch_rows for reply in gateway.replies.values()}) == [5, 7]
+    (many,) = gateway.push_all(made, [np.zeros((9, 4), "f4")], key=lane_key(made.version))
+    assert gateway.reply(many).batch_rows == 9  # one call's own rows are in one run all the same
+
+
 WIDE = 2 << 20  # numbers in a row: 8 MiB
 
 

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.no_servers
 
 @pytest.fixture
 def probe(tmp_path):
-    def examine(data, **manifest):
+    def examine(data, *, max_rows=64, **manifest):
         file = tmp_path / "model.onnx"
         file.write_bytes(data)
         with file.open("rb") as opened:
-            return sandbox.examine("probe", opened, {"task": "tensor", **manifest})
+            return sandbox.examine("probe", opened, {"task": "tensor", **manifest}, max_rows=max_rows)
 
     return examine
 
@@ -42,6 +42,7 @@ def test_a_plain_model_is_batchable_and_measured(probe):
     assert facts["outputs"] == [["y", "FP32", [-1, 3]]]
     assert facts["batching"]["has_batch"] is True
     assert facts["batching"]["is_batchable"] is True
+    assert facts["batching"]["max_rows"] == 64
     assert facts["measured"]["load_bytes"] > 0
     assert 0 < facts["measured"]["ms_per_row"] <= facts["measured"]["ms_one_row"] * 1.5
     assert facts["measured"]["zero_rows"] is True
@@ -149,12 +150,85 @@ def test_rows_that_know_of_each_other_are_never_called_independent(probe, name):
     assert facts["batching"]["reason"]
 
 
+X, Y = value("x", FLOAT, ["n", 4]), value("y", FLOAT, ["n", 4])
+SHAPE_0 = [helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Slice", ["s", "zero", "one"], ["n"])]
+
+
+def row_40_added():
+    """To every row, once there are 41."""
+    nodes = [
+        helper.make_node("Slice", ["x", "from", "to"], ["f"]),
+        helper.make_node("ReduceSum", ["f"], ["g"], keepdims=0),
+        helper.make_node("Add", ["x", "g"], ["y"]),
+    ]
+    return model(nodes, [X], [Y], [axes("from", 40), axes("to", 41)])
+
+
+def mixed_where(condition, added, initializers):
+    """x + a where c: `condition` makes the boolean c, for all rows or for each, and `added` makes a, both from x and n."""
+    nodes = [
+        *SHAPE_0,
+        *condition,
+        *added,
+        helper.make_node("Add", ["x", "a"], ["sum"]),
+        helper.make_node("Where", ["c", "sum", "x"], ["y"]),
+    ]
+    return model(nodes, [X], [Y], [axes("zero", 0), axes("one", 1), *initializers])
+
+
+MEAN = [helper.make_node("ReduceMean", ["x"], ["a"], axes=[0], keepdims=1)]
+PLACES = [helper.make_node("Squeeze", ["n"], ["count"]), helper.make_node("Range", ["start", "count", "step"], ["places"])]
+NUMBERS = [numpy_helper.from_array(np.array(number, np.int64), name) for name, number in (("start", 0), ("step", 1))]
+HIDDEN = {
+    "row 40 is added to each": row_40_added(),
+    "the mean is added to 41 rows, and to no other number": mixed_where(
+        [helper.make_node("Equal", ["n", "special"], ["c"])], MEAN, [axes("special", 41)]
+    ),
+    "the mean is added to 64 rows": mixed_where(
+        [helper.make_node("Equal", ["n", "special"], ["c"])], MEAN, [axes("special", 64)]
+    ),
+    "the row in place 50 is doubled": mixed_where(
+        [
+            *PLACES,
+            helper.make_node("Unsqueeze", ["places", "one"], ["column"]),
+            helper.make_node("Equal", ["column", "special"], ["c"]),
+        ],
+        [helper.make_node("Identity", ["x"], ["a"])],
+        [axes("special", 50), *NUMBERS],
+    ),
+    "a large number beyond place 45 spoils all": mixed_where(
+        [
+            helper.make_node("Slice", ["x", "special", "end"], ["rest"]),
+            helper.make_node("ReduceSum", ["rest"], ["large"], keepdims=0),
+            helper.make_node("Greater", ["large", "thousand"], ["c"]),
+        ],
+        [helper.make_node("Identity", ["x"], ["a"])],
+        [axes("special", 45), axes("end", 1 << 60), numpy_helper.from_array(np.array(1000, np.float32), "thousand")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_rows_that_know_of_each_other_in_some_numbers_or_places_only_are_never_called_independent(probe, name):
+    batching = probe(HIDDEN[name])["batching"]
+
+    assert (batching["is_batchable"], batching["max_rows"]) == (False, 1), batching
+    assert "differ from the same rows alone" in batching["reason"]
+
+
+def test_so_many_rows_may_share_a_run_as_were_tried_together(probe):
+    """The engine never runs more than 40 rows of different calls of the first one, where nothing is wrong with it."""
+    assert probe(row_40_added(), max_rows=40)["batching"]["max_rows"] == 40
+    assert probe(row_40_added(), max_rows=41)["batching"]["is_batchable"] is False
+
+
 def test_a_model_without_a_batch_dimension_takes_one_call_at_a_time(probe):
     facts = probe(one("Softmax", shape=(4, 3), axis=1))
 
     assert facts["batching"] == {
         "has_batch": False,
         "is_batchable": False,
+        "max_rows": 1,
         "reason": "No input has a free leading dimension, or they are different ones",
     }
     assert facts["measured"]["ms_per_row"] > 0

@@ -72,6 +72,7 @@ def test_the_engine_gets_the_bytes_and_what_was_measured(alice, charlie, iris):
 
     assert source.artifact == linear()
     assert (source.digest, source.is_private, source.is_batchable) == (route.digest, True, True)
+    assert source.max_batch_rows == 64
     assert source.load_bytes > 0
     assert source.manifest["task"] == "tabular"
     assert version_artifact(route.id, charlie.organization.id) is None
