@@ -31,7 +31,8 @@ PATH = "/api/v1/models/iris/predict"
 SETUP = """
 from uuid import UUID
 from django.core.management import call_command
-from billing import credit, plans
+from billing.caps import credit
+from billing.sale import plans
 from tenants.access import SYSTEM
 from tenants.actions import set_organization_limits
 o = UUID("{organization}")
