@@ -120,6 +120,13 @@ class Config(BaseSettings):
             raise ValueError("after its ? only host=/directory is read, in place of a host: postgresql://user@/database?host=…")
         return url
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def are_hosts(cls, hosts: str) -> str:
+        if not any(host.strip() for host in hosts.split(",")):
+            raise ValueError("it names no host, so that every request would be refused")
+        return hosts
+
     @field_validator("state_url", "lanes_url")
     @classmethod
     def is_valkey(cls, url: str) -> str:

@@ -6,10 +6,19 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
-from saas.local.processes import is_running
+import psycopg2
+import redis
 
+from saas.local.environment import VALKEYS
+from saas.local.processes import is_running
+from saas.local.servers import URL_ROLES
+
+REACH_SECONDS = 5.0  # for servers of the caller's own to answer
+ASK_SECONDS = 3
 GUARD_SECONDS = 60.0  # that the guard of a killed supervisor needs at most: about 3, and more where the disk is slow
 
 
@@ -75,3 +84,33 @@ def refuse_taken_port(port: int) -> None:
         except OSError as error:
             reason = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
             raise CannotStart(f"port {port} {reason}: choose another one with PORT=… make run") from None
+
+
+def refuse_unreachable(given: Mapping[str, str]) -> None:
+    """Raises CannotStart if a server that the caller's environment names does not answer within REACH_SECONDS, all in all.
+
+    One that is only just starting is asked again and again until then.
+    """
+    deadline = time.monotonic() + REACH_SECONDS
+    for name in (*URL_ROLES, *VALKEYS):
+        while given.get(name) and (reason := _refusal_of(name, given[name])):
+            if time.monotonic() > deadline:
+                raise CannotStart(f"{name} names a server that does not answer ({reason}): start it, or correct the address")
+            time.sleep(0.2)
+
+
+def _refusal_of(name: str, url: str) -> str:
+    """Why the server cannot be asked, without the address, which may hold a password; "" if it answers."""
+    try:
+        if name in URL_ROLES:
+            psycopg2.connect(url, connect_timeout=ASK_SECONDS).close()
+        else:
+            with closing(redis.Redis.from_url(url, socket_connect_timeout=ASK_SECONDS, socket_timeout=ASK_SECONDS)) as client:
+                client.ping()
+    except psycopg2.OperationalError as error:
+        return str(error).partition("\n")[0].rpartition(": ")[2]
+    except redis.BusyLoadingError:
+        return ""  # it is there, and reads its file
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        return str(error.__cause__ or error)
+    return ""

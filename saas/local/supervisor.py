@@ -25,7 +25,7 @@ from saas.local.environment import chosen_servers, forget, save, service_environ
 from saas.local.home import claim
 from saas.local.log import Log
 from saas.local.parts import Part, PartFailed, Recipe
-from saas.local.preconditions import CannotStart, lock_or_refuse, make_empty, refuse_taken_port
+from saas.local.preconditions import CannotStart, lock_or_refuse, make_empty, refuse_taken_port, refuse_unreachable
 from saas.local.processes import MARK, Guard, children, end_leftovers
 from saas.local.servers import START_SECONDS, Postgres, Server, Valkey, process_options, server_environment
 from saas.local.standin import STANDIN
@@ -76,6 +76,7 @@ class Supervisor:
             await self._end_leftovers(directories)
             make_empty(self.temporary)
             refuse_taken_port(self.port)
+            await asyncio.to_thread(refuse_unreachable, self.given)
             await control.start()
             await self._until_stopped(self._start())
             await self._stop.wait()

@@ -16,7 +16,7 @@ import pytest
 from saas.config import ROOT
 from saas.local.preconditions import lock_or_refuse
 from saas.local.processes import marked_processes, processes_in
-from saas.local.servers import embedded_servers
+from saas.local.servers import URL_ROLES, embedded_servers
 from tests.service import Service, running_service
 from tests.waiting import PATIENCE, until
 
@@ -234,6 +234,10 @@ def test_a_taken_port_is_a_clear_message(fresh):
             {"DATABASE_URL": "postgresql://somewhere/maas"},
             "DATABASE_OWNER_URL, DATABASE_METERING_URL, DATABASE_OPS_URL must be set",
         ),
+        ({"STATE_URL": "redis://:word@127.0.0.1:1/0"}, "not started: STATE_URL names a server that does not answer"),
+        ({"LANES_URL": "unix:///nowhere/lanes.sock"}, "not started: LANES_URL names a server that does not answer"),
+        (dict.fromkeys(URL_ROLES, "postgresql://maas:word@127.0.0.1:1/maas"), "not started: DATABASE_URL names a server that"),
+        ({"ALLOWED_HOSTS": " ,"}, "ALLOWED_HOSTS: Value error, it names no host"),
         ({"DATA_DIR": "/"}, "is open to other users and not empty"),
         ({"DATA_DIR": "/proc/nothing"}, "DATA_DIR cannot be made at /proc/nothing"),
         ({"TIMEOUT_MAX": "20"}, "TIMEOUT_MAX: Value error, it is 20, below TIMEOUT_DEFAULT, which is 30"),
@@ -249,6 +253,7 @@ def test_a_broken_environment_is_a_clear_message(variables, reason, tmp_path):
     assert done.returncode == 1
     assert reason in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    assert ":word@" not in done.stdout + done.stderr
 
 
 def test_once_stop_has_returned_all_has_ended(running):
