@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db.models import Count, Max, Q, QuerySet, Sum
 
 from inference.models import Alias, MLModel, ModelVersion, State
+from inference.predictions.models import KeptData
 from saas.lib.errors import ArtifactTooLarge, LimitReached
 from tenants.caps import Cap, check, lock, refusal
 from tenants.models import CATALOG_ID, Organization
@@ -18,6 +19,8 @@ VALIDATING = Cap("validating", "versions in validation at once", "wait for their
 ALIASES = Cap("aliases_per_model", "aliases of one model", "delete or move one")
 ARTIFACT = Cap("artifact_bytes", "bytes in one artifact", "make the model smaller")
 STORED = Cap("stored_bytes", "bytes of artifacts", "delete versions, whose space is free soon after")
+
+DATA = Cap("data_bytes", "bytes of kept inputs and answers", "wait until older ones expire")
 
 
 class Room(NamedTuple):
@@ -52,6 +55,18 @@ def lock_for_version(model: MLModel) -> Room:
     return Room(largest_artifact(organization), STORED.of(organization), stored_bytes(organization))
 
 
+def lock_for_data(organization_id: UUID, size: int) -> None:
+    """Room for `size` more bytes of inputs or answers, for this transaction. Raises LimitReached."""
+    organization = lock(organization_id)
+    check(organization, DATA, data_bytes(organization), size)
+
+
+def check_data(organization_id: UUID) -> None:
+    """Raises LimitReached if there is no room for any, as far as one sees without a lock."""
+    organization = Organization.objects.get(id=organization_id)
+    check(organization, DATA, data_bytes(organization))
+
+
 def check_alias(model: MLModel) -> None:
     """Whether a locked model may have one more alias. Raises LimitReached."""
     check(Organization.objects.get(id=model.organization_id), ALIASES, model.aliases.count())
@@ -77,6 +92,11 @@ def stored_bytes(organization: Organization) -> int:
     return kept.aggregate(bytes=Sum("size", default=0))["bytes"]  # type: ignore[no-any-return]  # the shared queryset is typed Any
 
 
+def data_bytes(organization: Organization) -> int:
+    """Of all that is kept of predictions, and of answers that were too large for the books; sealed."""
+    return KeptData.objects.filter(organization=organization).values_list("bytes", flat=True).first() or 0
+
+
 def used(organization: Organization) -> dict[Cap, int]:
     """What there is just now of each; of the caps per model, what the fullest one has."""
     versions = live_models(organization).annotate(n=Count("versions", filter=Q(versions__deleted_at__isnull=True)))
@@ -87,4 +107,5 @@ def used(organization: Organization) -> dict[Cap, int]:
         VALIDATING: validating(organization),
         ALIASES: aliases.aggregate(most=Max("n", default=0))["most"],
         STORED: stored_bytes(organization),
+        DATA: data_bytes(organization),
     }

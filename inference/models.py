@@ -214,4 +214,4 @@ class AliasChange(TenantModel):
         return f"{self.alias} {self.version_id}"
 
 
-from inference.predictions.models import Prediction, StoredAnswer  # noqa: E402, F401  # Django finds models here
+from inference.predictions.models import KeptData, Prediction, StoredAnswer  # noqa: E402, F401  # Django finds models here

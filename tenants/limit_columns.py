@@ -37,6 +37,7 @@ class CapColumns(models.Model):
     max_aliases_per_model = _cap(50, "Aliases of one model.")
     max_artifact_bytes = _cap(512 * MIB, "Bytes of one artifact; never more than ARTIFACT_MAX_BYTES.", least=1)
     max_stored_bytes = _cap(20 * GIB, "Bytes of all artifacts together.")
+    max_data_bytes = _cap(GIB, "Bytes of kept inputs and answers: of predictions, and for Idempotency-Keys.")
 
     class Meta:
         abstract = True
@@ -52,4 +53,5 @@ CAPS_IN_RANGE = Q(
     max_aliases_per_model__gte=0,
     max_artifact_bytes__gte=1,
     max_stored_bytes__gte=0,
+    max_data_bytes__gte=0,
 )

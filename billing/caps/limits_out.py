@@ -49,6 +49,7 @@ class OrganizationLevelOut(LevelOut):
     aliases_per_model = CountOut(help_text="`used` is the fullest model's.")
     artifact_bytes = SizeOut(help_text="Bytes of one artifact.")
     stored_bytes = CountOut(help_text="Bytes of all artifacts together.")
+    data_bytes = CountOut(help_text="Bytes of kept inputs and answers.")
 
 
 class KeyLevelOut(LevelOut):

@@ -61,8 +61,8 @@ class Answers:
         else:
             rendering.add_done_callback(lambda made: done(call, made.result()))
 
-    def seal(self, call: Call, answer: Rendered, done: Callable[[Call, Rendered, bytes | None], None]) -> None:
-        """Make what the books keep of `answer`; `done` gets it, or None: it cannot be stored."""
+    def seal(self, call: Call, answer: Rendered, done: Callable[[Call, Rendered, bytes | AppError], None]) -> None:
+        """Make what the books keep of `answer`; `done` gets it, or why it cannot be stored."""
         packed = pack_answer(answer)
         if self.store.is_slow(packed):
             sealing = asyncio.get_running_loop().run_in_executor(None, self._sealed, call, packed)
@@ -70,12 +70,14 @@ class Answers:
         else:
             done(call, answer, self._sealed(call, packed))
 
-    def _sealed(self, call: Call, packed: bytes) -> bytes | None:
+    def _sealed(self, call: Call, packed: bytes) -> bytes | AppError:
         try:
             return self.store.seal(call, packed)
+        except errors.LimitReached as error:
+            return error
         except Exception as error:  # a key that does not open, for example: this call fails, the others go on
             _tell(call, "stored", error)
-            return None
+            return errors.Unavailable("The answer could not be stored; nothing was charged", retry_after=1)
 
     def unseal(self, call: Call, stored: bytes, done: Callable[[Call, Outcome], None]) -> None:
         """Read what an earlier call with this key stored; `done` gets that answer, or an AppError."""

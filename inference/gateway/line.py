@@ -204,10 +204,10 @@ class Gateway:
             call.is_closing = True  # from here on it gets its outcome, however long that takes
             self.answers.seal(call, answer, self._sealed)
 
-    def _sealed(self, call: Call, answer: Rendered, sealed: bytes | None) -> None:
-        if sealed is None:
+    def _sealed(self, call: Call, answer: Rendered, sealed: bytes | AppError) -> None:
+        if isinstance(sealed, AppError):
             call.is_closing = False
-            self.running.fail(call, errors.Unavailable("The answer could not be stored; nothing was charged", retry_after=1))
+            self.running.fail(call, sealed)
             return
         if not call.is_open:
             self._lost(call)

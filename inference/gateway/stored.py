@@ -7,6 +7,7 @@ from uuid import UUID
 from django.db import close_old_connections
 from django.utils import timezone
 
+from inference import caps
 from inference.gateway.call import Call
 from inference.predictions.models import StoredAnswer
 from saas.lib.crypto import seal
@@ -27,13 +28,14 @@ class Answers:
         return len(packed) > MAX_IN_BOOKS - 256
 
     def seal(self, call: Call, packed: bytes) -> bytes:
-        """What the books keep: the sealed answer, or where its row is."""
+        """What the books keep: the sealed answer, or where its row is. Raises LimitReached if there is no room for one."""
         sealed = seal(_data_key(call.key), call.key.data_key_id, packed, context=_place(call))
         if not self.is_slow(packed):
             return sealed
         organization = UUID(hex=call.key.organization)
         close_old_connections()
         with tenant_scope(organization):
+            caps.lock_for_data(organization, len(sealed))
             StoredAnswer.objects.create(
                 id=UUID(hex=call.id), organization_id=organization, sealed=sealed, expires_at=timezone.now() + KEPT
             )

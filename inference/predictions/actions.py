@@ -9,6 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from inference import caps
 from inference.predictions.attempts import read_ask
 from inference.predictions.models import Prediction, Status
 from inference.routes import ModelRoute, VersionRoute
@@ -41,12 +42,14 @@ def create_prediction(
 
     `body` is the JSON that the endpoint takes; it is checked here, so that bad input is refused at once. Returns whether it
     is new: of requests with one idempotency key the first to be stored wins, the others get its prediction. Raises
-    IdempotencyKeyReused if that one's fingerprint is another.
+    IdempotencyKeyReused if that one's fingerprint is another, LimitReached if the organization keeps too much already.
     """
     if version.state != "ready":
         raise StateConflict(f"Version {version.number} of {route.full_name} is {version.state}, not ready")
     read_ask(endpoint, body, route, version)
     identity = uuid7()
+    sealed = seal_for(organization.id, body, context=("prediction", "input", identity.hex))
+    caps.lock_for_data(organization.id, len(sealed))
     prediction = Prediction(
         id=identity,
         organization=organization,
@@ -58,7 +61,7 @@ def create_prediction(
         version_number=version.number,
         hardware=version.hardware,
         endpoint=endpoint,
-        input=seal_for(organization.id, body, context=("prediction", "input", identity.hex)),
+        input=sealed,
         timeout=timeout,
         request_id=request_id,
         expires_at=timezone.now() + retention,

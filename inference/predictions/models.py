@@ -9,7 +9,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from saas.lib.ids import shown
-from tenants.models import TenantModel, TenantQuerySet
+from tenants.models import Organization, TenantModel, TenantQuerySet
 
 LEASE = timedelta(seconds=90)
 """How long one attempt may hold a prediction before another may take it: above the longest deadline."""
@@ -132,6 +132,18 @@ class Prediction(TenantModel):
         mine = type(self).objects.filter(pk=self.pk, organization_id=self.organization_id, status=Status.PROCESSING)
         mine = mine.filter(started_at=self.started_at)
         mine.update(next_try_at=timezone.now() + after, sent_at=None, attempts=models.F("attempts") - 1)
+
+
+class KeptData(models.Model):
+    """How many bytes an organization has in sealed inputs, outputs and stored answers. Triggers keep it in each transaction."""
+
+    organization = models.OneToOneField(
+        Organization, on_delete=models.CASCADE, db_column="tenant_id", primary_key=True, related_name="+"
+    )
+    bytes = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.bytes} bytes"
 
 
 class StoredAnswer(TenantModel):

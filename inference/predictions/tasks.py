@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db.models import BigIntegerField, F, Func
 from django.utils import timezone
 
+from inference import caps
 from inference.gateway import headers
 from inference.gateway.call import Call, Rendered
 from inference.predictions.actions import send, send_ids
@@ -20,7 +21,7 @@ from inference.predictions.attempts import build_call
 from inference.predictions.models import KEY_LIFE, MAX_ATTEMPTS, Prediction, Status, StoredAnswer
 from inference.predictions.runner import GatewayThread
 from inference.predictions.shares import Shares
-from saas.lib.errors import AppError, IdempotencyInProgress
+from saas.lib.errors import AppError, IdempotencyInProgress, LimitReached
 from tenants.crypto import seal_for, unseal_for
 from tenants.databases import as_operator
 from tenants.scope import tenant_scope
@@ -96,8 +97,20 @@ def _take(organization: UUID, pk: UUID) -> Prediction | None:
             _fail(prediction, "quarantined", f"{MAX_ATTEMPTS} attempts ended without an answer; it is not tried again")
         elif prediction.input is None:
             _fail(prediction, "expired", "It was not run before its data expired")
+        elif refusal := _no_room(prediction):
+            _fail(prediction, refusal.code, refusal.detail)
         else:
             return prediction
+    return None
+
+
+def _no_room(prediction: Prediction) -> LimitReached | None:
+    """Why its result could not be kept. A later attempt brings what an earlier one may have been charged for: it is kept."""
+    if prediction.attempts == 1:
+        try:
+            caps.check_data(prediction.organization_id)
+        except LimitReached as error:
+            return error
     return None
 
 
@@ -135,6 +148,8 @@ def _finish(prediction: Prediction, call: Call, outcome: Rendered | AppError) ->
             measured = {"queue_us": reply.queue_us, "compute_us": reply.compute_us} if reply else {}
             cost = dict(outcome.headers).get(headers.COST, b"").decode()
             prediction.finish(Status.SUCCEEDED, output=sealed, cost=cost, **measured)
+            if not call.is_replay:  # no attempt comes after this one, so nobody replays it
+                StoredAnswer.objects.of(organization).filter(pk=UUID(hex=call.id)).delete()
         elif outcome.code == "state_conflict":  # what GatewayThread.cancel ends a call with
             prediction.finish(Status.CANCELED)
         elif isinstance(outcome, IdempotencyInProgress):

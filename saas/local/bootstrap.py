@@ -45,6 +45,7 @@ DEMO_LIMITS: dict[str, Any] = {  # Any: columns
     "max_aliases_per_model": 1_000_000,
     "max_artifact_bytes": 1 << 40,
     "max_stored_bytes": 1 << 50,
+    "max_data_bytes": 1 << 50,
 }
 
 

@@ -32,7 +32,7 @@ from inference.lanes import (
     worker_key,
 )
 from inference.routes import ModelRoute, VersionRoute
-from saas.lib.errors import AppError
+from saas.lib.errors import AppError, LimitReached
 from saas.lib.prices import Price
 from saas.lib.valkey import sync_client
 from tenants.principal import KeyRecord, Limits, Terms
@@ -400,6 +400,25 @@ async def test_a_call_that_is_lost_while_its_answer_is_stored_gets_no_answer_and
 
     assert (await outcome).status == 503
     assert desk.records() == []
+
+
+async def test_an_answer_for_which_there_is_no_room_is_refused_free_and_its_key_may_be_used_again(desk):
+    class Full(Plain):
+        def seal(self, call, packed):
+            raise LimitReached("The organization may have 1 bytes of kept inputs and answers and has 1")
+
+    desk.gateway.answers.store = Full()
+    _, outcome = desk.ask(idempotency_key="k4", fingerprint=b"f" * 32)
+    await desk.reply(await desk.take())
+    refused = await outcome
+
+    assert (refused.status, refused.code) == (409, "limit_reached")
+    assert desk.records() == []
+    await desk.until(lambda: desk.calls_this_month() == 0)
+    desk.gateway.answers.store = Plain()
+    _, outcome = desk.ask(idempotency_key="k4", fingerprint=b"f" * 32)
+    await desk.reply(await desk.take())
+    assert (await outcome).status == 200
 
 
 class Rendering:

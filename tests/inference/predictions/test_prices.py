@@ -13,6 +13,7 @@ from inference.gateway.quotes import Quote
 from inference.predictions.attempts import build_call
 from inference.predictions.models import Prediction
 from inference.predictions.tasks import _finish
+from saas.lib.ids import uuid7
 from saas.lib.prices import Price
 from tenants.access import Actor
 from tenants.actions import catalog_organization
@@ -122,6 +123,7 @@ def test_a_result_says_what_it_cost(caller, alice):
     with tenant_scope(alice.organization.id):
         row = Prediction.objects.of(alice.organization).claim(row.pk)
     call = build_call(row, b'{"inputs": [[1, 2, 3]]}')
+    call.id = uuid7().hex
 
     _finish(row, call, Rendered(200, [headers.cost(120_000, "USD")], b"{}"))
 
