@@ -18,7 +18,7 @@ IN_RANGE = [
 
 
 class Migration(migrations.Migration):
-    dependencies = [("tenants", "0004_terms")]
+    dependencies = [("tenants", "0005_hashed_sessions")]
 
     operations = [
         migrations.AddField(

@@ -20,6 +20,6 @@ REVOKE INSERT, UPDATE ON inference_keptdata FROM maas_door;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("inference", "0008_kept_data")]
+    dependencies = [("inference", "0009_kept_data")]
 
     operations = [migrations.RunSQL(COUNT, migrations.RunSQL.noop)]

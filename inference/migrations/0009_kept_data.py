@@ -56,7 +56,7 @@ def triggers(table: str, columns: tuple[str, ...]) -> migrations.RunSQL:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("inference", "0007_price_of_a_prediction"), ("tenants", "0005_data_bytes")]
+    dependencies = [("inference", "0008_rows_of_a_run"), ("tenants", "0006_data_bytes")]
 
     operations = [
         migrations.CreateModel(
