@@ -120,7 +120,7 @@ class Drill:
         compare = f"from tests.drill.hours import compared; compared({sorted(self.stage.subscribed)!r})"
         return [
             *_said("verify_books", self.service, "verify_books"),
-            *_said("reconciled", self.service, "shell", "-c", compare),
+            *_said("reconciled", self.service, "shell", "-v", "0", "-c", compare),
         ]
 
 

@@ -75,7 +75,7 @@ def plan(count: int, *, seed: int, seconds: float) -> list[Fault]:
         point = next(points)
         servers = ("postgres", "stripe") if point.needs_hour else SERVERS
         part = point.part if rng.random() < 0.5 else rng.choice([point.part, *servers])
-        nth = rng.randint(1, 1 if point.trigger or point.needs_hour else 20)
+        nth = rng.randint(1, point.passes)
         faults.append(Fault(number, part, next(kinds), point.name, nth=nth, seconds=seconds))
     return faults
 

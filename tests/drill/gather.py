@@ -150,7 +150,9 @@ def _predictions(service: Service, customers: list[Customer]) -> list[Prediction
 
 
 def _output(owner: Customer, shown_id: str) -> Mark:
-    return tuple(owner.get(f"predictions/{shown_id}").json()["output"]["outputs"][0]["data"])
+    answer = owner.get(f"predictions/{shown_id}")
+    assert "output" in answer.text, answer.text
+    return tuple(answer.json()["output"]["outputs"][0]["data"])
 
 
 def _wait(is_so: Callable[[], object], seconds: float) -> None:

@@ -33,6 +33,13 @@ class Point:
     trigger: str | None = None
     needs_hour: bool = False
 
+    @property
+    def passes(self) -> int:
+        """How often a load passes it soon enough that a fault may wait for the last one."""
+        if self.trigger or self.needs_hour:
+            return 1
+        return 2 if self.name.startswith("prediction.") else 20
+
 
 def _script(file: str, condition: Condition = lambda arguments, result: True) -> Condition:
     return lambda arguments, result: arguments[0].name == file and condition(arguments, result)
