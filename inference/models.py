@@ -136,6 +136,8 @@ class ModelVersion(TenantModel):
     attempts = models.PositiveSmallIntegerField(default=0)
     next_try_at = models.DateTimeField(default=timezone.now)
     examined_at = models.DateTimeField(null=True, blank=True, help_text="When its last examination began.")
+    examined_seconds = models.FloatField(db_default=0.0, help_text="How long its examinations took, all together.")
+    needs_long = models.BooleanField(db_default=False, help_text="Its short examination did not end; a long one is due.")
     ready_at = models.DateTimeField(null=True, blank=True)
     deleted_at = models.DateTimeField(null=True, blank=True)
     removed_at = models.DateTimeField(null=True, blank=True, help_text="When the artifact of a deleted version was removed.")

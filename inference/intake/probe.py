@@ -28,7 +28,7 @@ from inference.intake.feeds import KINDS, MAX_VALUES, SEED, WORDS, Feed, Inputs
 from inference.intake.rules import Rejected
 from inference.routes import TensorSpec
 
-TRIED_SECONDS = 3.0  # of processor time, for trying which numbers of rows may share a run
+TRIED_SECONDS = 1.5  # of processor time, for trying which numbers of rows may share a run
 MANY_ROWS = 32  # from which the cost of a row among others is measured
 SLOW = 0.1  # seconds of one row
 TIMED_RUNS = 5

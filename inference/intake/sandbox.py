@@ -26,6 +26,7 @@ MEMORY = 4 << 30  # bytes of address space, and MEMORY_PER_BYTE for each of the 
 MEMORY_PER_BYTE = 5
 SECONDS = {"static": 30.0, "probe": 90.0}  # by the clock
 CPU_SECONDS = {"static": 20, "probe": 80}
+SHORT_SECONDS, SHORT_CPU_SECONDS = 20.0, 3  # of a stage in a short examination; most models need less than one
 LOAD_SECONDS, RUN_SECONDS = 30.0, 10.0  # of processor time, for loading and for each run
 MAX_OUTPUT = 8 << 20  # bytes that the process may write
 TIMEOUTS = {"load": "load_timeout", "tokenizer": "tokenizer"}
@@ -34,6 +35,10 @@ CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.
 
 class Unfinished(Exception):
     """The process ended without a result for a reason that may be ours: try again."""
+
+
+class Overran(Exception):
+    """A short examination did not end: a long one has to decide."""
 
 
 class Verdict(msgspec.Struct):
@@ -55,11 +60,16 @@ class Line(msgspec.Struct):
     rejected: Verdict | None = None
 
 
-def examine(stage: str, artifact: BinaryIO, manifest: dict[str, Any], *, max_rows: int = 64) -> dict[str, Any]:  # Any: JSON
-    """The facts that a stage (`static`, `probe`) finds. Raises Rejected, Unfinished. `artifact` is at its beginning.
+def examine(
+    stage: str, artifact: BinaryIO, manifest: dict[str, Any], *, max_rows: int = 64, is_short: bool = False
+) -> dict[str, Any]:  # Any: JSON
+    """The facts that a stage (`static`, `probe`) finds. `artifact` is at its beginning.
 
-    `max_rows`: no more rows of different calls than that are ever run together.
+    `max_rows`: no more rows of different calls than that are ever run together. Raises Rejected, Unfinished and, if it
+    `is_short` and would need more time, Overran.
     """
+    seconds = SHORT_SECONDS if is_short else SECONDS[stage]
+    cpu_seconds = SHORT_CPU_SECONDS if is_short else CPU_SECONDS[stage]
     size = os.fstat(artifact.fileno()).st_size
     with tempfile.TemporaryDirectory(prefix="intake-") as folder, tempfile.TemporaryFile("w+") as job:
         os.chmod(folder, 0o500)
@@ -67,7 +77,7 @@ def examine(stage: str, artifact: BinaryIO, manifest: dict[str, Any], *, max_row
         json.dump(asked, job)
         job.seek(0)
         process = subprocess.Popen(
-            command(stage, job, MEMORY + MEMORY_PER_BYTE * size),
+            command(stage, job, MEMORY + MEMORY_PER_BYTE * size, cpu_seconds),
             stdin=artifact,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -77,15 +87,21 @@ def examine(stage: str, artifact: BinaryIO, manifest: dict[str, Any], *, max_row
             start_new_session=True,
         )
         try:
-            output = _read(process, time.monotonic() + SECONDS[stage])
+            output = _read(process, time.monotonic() + seconds)
+        except Unfinished:
+            if is_short:
+                raise Overran from None
+            raise
         finally:
             _kill(process)
+    if is_short and process.returncode == -signal.SIGXCPU:
+        raise Overran
     return _result(stage, output, process.returncode)
 
 
-def command(stage: str, job: IO[str], memory: int) -> list[str]:
+def command(stage: str, job: IO[str], memory: int, cpu_seconds: int) -> list[str]:
     """The command line: no site packages of the user's, no bytecode written, nothing imported from the working directory."""
-    arguments = (stage, job.fileno(), os.getpid(), memory, CPU_SECONDS[stage])
+    arguments = (stage, job.fileno(), os.getpid(), memory, cpu_seconds)
     return [sys.executable, "-s", "-P", "-B", "-m", "inference.intake.child", *map(str, arguments)]
 
 

@@ -21,6 +21,7 @@ WAIT = timedelta(seconds=15)  # that a message may take before it counts as lost
 QUARANTINE_SECONDS = 86_400  # an upload that is older was left by a process that died
 PLACES = 3  # examinations at once in a process: one of the 4 threads of an ops worker is always free for other tasks
 places = threading.BoundedSemaphore(PLACES)
+long_places = threading.BoundedSemaphore(PLACES - 1)  # of those: a short examination waits for short ones only
 
 
 def send() -> None:
@@ -37,11 +38,20 @@ def examine_next() -> None:
     if not places.acquire(blocking=False):
         return
     try:
-        has_run = run_next()
+        has_run = run_next(is_long=False) or _run_long()
     finally:
         places.release()
     if has_run:
         send()
+
+
+def _run_long() -> bool:
+    if not long_places.acquire(blocking=False):
+        return False
+    try:
+        return run_next(is_long=True)
+    finally:
+        long_places.release()
 
 
 @shared_task(name="inference.intake.sweep")

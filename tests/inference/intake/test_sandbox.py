@@ -19,11 +19,11 @@ X, Y = value("x", FLOAT, ["n", 4]), value("y", FLOAT, ["n", 4])
 
 @pytest.fixture
 def examine(tmp_path):
-    def run(stage, data, manifest=None):
+    def run(stage, data, manifest=None, *, is_short=False):
         file = tmp_path / "model.onnx"
         file.write_bytes(data)
         with file.open("rb") as opened:
-            return sandbox.examine(stage, opened, manifest or {"task": "tensor"})
+            return sandbox.examine(stage, opened, manifest or {"task": "tensor"}, is_short=is_short)
 
     return run
 
@@ -100,6 +100,26 @@ def test_an_examination_that_uses_up_all_of_its_processor_time_is_not_our_failur
     assert verdict_of("probe", loop(1 << 62)).code == "run_timeout"
 
 
+def test_a_short_examination_that_does_not_end_decides_nothing(examine, monkeypatch):
+    monkeypatch.setattr(sandbox, "SHORT_CPU_SECONDS", 1)
+
+    with pytest.raises(sandbox.Overran):
+        examine("probe", loop(1 << 62), is_short=True)
+
+
+def test_a_short_examination_that_gets_no_processor_decides_nothing(examine, monkeypatch):
+    monkeypatch.setattr(sandbox, "SHORT_SECONDS", 0.0)
+
+    with pytest.raises(sandbox.Overran):
+        examine("probe", linear(), is_short=True)
+
+
+def test_a_short_examination_that_ends_is_as_good_as_a_long_one(examine):
+    short, long = examine("probe", linear(), is_short=True), examine("probe", linear())
+
+    assert (short["inputs"], short["outputs"], short["batching"]) == (long["inputs"], long["outputs"], long["batching"])
+
+
 def test_a_function_bomb_that_reached_loading_would_be_stopped_there(verdict_of, monkeypatch):
     """The static rules refuse it before; this is the second line."""
     monkeypatch.setattr(sandbox, "LOAD_SECONDS", 1.0)
@@ -150,8 +170,8 @@ def test_the_process_has_no_environment_no_files_and_an_empty_folder(tmp_path, m
     )
     real = sandbox.command
 
-    def command(stage, job, memory):
-        line = real(stage, job, memory)
+    def command(*arguments):
+        line = real(*arguments)
         return [*line[: line.index("-m")], str(seen), *line[line.index("-m") + 1 :]]
 
     monkeypatch.setattr(sandbox, "command", command)
