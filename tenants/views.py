@@ -12,18 +12,24 @@ from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from saas.lib.errors import NotFound, ValidationFailed
+from saas.lib.errors import InvalidRequest, NotFound, ValidationFailed
 from tenants import standing
 from tenants.access import Access, Actor, access_to
 from tenants.models import ApiKey, Organization
 from tenants.pagination import Pages
 from tenants.scope import set_tenant
 
+LIST_NAMES = frozenset({"limit", "cursor", "format"})
+
 
 class ManagementView(APIView):
-    """Authenticates, checks `required_scope`, and refuses a `?format=` that the view does not have, instead of ignoring it."""
+    """Authenticates, checks `required_scope`, and refuses what it does not know in the query of a GET, instead of ignoring it.
+
+    `query_names` are those of the view beside LIST_NAMES: a filter with a slip in its name must not look like an answer.
+    """
 
     required_scope: ClassVar[str | dict[str, str]]
+    query_names: ClassVar[frozenset[str]] = frozenset()
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # Any: the URL's parts
         response = super().dispatch(request, *args, **kwargs)
@@ -36,6 +42,16 @@ class ManagementView(APIView):
         if request.query_params.get("format", formats[0]) not in formats:
             detail = f"One of {', '.join(formats)}; {formats[0]} if it is left out."
             raise ValidationFailed(f"format: {detail}", errors=[{"field": "format", "detail": detail}])
+        if request.method in SAFE_METHODS:
+            self._check_query(request)
+
+    def _check_query(self, request: Request) -> None:
+        known = self.query_names | LIST_NAMES
+        for name in request.query_params:
+            if name not in known:
+                raise InvalidRequest(
+                    f"There is no parameter {name[:100]!r} in this query; known are {', '.join(sorted(known))}"
+                )
 
 
 class TenantView(ManagementView):

@@ -72,6 +72,7 @@ def _query(name: str, description: str, **more: Any) -> OpenApiParameter:  # Any
 
 class UsageView(TenantView):
     required_scope = "usage:read"
+    query_names = frozenset({"from", "granularity", "group_by", "to"})
     renderer_classes = [UsageRenderer, CsvRenderer]
     content_negotiation_class = ByQuery
 
@@ -105,6 +106,7 @@ class UsageView(TenantView):
 
 class CallsView(TenantView):
     required_scope = "usage:read"
+    query_names = frozenset({"day", "key", "model", "request_id"})
 
     @extend_schema(
         summary="Single calls, newest first",

@@ -29,6 +29,7 @@ class NdjsonRenderer(JSONRenderer):
 
 class BillView(TenantView):
     required_scope = "billing:read"
+    query_names = frozenset({"month"})
     renderer_classes = [JSONRenderer, NdjsonRenderer]
     content_negotiation_class = ByQuery
 
@@ -56,6 +57,7 @@ class BillView(TenantView):
 
 class BilledUsageView(TenantView):
     required_scope = "billing:read"
+    query_names = frozenset({"from", "granularity", "month", "to"})
     renderer_classes = [UsageRenderer, CsvRenderer]
     content_negotiation_class = ByQuery
 
@@ -94,6 +96,7 @@ class BilledUsageView(TenantView):
 
 class BilledCallsView(TenantView):
     required_scope = "billing:read"
+    query_names = frozenset({"hour"})
 
     @extend_schema(
         summary="The calls of a sealed hour, as they are stated in receipts and bills",
@@ -116,6 +119,7 @@ class BilledCallsView(TenantView):
 
 class ReceiptsView(TenantView):
     required_scope = "billing:read"
+    query_names = frozenset({"call"})
 
     @extend_schema(
         summary="Receipts of calls, and the seals that they are in",

@@ -95,6 +95,7 @@ class PlanView(PlanChangeView):
 
 class PlanPreviewView(PurchaseView):
     required_scope = "billing:read"
+    query_names = frozenset({"plan"})
 
     @extend_schema(
         parameters=[OpenApiParameter("plan", OpenApiTypes.STR, required=True, description="Its name.")],

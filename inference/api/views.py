@@ -73,6 +73,8 @@ def check_name(access: Access, owner: str, name: str) -> None:
 
 
 class ModelsView(ModelsOwnerView):
+    query_names = frozenset({"visibility"})
+
     @extend_schema(
         responses=ModelOut(many=True),
         parameters=[OpenApiParameter("visibility", description="`public`: the catalogue's instead of one's own.")],

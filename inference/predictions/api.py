@@ -116,6 +116,7 @@ class PredictionsView(PredictionView):
     """Create and list. Creating takes an API key: its limits and allow-list hold for the call."""
 
     required_scope: ClassVar[dict[str, str]] = {"GET": "predictions:read", "POST": "predictions:write"}
+    query_names = frozenset(each.name for each in FILTERS)
     parser_classes = (PredictionParser,)
     fingerprint: bytes = b""
 

@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.test import RequestFactory
+from django.urls import Resolver404, resolve
 from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.generators import SchemaGenerator
 
+from tenants.views import LIST_NAMES, ManagementView
 from tests.waiting import PATIENCE
 
 OUTSIDE = re.compile(r"""(?:src|href|action|url|from|import)\s*[=(:]?\s*["']?\s*((?:https?:)?//[^"'\s>)]+)""", re.I)
@@ -43,6 +45,35 @@ def test_every_operation_has_a_name_of_its_own_and_says_how_to_sign_in(schema):
     assert schema["components"]["securitySchemes"].keys() == {"apiKey", "session", "sessionToken"}
     assert not [path for path, operation in operations(schema) if {"session": [], "sessionToken": []} in operation["security"]]
     assert all({"apiKey": []} in operation["security"] for path, operation in operations(schema) if path.startswith("/api/"))
+
+
+def test_a_query_takes_the_names_that_are_described_and_no_others(schema):
+    for place, methods in schema["paths"].items():
+        view = view_of(place)
+        if "get" in methods and view is not None:
+            described = {each["name"] for each in methods["get"].get("parameters", []) if each["in"] == "query"}
+            assert described <= view.query_names | LIST_NAMES, place
+            assert view.query_names <= described, place
+
+
+def view_of(place):
+    """The management view of a route of the reference; None for the gateway's."""
+    try:
+        view = getattr(resolve(re.sub(r"\{\w+\}", "x", place)).func, "cls", object)
+    except Resolver404:
+        return None
+    return view if issubclass(view, ManagementView) else None
+
+
+def test_an_unknown_name_in_a_query_is_refused_on_every_route(schema, client_of, alice):
+    client, asked = client_of(alice), 0
+    for place, methods in schema["paths"].items():
+        if "get" in methods and view_of(place) is not None:
+            answer = client.get(re.sub(r"\{\w+\}", "x", place) + "?stauts=failed")
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request"), place
+            assert "'stauts'" in answer.json()["detail"]
+            asked += 1
+    assert asked > 20
 
 
 def headers(schema, place, method):
