@@ -15,6 +15,7 @@ from saas.lib.errors import InvalidRequest
 from tenants.bodies import Body, FingerprintParser
 
 PIECE = 1 << 20  # bytes of text that are looked at in one go
+NULL = msgspec.Raw(b"null")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -42,9 +43,13 @@ class PredictionParser(FingerprintParser):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequest(f"The body must be a JSON object: {error}") from None
         return {
-            name: Text(bytes(value)) if name == "input" else jsontext.read(bytes(value), what=f"The field {name[:100]}")
+            name: Text(bytes(value)) if name == "input" and value != NULL else _read(name, value)
             for name, value in members.items()
         }
+
+
+def _read(name: str, value: msgspec.Raw) -> Any:  # Any: JSON
+    return jsontext.read(bytes(value), what=f"The field {name[:100]}")
 
 
 def _check_utf8(text: bytes) -> None:

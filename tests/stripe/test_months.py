@@ -139,10 +139,17 @@ def test_the_drafts_of_an_unpaid_subscription_stay_drafts(standin, subscribe, ba
     assert (latest(subscription).status, latest(subscription).finalizes_by_itself) == ("draft", False)
 
 
-def test_a_trial_costs_nothing_and_then_begins(standin, customer, catalogue):
+def test_a_trial_costs_nothing_and_then_begins(standin, customer, catalogue, monkeypatch):
+    """We ask for none; somebody may, at Stripe."""
+    checkout = customers._checkout
+
+    def with_trial(params, key):
+        return checkout(params | {"subscription_data": params["subscription_data"] | {"trial_period_days": 7}}, key)
+
+    monkeypatch.setattr(customers, "_checkout", with_trial)
     session = customers.checkout_for_subscription(
         customer=customer.id, prices=catalogue["pro"], metadata={}, success_url="https://m.test", cancel_url="https://m.test",
-        key="trial", trial_days=7,
+        key="trial",
     )  # fmt: skip
     standin.click(session.url, card="4242424242424242", do="pay")
     subscription = customers.subscriptions_of(customer.id)[0]
