@@ -39,7 +39,8 @@ class Hours:
         environment = service.environment
         self.clock = f"{environment['STRIPE_API_BASE']}/_standin/clock"
         self.secret = {"Authorization": f"Bearer {environment['STRIPE_SECRET_KEY']}"}
-        self.broker = Celery(broker=environment["STATE_URL"].replace("unix://", "redis+socket://", 1))
+        broker = environment["STATE_URL"].replace("unix://", "redis+socket://", 1)
+        self.broker = Celery(broker=broker, set_as_current=False)  # tasks of this process go to its own
 
     def now(self) -> float:
         """The platform's time. Raises requests.RequestException."""
