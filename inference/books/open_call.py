@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 
-KEEP_SECONDS = (48 * 3600, 600)
+KEEP_SECONDS = (48 * 3600, 600)  # that an outcome can be replayed (books.md), and if its tenant has very much stored
 
 # The states of a call. QUEUED, and CLOSING when it was not sent yet, are known to this process only.
 NEW, QUEUED, OPENING, OPEN, CLOSING, CLOSE_SENT, ENDED = range(7)
@@ -15,8 +15,8 @@ class OpenCall:
     `call` is a UUIDv7 of the corrected clock, as 32 hexadecimal digits, like `tenant` and `key` ("" for a session's call).
     `period` is the month whose sums it raises, `max_nano` the most it can cost. `record` is what pack_opened makes of its
     UsageRecord: if this process dies it becomes the `reversed` one. `claim` names the Idempotency-Key, unique among all
-    tenants (None: none), and `fingerprint` the request; its outcome is kept for so many seconds after
-    the close, and for the second number of `keep_seconds` if the tenant has much stored.
+    tenants (None: none), and `fingerprint` the request; its outcome is kept for the first of `keep_seconds` after the close,
+    and for the second if the tenant has very much stored.
 
     `on_open(verdict, note)` gets one of OPEN_VERDICTS or "lost", and the note that books.lua gave with it: the stored answer of
     a "replay", the limit and what is left of it where one refused the call. A call that is open may get a second verdict,

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from inference.books.open_call import OpenCall
+from inference.books.open_call import KEEP_SECONDS, OpenCall
 from inference.books.record import UsageRecord, pack_opened
 from inference.gateway import pricing
 from inference.gateway.call import Call
 
 MS_PER_HOUR = 3_600_000
-KEEP = (48 * 3600, 600)  # seconds that an answer can be replayed (books.md), and while its organization has very many stored
-KEEP_PREDICTION = (48 * 3600, 6 * 3600)  # so long the row may take to hear of it
+KEEP_PREDICTION = (KEEP_SECONDS[0], 6 * 3600)  # so long the row may take to hear of it
 
 
 def open_call(call: Call, on_open: Callable[[str, bytes | None], None]) -> OpenCall:
@@ -28,7 +27,7 @@ def open_call(call: Call, on_open: Callable[[str, bytes | None], None]) -> OpenC
         record=pack_opened(call.record),
         claim=claim_of(call) if call.idempotency_key is not None else None,
         fingerprint=call.fingerprint,
-        keep_seconds=KEEP_PREDICTION if call.is_low else KEEP,
+        keep_seconds=KEEP_PREDICTION if call.is_low else KEEP_SECONDS,
         on_open=on_open,
     )
 
