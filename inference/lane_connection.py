@@ -51,7 +51,11 @@ def _connect(options: Any) -> socket.socket:
     if path := options.get("path"):
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(REPLY_SECONDS)
-        connection.connect(path)
+        try:
+            connection.connect(path)
+        except OSError:
+            connection.close()
+            raise
         return connection
     host, port = options.get("host", "localhost"), options.get("port", 6379)
     connection = socket.create_connection((host, port), REPLY_SECONDS)

@@ -50,6 +50,7 @@ class Children:
         self._withdrawn: dict[str, None] = {}  # the latest, in their order
         self._starter = ThreadPoolExecutor(1, "children")  # lives as long as they
         self._deaths: dict[str, deque[float]] = {}  # by organization: when its processes died lately, monotonic
+        self._is_closed = False
         self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="models-")
         self.folder = Path(self._folder.name) / "empty"
@@ -59,7 +60,7 @@ class Children:
         """The organization's process, started if there is none; where there may be only one, it is for all work.
 
         With `loads`, which is then to be loaded into it, there is memory for that version. Raises MemoryExhausted, and
-        ModelUnavailable if all places are busy, or if too many of its processes died just now.
+        ModelUnavailable if all places are busy, if too many of its processes died just now, or after `close`.
         """
         place = (owner, is_low and self.limit > 1)
         try:
@@ -76,6 +77,8 @@ class Children:
 
     def _take(self, place: tuple[str, bool], loads: ArtifactSource | None) -> Child:
         with self._lock:
+            if self._is_closed:  # a load that began before may ask now
+                raise ModelUnavailable("the worker is ending")
             self._children = {place: child for place, child in self._children.items() if not child.is_ended}
             child = self._children.get(place)
             if child is None:
@@ -225,6 +228,7 @@ class Children:
 
     def close(self) -> None:
         with self._lock:
+            self._is_closed = True
             children, self._children = list(self._children.values()), {}
         for child in children:
             child.close()

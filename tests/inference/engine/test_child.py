@@ -342,6 +342,20 @@ def test_the_least_recently_used_child_makes_place_and_busy_ones_stay():
         kept.close()
 
 
+def test_no_process_starts_once_all_were_closed():
+    class Asking(Budget):
+        def close(self):  # after the processes, before what starts them
+            with pytest.raises(ModelUnavailable, match="ending"):
+                kept.of("a")
+            super().close()
+
+    kept = Children(2, memory_bytes=MEMORY, budget=Asking(8 << 30, 8 << 30), on_ended=lambda child: None)
+
+    kept.close()
+
+    assert kept.count() == 0
+
+
 def test_a_version_that_leaves_takes_its_process_with_it_only_if_it_was_the_last(child):
     one, two = models.linear(is_private=True), models.linear(is_private=True)
     first, second = ready(child, one), ready(child, two)
