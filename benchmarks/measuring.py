@@ -130,9 +130,9 @@ def our_target(service: Service, workload: Workload, model: Model) -> Iterator[T
     dialect = DIALECTS[workload.body][OURS]
     name = service.upload(model) if workload.mode == "upload" else model.name
     path = f"/api/v1/models/{name}/predict" if dialect == "predict" else f"/v2/models/{name}/infer"
-    books = service.everysec() if workload.mode == "everysec" else nullcontext()
+    special = {"everysec": service.everysec, "budgets": service.budgets}.get(workload.mode, nullcontext)
     gateway = service.bare() if workload.mode == "bare" else nullcontext(service.port)
-    with books, gateway as port:
+    with special(), gateway as port:
         yield Target(OURS, port, path, dialect, service.headers, service.cpu_by_part)
 
 

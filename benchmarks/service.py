@@ -33,6 +33,7 @@ DRAIN_SECONDS = 60.0
 PUBLISH_SECONDS = 300.0
 LOOK_EVERY = 0.5
 UPLOAD_SUFFIX = "-upload"
+AMPLE = "1000000.00"  # of the currency unit
 OF_A_SERVICE = {*URL_ROLES, "STATE_URL", "LANES_URL", "DEBUG", "SECRET_KEY", "KEK", "KEY_PEPPERS", "SIGNING_KEYS"}
 BARE_PARTS = ("bare gateway", "worker", "lanes")  # what has a part in a bare request
 
@@ -167,6 +168,24 @@ class Service:
                 yield
             finally:
                 state.config_set("appendfsync", "always")
+
+    @contextmanager
+    def budgets(self) -> Iterator[None]:
+        """Meanwhile the organization and its keys each have a budget, which is too large to be met. Raises Failed."""
+        api = f"http://127.0.0.1:{self.port}/api/v1"
+        with requests.Session() as session:
+            session.headers.update(self.headers)
+            keys = session.get(f"{api}/keys", timeout=30).json()["results"]
+            budgets = [f"{api}/billing/budgets/{whose}" for whose in ("organization", *(key["id"] for key in keys))]
+            for budget in budgets:
+                put = session.put(budget, json={"amount": AMPLE}, timeout=30)
+                if not put.ok:
+                    raise Failed(f"a budget was not set: {put.text[:300]}")
+            try:
+                yield
+            finally:
+                for budget in budgets:
+                    session.delete(budget, timeout=30)
 
     @contextmanager
     def bare(self) -> Iterator[int]:

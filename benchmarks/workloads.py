@@ -20,7 +20,8 @@ DIALECTS: dict[str, dict[str, str]] = {
 @dataclass(frozen=True)
 class Workload:
     """`mode` is what is special about our side: `everysec` (how often the books reach the disk; otherwise each time), `bare`
-    (no key, limits, metering and log), `upload` (the model as a customer's own). `like`: the workload whose peers' best
+    (no key, limits, metering and log), `upload` (the model as a customer's own), `budgets` (of the organization and its key).
+    `like`: the workload whose peers' best
     configurations are taken, and whose rate an open loop takes its share of.
     """
 
@@ -42,6 +43,7 @@ WORKLOADS = (
     Workload("iris-64-everysec", "iris", "json", 64, mode="everysec"),
     Workload("open-loop", "iris", "json", OPEN_CLIENTS, PYTHON_PEERS, like="iris-64", is_open=True),
     Workload("bare", "iris", "json", 64, mode="bare", like="iris-64"),
+    Workload("budgets", "iris", "json", 64, mode="budgets", like="iris-64"),
     Workload("upload", "iris", "json", 64, mode="upload", like="iris-64"),
     Workload("mlp", "bench-mlp", "json", 64, PEERS),
     Workload("conv-json", "bench-conv", "json", 16, PEERS),
@@ -90,6 +92,7 @@ GOALS = (
     Goal("3×224×224 float32, binary, 16 clients, MB/s", "image", "mb", "Triton", ("triton",), least=1.0),
     Goal("digits, PNG, 16 clients, requests/s", "digits", "rate", "best of LitServe, BentoML", IMAGE_PEERS, least=2.0),
     Goal("everything on, CPU-µs a request, 64 clients", "iris-64", "cpu", "ourselves, all off", base="bare", most=1.25),
+    Goal("iris with budgets, CPU-µs a request, 64 clients", "budgets", "cpu", "ourselves, without", base="iris-64", most=1.1),
     Goal("open loop at 70 % of our peak, p99", "open-loop", "p99", BEST_PYTHON, PYTHON_PEERS, most=0.5),
     Goal("iris, 64 clients, CPU-µs a request", "iris-64", "cpu", "Triton", ("triton",), most=1.0),
     Goal("iris as a customer's upload, 64 clients, requests/s", "upload", "rate", "ourselves, catalogue", base="iris-64"),
