@@ -142,6 +142,8 @@ def broken_promises(monkeypatch):
     from stripe._api_requestor import _APIRequestor
     from stripe._http_client import HTTPClient
 
+    from billing import stripe_gateway
+
     found = []
     request = _APIRequestor.request
 
@@ -153,7 +155,8 @@ def broken_promises(monkeypatch):
         return request(self, method, url, params, options, **more)
 
     monkeypatch.setattr(_APIRequestor, "request", checked)
-    monkeypatch.setattr(HTTPClient, "INITIAL_DELAY", 0.01)  # the SDK's own pause between its tries
+    monkeypatch.setattr(HTTPClient, "INITIAL_DELAY", 0.01)  # the SDK's own pause between its tries, and ours
+    monkeypatch.setattr(stripe_gateway, "BUSY_PAUSE", 0.001)
     return found
 
 

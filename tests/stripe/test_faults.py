@@ -14,11 +14,6 @@ from tests.waiting import PATIENCE, until
 pytestmark = pytest.mark.no_servers
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(stripe_gateway, "BUSY_PAUSE", 0.001)
-
-
 @pytest.fixture
 def send(standin, customer, catalogue):
     """`send(value, identifier="a", at=None)`: one meter event; whether it was new."""

@@ -15,11 +15,6 @@ from tests.racing import at_once
 CUSTOMERS = "/v1/customers"
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(stripe_gateway, "BUSY_PAUSE", 0.001)
-
-
 @pytest.fixture
 def make(standin):
     """`make()`: the customer of an organization of this test's own."""

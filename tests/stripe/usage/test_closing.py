@@ -7,7 +7,6 @@ from decimal import Decimal
 import pytest
 from django.db import connections, transaction
 
-from billing import stripe_gateway
 from billing.caps import credit
 from billing.invoicing import closing, invoice_credit, invoices, periods, push, settling, usage_charge
 from billing.models import CreditMonth, Invoice, Subscription
@@ -20,11 +19,6 @@ from tenants.access import SYSTEM
 from tenants.databases import as_operator
 from tests.stripe.usage.test_settling import adjustments, draft_of_the_month, due_of, usage_lines
 from tests.stripe.usage.world import HOUR
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(stripe_gateway, "BUSY_PAUSE", 0.001)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pytest
 from django.db import transaction
 from django.db.utils import DatabaseError
 
-from billing import stripe_gateway
 from billing.invoicing import push
 from billing.invoicing.models import DECISIONS, TURNS
 from billing.models import StripePush
@@ -14,11 +13,6 @@ from tenants.databases import as_operator
 from tests.stripe.usage.world import HOUR
 
 EVENTS = "/v1/billing/meter_events"
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(stripe_gateway, "BUSY_PAUSE", 0.001)
 
 
 def told(world):

@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from billing import stripe_gateway
 from billing.invoicing import push
 from billing.invoicing.reconcile import reconcile_all
 from saas.lib.errors import AppError
@@ -15,11 +14,6 @@ from tests.stripe.usage.test_push import EVENTS
 from tests.stripe.usage.world import HOUR
 
 FAULTS = ("busy", "conflict", "fail_before", "fail_after", "drop_before", "drop_after", "late_summaries")
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(stripe_gateway, "BUSY_PAUSE", 0.001)
 
 
 def ask_a_person(world, standin):

@@ -4,18 +4,13 @@ from datetime import timedelta
 
 import pytest
 
-from billing import stripe_gateway, tasks
+from billing import tasks
 from billing.invoicing import push
 from billing.invoicing.reconcile import reconcile, reconcile_all
 from billing.models import ReconRun
 from tenants.databases import as_operator
 from tests.stripe.usage.test_push import EVENTS, event
 from tests.stripe.usage.world import HOUR
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(stripe_gateway, "BUSY_PAUSE", 0.001)
 
 
 @pytest.fixture

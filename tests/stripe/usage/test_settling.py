@@ -9,7 +9,6 @@ from fractions import Fraction
 import pytest
 from django.db import connections
 
-from billing import stripe_gateway
 from billing.invoicing import push, settling, usage_charge
 from billing.invoicing.reconcile import reconcile_all
 from billing.invoicing.views import shown_with_lines
@@ -20,11 +19,6 @@ from tenants.databases import as_operator
 from tests.stripe.usage.test_push import EVENTS, event
 from tests.stripe.usage.world import HOUR
 from tests.waiting import until
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(stripe_gateway, "BUSY_PAUSE", 0.001)
 
 
 @pytest.fixture
