@@ -14,6 +14,7 @@ from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
 from saas import room, rounds, unread
+from saas.doors import Doors
 
 STOP_SECONDS = 4.0  # that running calls get at a stop; what is left then is answered 503 and costs nothing
 ROLL_SECONDS = 65.0  # the same at a rolling restart: longer than the longest deadline
@@ -84,15 +85,23 @@ class FrontServer(Server):
         super().__init__(config)
         self.server_state: State = State()
         self._swept = 0.0
+        self.doors = Doors([], self._protocol, config.backlog)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self.doors = Doors(list(sockets or []), self._protocol, self.config.backlog)
         if self.age:
             ROLLING.ready(self.age)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]  # as in uvicorn
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     async def on_tick(self, counter: int) -> bool:
         should_exit = await super().on_tick(counter)
         self._tick()
+        await self.doors.look()
         return should_exit
 
     def _tick(self) -> None:
@@ -111,6 +120,7 @@ class FrontServer(Server):
         is_rolling = bool(self.age) and ROLLING.is_replaced(self.age)
         if is_rolling:
             await self._until(ROLLING.has_successor, SUCCESSOR_SECONDS)
+        self.doors.close()
         for server in self.servers:
             server.close()
         for sock in sockets or []:

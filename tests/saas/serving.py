@@ -202,9 +202,10 @@ def reply(call: Call) -> Reply:
 
 
 class Served:
-    """A running server; `base` is its address. The gateway is touched on the loop only (`on_loop`)."""
+    """A running server; `base` is its address. The gateway is touched on the loop only (`on_loop`). `run` runs the loop."""
 
-    def __init__(self, **front_options) -> None:
+    def __init__(self, *, run=asyncio.run, **front_options) -> None:
+        self._run_loop = run
         self.lines: list[dict] = []
         self._options = front_options
         self.other_app = None
@@ -213,7 +214,7 @@ class Served:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=200)
         self.port = self.listener.getsockname()[1]
         self.base = f"127.0.0.1:{self.port}"
-        self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self.thread = threading.Thread(target=lambda: self._run_loop(self._run()), daemon=True)
         self.is_up = threading.Event()
         self.thread.start()
         assert self.is_up.wait(PATIENCE)
