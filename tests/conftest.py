@@ -16,6 +16,7 @@ from pathlib import Path
 import django
 import pytest
 import redis
+from django.conf import settings
 
 from saas.local.processes import Guard
 from saas.local.servers import embedded_servers, spawn, wait_ready
@@ -33,6 +34,7 @@ os.environ.update(DJANGO_SETTINGS_MODULE="saas.settings", DEBUG="1", DATA_DIR=st
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "no_servers: needs neither PostgreSQL nor Valkey.")
     django.setup()  # before test modules import models; it opens no connection
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a slow one would be all of the time
 
 
 def pytest_unconfigure() -> None:

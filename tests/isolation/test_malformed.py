@@ -209,9 +209,8 @@ def send(world):
 
 
 @pytest.fixture
-def account(module_fixtures, settings):
+def account(module_fixtures):
     """`account(prefix, route, is_signed_in=…)(body, …)`: a route of allauth's, asked by somebody new or by nobody."""
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a slow one would be all of the time
 
     def asked(prefix, route, *, is_signed_in):
         client, (method, path) = Client(raise_request_exception=False), route.split(" ", 1)
