@@ -246,7 +246,7 @@ def test_long_examinations_leave_a_place_to_short_ones(wait_for_intake, alice, c
 
 
 def test_endless_models_of_many_have_a_short_examination_each_before_anybodys_long_one(upload_to_intake, people, monkeypatch):
-    """Three organizations with two endless models each, then one with an ordinary one: what came before it is counted."""
+    """Two organizations with two endless models each, then one with an ordinary one: what came before it is counted."""
     from inference.intake import run, sandbox, tasks
 
     take_all()
@@ -261,7 +261,7 @@ def test_endless_models_of_many_have_a_short_examination_each_before_anybodys_lo
         return examine(version, is_short=is_short)
 
     monkeypatch.setattr(run, "examine", told)
-    *greedy, ordinary = people(4)
+    *greedy, ordinary = people(3)
     endless = [version for user in greedy for version in upload_to_intake(user, loop(1 << 62), 2)]
     tasks.examine_next()  # one of them had its turn before the ordinary one came
     (good,) = upload_to_intake(ordinary, linear(), 1)
@@ -275,7 +275,7 @@ def test_endless_models_of_many_have_a_short_examination_each_before_anybodys_lo
         tasks.examine_next()
 
     assert {state_of(version) for version in endless} == {"rejected"}
-    assert sorted(is_short for version, is_short in seen if version in endless) == [False] * 6 + [True] * 6
+    assert sorted(is_short for version, is_short in seen if version in endless) == [False] * 4 + [True] * 4
 
 
 def state_of(version_id):
