@@ -85,7 +85,7 @@ def test_the_other_doors_close_when_few_wait_and_leave_no_file_behind():
         with ExitStack() as crowd:
             come_in(served, crowd)
         until(lambda: connections(served) == 0)
-        until(lambda: len(os.listdir("/proc/self/fd")) == before)
+        until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # a last one may have been closing when they were counted
 
         with served.connect() as later:
             later.send(LIVE)
