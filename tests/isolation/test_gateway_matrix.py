@@ -26,7 +26,14 @@ BODY = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": 
 
 @pytest.fixture
 def world(make_user, make_organization, join, make_key):
+    """One of which the gateway has seen nothing yet."""
     return World(make_user, make_organization, join, make_key)
+
+
+@pytest.fixture(scope="module")
+def one_world(module_fixtures):
+    """For tests in which nothing is found, whatever was asked before."""
+    return World(**module_fixtures)
 
 
 class Door:
@@ -98,10 +105,10 @@ def shape(answered, names):
 
 
 @pytest.mark.parametrize("kind", GATEWAY)
-async def test_a_format_that_the_route_does_not_have_is_refused(world, door, kind):
-    method, path = place(kind, world.names())
+async def test_a_format_that_the_route_does_not_have_is_refused(one_world, door, kind):
+    method, path = place(kind, one_world.names())
     for query in ("format=xml", "a=1&format=csv", "format=", "format=json&format=xml"):
-        status, _, body = await door.ask(method, f"{path}?{query}", world.key_text)
+        status, _, body = await door.ask(method, f"{path}?{query}", one_world.key_text)
         assert (status, body["code"]) == (422, "validation_failed"), query
         assert "json" in body.get("error", body.get("detail"))
     for query in ("format=json", "information=xml", "a=format=xml"):
@@ -121,8 +128,8 @@ def test_every_route_of_the_gateway_is_in_the_reviewed_table():
 
 
 @pytest.mark.parametrize("kind", GATEWAY)
-async def test_without_a_key_only_what_is_open_answers(world, door, kind):
-    for names in (world.names(), world.nobodys()):
+async def test_without_a_key_only_what_is_open_answers(one_world, door, kind):
+    for names in (one_world.names(), one_world.nobodys()):
         status, _, body = await door.ask(*place(kind, names))
         if kind in CLOSED:
             assert (status, body["code"]) == (401, "api_key_missing")
@@ -217,7 +224,7 @@ async def test_slugs_cannot_be_guessed_by_errors(world, door):
 
 @pytest.mark.parametrize("kind", NAMING)
 @pytest.mark.parametrize("model", ["%00", "a%00b", "UPPER", "a" * 70, "a%20b", "%F0%9F%90%8D", "a:b", "catalog/%00", "%00/a"])
-async def test_what_cannot_be_a_name_is_not_found_before_anything_is_looked_up(world, door, kind, model):
-    status, _, body = await door.ask(*place(kind, world.names(), model), world.key_text)
+async def test_what_cannot_be_a_name_is_not_found_before_anything_is_looked_up(one_world, door, kind, model):
+    status, _, body = await door.ask(*place(kind, one_world.names(), model), one_world.key_text)
     assert (status, body["code"]) == (404, "not_found")
     assert [kind for kind, _ in door.queries if kind == "route"] == []
