@@ -8,7 +8,8 @@ from inference.books.open_call import CLOSE_SENT, OPENING, OpenCall
 from inference.books.places import GROUPS, KEYED_CLOSES, PLAIN_CLOSES, STORED_MAX
 from saas.lib.valkey import Argument
 
-STORED_TENANT_MAX_BYTES = 64 << 20  # of memory for all stored answers of a tenant; of what exceeds half of it, less is kept
+STORED_TENANT_MAX_BYTES = 64 << 20  # of memory for all stored answers of a tenant
+SHARE_OF_ROOM = 8  # it is this part of what is left for all, if that is less
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -42,8 +43,17 @@ class Batch:
         self.closes, self.opens, self.arguments = closes, opens, arguments
 
 
-def pack_batch(closes: list[OpenCall], opens: list[OpenCall]) -> Batch:
-    """What books.lua is told of these calls, which are under way from now on."""
+def share(room: int) -> int:
+    """Bytes that a tenant's stored answers may take while `room` are left for all tenants' (-1: no bound is known).
+
+    It shrinks as memory fills, so that many tenants together never leave nothing to the next one (Choudhury and Hahne, "Dynamic
+    queue length thresholds for shared-memory packet switches", 1998).
+    """
+    return STORED_TENANT_MAX_BYTES if room < 0 else min(STORED_TENANT_MAX_BYTES, room // SHARE_OF_ROOM)
+
+
+def pack_batch(closes: list[OpenCall], opens: list[OpenCall], room: int = -1) -> Batch:
+    """What books.lua is told of these calls, which are under way from now on. `room` as for `share`."""
     plain: list[Argument] = []
     keyed: list[Argument] = []
     keyed_closes: list[OpenCall] = []
@@ -67,7 +77,7 @@ def pack_batch(closes: list[OpenCall], opens: list[OpenCall]) -> Batch:
         else:
             groups[alike] = [call]
     arguments: list[Argument] = [0, 0, 0, 0, *plain, *keyed]
-    arguments[STORED_MAX], arguments[GROUPS] = STORED_TENANT_MAX_BYTES, len(groups)
+    arguments[STORED_MAX], arguments[GROUPS] = share(room), len(groups)
     arguments[PLAIN_CLOSES], arguments[KEYED_CLOSES] = len(plain_closes), len(keyed_closes)
     ordered: list[OpenCall] = []
     for group in groups.values():

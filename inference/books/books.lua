@@ -1,7 +1,7 @@
 -- One tick of one gateway: close the calls that have ended, then open the new ones; at most 256 together.
 -- All checks come first, then the writes. A call is known by its id: closing or opening it again changes nothing.
 -- KEYS: 1 the session's open calls (open:{session}), 2 journal, 3 books:full (beat.lua).
--- ARGV: 1 bytes of stored answers a tenant may have, 2 number of closes without claim, 3 of closes with claim, 4 of groups that
+-- ARGV: 1 bytes of memory that a tenant's stored answers may take now, 2 number of closes without claim, 3 of closes with claim, 4 of groups that
 --   open; then
 --   per close without claim: call, exact nano, the packed end of its record ("" if the call failed);
 --   per close with claim: the same, then claim (its whole key), stored answer ("" if kept elsewhere), seconds to keep it, and at
@@ -49,6 +49,7 @@ end
 -- at; and under each minute since the epoch, the bytes of the outcomes that end in it.
 local CLAIM_BYTES = 400  -- that a claim takes beside its stored answer, about
 local KEY_LASTS = 49 * 3600  -- longer than any outcome
+local LONG_PART = 4  -- a tenant's stored answers are kept long up to this part of what they may take
 
 local stores = {}  -- tenant → {total, swept, added = {minute → bytes}, gone = {minutes}}, as they will be after this script
 local function store_of(tenant)
@@ -99,7 +100,7 @@ local function keep_outcome(head, call, stored, keep, least)
   if key == '' or claim_of(key)[1] ~= call then return end
   claims[key] = {call, claim_of(key)[2], stored}
   local store, bytes = store_of(head[1]), #stored + CLAIM_BYTES
-  if 2 * store.total > tonumber(ARGV[1]) then keep = math.min(keep, least) end
+  if LONG_PART * store.total > tonumber(ARGV[1]) then keep = math.min(keep, least) end
   local minute = math.floor((now() + keep) / 60)
   later[#later + 1] = {'HSET', key, 'stored', stored}
   later[#later + 1] = {'EXPIRE', key, keep}
@@ -243,9 +244,9 @@ local function open_group(tenant, key, period, maximum, mode, claim, fingerprint
   if claim ~= '' then
     local met = meet_claim(claim, new[1], fingerprint)
     if met then return 0, met end
-    if store_of(tenant).total >= tonumber(ARGV[1]) then return 0, 's' end
   end
   if what_is_full() == 'all' or (claim ~= '' and what_is_full() == 'claims') then return 0, 'f' end
+  if claim ~= '' and store_of(tenant).total >= tonumber(ARGV[1]) then return 0, 's' end
   local fits, letter, refused, left = #new, '', nil, nil
   if mode ~= 'test' then
     fits, letter, refused, left = room(tenant, key, period, #new, maximum)

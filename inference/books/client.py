@@ -155,7 +155,7 @@ class Books(Session):
                 del self._opens[call]
         self._is_urgent = bool(self._closes)
         self._calls.update(dict.fromkeys(opens))
-        self._flying = pack_batch(closes, opens)
+        self._flying = pack_batch(closes, opens, self.room)
         self._send(self._flying)
 
     def _send(self, batch: Batch) -> None:

@@ -48,6 +48,7 @@ class Session:
         self._candidates: list[str] = []  # sessions that may hold our calls: the last one known, and newer ones unacknowledged
         self._is_registered = self._is_stopped = False
         self._is_full = 0
+        self._room = -1  # bytes of the state server's memory that are left for claims; -1: no bound is known
         self._beats_under_way = 0
         self._answer_until = 0.0
         self._offset_ms = time.time() * 1000 - clock() * 1000
@@ -66,6 +67,11 @@ class Session:
     def is_full(self) -> bool:
         """Whether the state server has too little memory left for any call to open, as the last heartbeat found it."""
         return bool(self._is_full)
+
+    @property
+    def room(self) -> int:
+        """Bytes of the state server's memory that are left for what is kept for Idempotency-Keys; -1: it has no bound."""
+        return self._room
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch by the platform's clock, which is the state server's, as far as it is known."""
@@ -201,7 +207,7 @@ class Session:
         self._beats_under_way -= 1
         if session != self._session or isinstance(reply, Exception):
             return
-        is_alive, seconds, microseconds, self._is_full = reply
+        is_alive, seconds, microseconds, self._is_full, self._room = reply
         if is_alive:
             self._acknowledge_beat(sent, seconds, microseconds)
         else:

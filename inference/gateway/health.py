@@ -26,6 +26,8 @@ class Books(Protocol):
     def is_connected(self) -> bool: ...
     @property
     def is_full(self) -> bool: ...
+    @property
+    def room(self) -> int: ...
     def may_answer(self) -> bool: ...
 
 
@@ -55,6 +57,9 @@ class Health:
         families = list(self._metrics.collect())
         checks = await self.checks()
         families.append(gauge("maas_up", "What an answer needs.", {k: float(v) for k, v in checks.items()}, "part"))
+        if self._books.room >= 0:
+            room = {"": float(self._books.room)}
+            families.append(gauge("maas_books_room_bytes", "For what Idempotency-Keys keep; at 0 no such call opens.", room))
         try:
             workers = await self._workers()
             families.append(gauge("maas_workers", "Workers believed alive.", {"": float(len(workers))}))

@@ -28,7 +28,8 @@ def of_books(verdict: str, note: bytes | None, currency: str, now_ms: int) -> Ap
         return _of_cap(kind, source, note or b"0 0", currency, now_ms)
     if verdict == "quota:stored":
         return errors.QuotaExceeded(
-            "Too many answers are kept for the organization's Idempotency-Keys; each is kept for ten minutes or longer",
+            "The answers kept for the organization's Idempotency-Keys take as much memory as they may now; each is kept for "
+            "ten minutes or longer",
             retry_after=60,
             source="organization",
         )

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from inference.books import accounts
-from inference.books.batch import STORED_TENANT_MAX_BYTES
+from inference.books.batch import STORED_TENANT_MAX_BYTES, share
 from inference.books.client import CALLS_PER_SCRIPT, STORED_MAX_BYTES
 from inference.books.record import UNENDED, UsageRecord, pack_ended, pack_opened, pack_record
 from inference.books.scripts import FULL, TRIM
@@ -355,6 +355,30 @@ async def test_claims_leave_memory_to_the_calls_without(books, account, valkey):
     assert not books.is_full
 
 
+async def test_the_share_of_each_tenant_shrinks_as_claims_fill_the_memory(books, account, valkey):
+    accounts.create(CHARLIE, state=valkey)
+    await store(books, b"a")
+    assert books.room == -1
+
+    valkey.config_set("maxmemory", int(valkey.info("memory")["used_memory"] / 0.5))
+    await until_async(lambda: books.room > 0)
+    valkey.hset(STORE, "total", share(books.room) + 10_000)
+
+    assert await Asked(claim=b"b").open(books) == "quota:stored"
+    assert await Asked(claim=b"c", tenant=CHARLIE).open(books) == "open"
+
+
+def test_however_many_fill_their_shares_there_is_one_for_the_next():
+    room, shares = 1200 << 20, []
+    for _ in range(100):
+        shares.append(share(room))
+        room -= shares[-1]
+
+    assert shares[0] == STORED_TENANT_MAX_BYTES
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < shares[-1] <= room // 7
+
+
 async def test_the_clock_follows_the_state_server(books):
     books._offset_ms += 5000  # what was believed before a better sample
 
@@ -514,7 +538,7 @@ async def test_of_much_that_is_stored_less_is_kept(books, account, valkey):
     call = await store(books, b"a", keep=(3600, 60))
     assert valkey.ttl(call.open_call.claim_key) > 3500
 
-    valkey.hset(STORE, "total", STORED_TENANT_MAX_BYTES // 2 + 1)
+    valkey.hset(STORE, "total", STORED_TENANT_MAX_BYTES // 4 + 1)
     call = await store(books, b"b", keep=(3600, 60))
     assert 0 < valkey.ttl(call.open_call.claim_key) <= 60
 
