@@ -93,3 +93,8 @@ def _check(quote: Quote, key: KeyRecord, route: ModelRoute, now_ms: int) -> None
         raise QuoteInvalid("The quote is for another organization or another model; ask for one with POST /api/v1/quote")
     if now_ms >= quote.expires_ms:
         raise QuoteExpired("The quote has expired; ask for another with POST /api/v1/quote")
+    if quote.price != FREE and quote.price.currency != key.terms.currency:
+        raise QuoteExpired(
+            f"The quote is in {quote.price.currency}, and the organization is charged in {key.terms.currency} now; "
+            "ask for another with POST /api/v1/quote"
+        )

@@ -104,6 +104,15 @@ def test_a_quote_is_for_one_organization_and_one_model(other):
         price_at(1500, ONE, quote=quote(**other))
 
 
+def test_a_quote_in_a_currency_that_the_organization_has_left_is_over():
+    with pytest.raises(errors.QuoteExpired, match="in USD"):
+        price_at(1500, EURO, quote=quote(), currency="EUR")
+
+
+def test_a_quote_of_what_costs_nothing_is_good_in_any_currency():
+    assert price_at(1500, quote=quote(price=FREE), is_public=False, currency="EUR") == 0
+
+
 def test_a_test_key_names_a_good_quote_or_none():
     assert pricing.price_of(key(mode="test"), route(ONE), quote(), 1500) is FREE
     with pytest.raises(errors.QuoteInvalid):
