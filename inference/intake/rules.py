@@ -11,7 +11,7 @@ RULES = {
     "opset_version": "The operator-set version must be one that the platform knows.",
     "training_info": "Training information is not taken; export the model for inference.",
     "signature_too_large": "A model has 1 to 256 inputs and 1 to 256 outputs, with names of at most 200 characters.",
-    "signature_name": "Names of inputs and outputs must be text without control characters.",
+    "signature_name": "Names of inputs and outputs must be text without control characters, each another.",
     # of its tensors
     "external_data": "All weights must be inside the file; external data is never read.",
     "tensor_type": "A tensor must have a type that the platform runs.",

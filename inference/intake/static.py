@@ -5,6 +5,7 @@ minutes; the expansion count here takes milliseconds for a model that unfolds to
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -108,6 +109,9 @@ def _check_header(model: ModelProto) -> None:
         bad = next((value.name for value in values if not is_text(value.name)), None)
         if bad is not None:
             raise Rejected("signature_name", f"One of the {kind} is named {bad!a}")
+        twice = next((name for name, count in Counter(value.name for value in values).items() if count > 1), None)
+        if twice is not None:
+            raise Rejected("signature_name", f"Several of the {kind} are named {twice!a}")
 
 
 def _check_opsets(place: str, imports: Iterable[onnx.OperatorSetIdProto]) -> None:

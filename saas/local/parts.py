@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,13 +147,16 @@ class Part:
         if self.pid is not None:
             os.kill(self.pid, number)
 
-    async def wait_until(self, is_ready: Callable[[], Awaitable[bool]], *, seconds: float) -> None:
-        """Wait until `is_ready`. Raises PartFailed if the process keeps ending or the time is over."""
+    async def wait_until(
+        self, is_ready: Callable[[], Awaitable[bool]], *, seconds: float, needs: "Sequence[Part]" = ()
+    ) -> None:
+        """Wait until `is_ready`. Raises PartFailed if it or one that it `needs` keeps ending, or the time is over."""
         deadline = time.monotonic() + seconds
-        crashes = self.crashes
+        crashes = {part: part.crashes for part in (self, *needs)}
         while not await is_ready():
-            if self.crashes >= crashes + 3 or (self._keeper is None and self.pid is None):
-                raise PartFailed(f"{self.name} ends as soon as it is started: see the lines above")
+            for part, before in crashes.items():
+                if part.crashes >= before + 3 or (part._keeper is None and part.pid is None):
+                    raise PartFailed(f"{part.name} ends as soon as it is started: see the lines above")
             if time.monotonic() > deadline:
                 raise PartFailed(f"{self.name} was not ready within {seconds:g} s")
             await asyncio.sleep(0.05)
@@ -172,14 +175,17 @@ class Part:
             try:
                 await asyncio.wait_for(self._stopped.wait(), pause / 2)
             except TimeoutError:
-                await self._start_again()
+                pause = await self._start_again(pause)
 
-    async def _start_again(self) -> None:
+    async def _start_again(self, pause: float) -> float:
+        """The pause from now on. Whatever hinders this start may be over at the next one; it is said, and tried again."""
         try:
             await self.start()
-        except Exception as error:  # whatever hinders this start may be over at the next one; it is said, and tried again
+        except Exception as error:
             self.process = None
-            self.log.say(f"{self.name} cannot be started: {error}")
+            pause = min(pause * 2, LONGEST_PAUSE)
+            self.log.say(f"{self.name} cannot be started: {error}: it is tried again in {pause / 2:g} s")
+        return pause
 
     async def _copy_output(self, descriptor: int) -> None:
         reader = asyncio.StreamReader()

@@ -86,6 +86,17 @@ def refuse_taken_port(port: int) -> None:
             raise CannotStart(f"port {port} {reason}: choose another one with PORT=… make run") from None
 
 
+def refuse_missing_gpu(given: Mapping[str, str]) -> None:
+    """Raises CannotStart if the worker is to serve a GPU that its onnxruntime cannot use."""
+    if given.get("ENGINE_HARDWARE") == "gpu":
+        from inference.engine.sessions import providers_for  # only here: it imports onnxruntime
+
+        try:
+            providers_for("gpu", 0)
+        except RuntimeError as error:
+            raise CannotStart(f"{error}, or set ENGINE_HARDWARE=cpu") from None
+
+
 def refuse_unreachable(given: Mapping[str, str]) -> None:
     """Raises CannotStart if a server that the caller's environment names does not answer within REACH_SECONDS, all in all.
 

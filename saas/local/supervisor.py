@@ -25,7 +25,14 @@ from saas.local.environment import chosen_servers, forget, save, service_environ
 from saas.local.home import claim
 from saas.local.log import Log
 from saas.local.parts import Part, PartFailed, Recipe
-from saas.local.preconditions import CannotStart, lock_or_refuse, make_empty, refuse_taken_port, refuse_unreachable
+from saas.local.preconditions import (
+    CannotStart,
+    lock_or_refuse,
+    make_empty,
+    refuse_missing_gpu,
+    refuse_taken_port,
+    refuse_unreachable,
+)
 from saas.local.processes import MARK, Guard, children, end_leftovers
 from saas.local.servers import START_SECONDS, Postgres, Server, Valkey, process_options, server_environment
 from saas.local.standin import STANDIN
@@ -76,6 +83,7 @@ class Supervisor:
             await self._end_leftovers(directories)
             make_empty(self.temporary)
             refuse_taken_port(self.port)
+            refuse_missing_gpu(self.given)
             await asyncio.to_thread(refuse_unreachable, self.given)
             await control.start()
             await self._until_stopped(self._start())
@@ -139,9 +147,8 @@ class Supervisor:
         await self._bootstrap()
         self.log.say("starting gateway, worker, bookkeeper, ops and beat")
         gateway, bookkeeper, *others = self._recipes()
-        for recipe in (self._worker(), gateway, bookkeeper):
-            await self._start_part(recipe)
-        await self.parts["gateway"].wait_until(self._is_ready, seconds=READY_SECONDS)
+        needs = [await self._start_part(recipe) for recipe in (self._worker(), gateway, bookkeeper)]
+        await self.parts["gateway"].wait_until(self._is_ready, seconds=READY_SECONDS, needs=needs)
         for recipe in others:  # they answer nobody: at the start they would only take the processor from those that do
             await self._start_part(recipe)
         self._has_started = True

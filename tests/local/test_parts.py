@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -104,6 +105,25 @@ async def test_waiting_for_one_that_always_ends_gives_up(make_part):
 
     with pytest.raises(PartFailed, match="ends as soon as it is started"):
         await part.wait_until(never, seconds=60)
+
+
+async def test_waiting_gives_up_when_another_part_that_is_needed_always_ends(make_part):
+    part, other = await make_part(SLEEPER), await make_part("raise SystemExit(3)")
+
+    async def never():
+        return False
+
+    with pytest.raises(PartFailed, match="ends as soon as it is started"):
+        await part.wait_until(never, seconds=60, needs=[other])
+
+
+async def test_the_pause_grows_too_where_a_part_cannot_even_be_started(make_part, log, monkeypatch):
+    part = await make_part(SLEEPER)
+    monkeypatch.setattr("saas.local.parts.Process", Mock(side_effect=OSError("no process")))
+    part.signal(signal.SIGKILL)
+
+    await until_async(lambda: "cannot be started: no process: it is tried again in 0.8 s" in text_of(log))
+    assert "it is tried again in 0.4 s" in text_of(log)
 
 
 async def test_waiting_has_an_end(make_part):

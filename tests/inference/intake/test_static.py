@@ -326,6 +326,10 @@ def test_names_of_inputs_and_outputs_are_text(name):
     assert code_of(model([node], [X], [value(name, INT64, [1])])) == "signature_name"
 
 
+def test_no_two_outputs_have_one_name():
+    assert code_of(model([helper.make_node("Identity", ["x"], ["y"])], [X], [Y, Y])) == "signature_name"
+
+
 def test_a_verdict_carries_no_control_characters():
     verdict = Rejected("operator_domain", "Operator \0\ud800", node="graph/\n").verdict()
     assert (verdict["detail"], verdict["node"]) == ("Operator \ufffd\ufffd", "graph/\ufffd")
