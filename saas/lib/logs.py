@@ -53,6 +53,7 @@ def logging_config(form: str) -> dict[str, Any]:  # Any: dictConfig's nested val
         "loggers": {
             "django": {"handlers": [], "level": "INFO", "propagate": True},
             "django.request": {"level": "ERROR"},  # below that, it repeats our line with the raw path
+            "django.security.DisallowedHost": {"level": "CRITICAL"},  # our line says it, and anybody can send one
             "django.server": {"handlers": [], "level": "WARNING", "propagate": True},
         },
     }
