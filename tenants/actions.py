@@ -19,7 +19,7 @@ from saas.lib.errors import NotFound, StateConflict, Unavailable
 from saas.lib.ids import shown, uuid7
 from saas.lib.inserts import insert_once
 from saas.lib.names import is_name
-from tenants import audit, caps, events, keys
+from tenants import audit, caps, events, invitation_limits, keys
 from tenants.access import SYSTEM, Actor
 from tenants.crypto import add_data_key
 from tenants.databases import as_operator
@@ -153,12 +153,14 @@ def _keep_an_owner(membership: Membership, *, unless: bool = False) -> None:
 def invite(*, organization: Organization, email: str, role: str, invited_by: User | None, actor: Actor) -> Invitation:
     """Offer a role by mail. An open invitation to the same address is replaced. The token is only in the mail.
 
-    Raises StateConflict if the address belongs to a member, LimitReached.
+    No mail is sent to an address that has got its day's number of them; the answer is the same, because it may be by others'
+    invitations. Raises StateConflict if the address belongs to a member, LimitReached, RateLimited.
     """
     email = User.objects.normalize_email(email)
     if Membership.objects.of(organization).filter(user__email=email).exists():
         raise StateConflict("This person is a member already.")
     organization = caps.lock(organization.id)
+    invitation_limits.check_rate(organization)
     open_ones = Invitation.objects.of(organization).filter(accepted_at=None, revoked_at=None)
     open_ones.annotate(address=Lower("email")).filter(address=email).update(revoked_at=timezone.now())
     caps.check(organization, caps.INVITATIONS, caps.open_invitations(organization))
@@ -177,15 +179,21 @@ def invite(*, organization: Organization, email: str, role: str, invited_by: Use
 
 
 def _send_invitation(invitation: Invitation, token: str) -> None:
-    """Raises Unavailable if the mail server does not take it: the invitation stands, and inviting again replaces it."""
+    """Raises Unavailable if the mail server does not take it: the invitation stands, and inviting again replaces it.
+
+    It names the organization by its slug: a name is free text, which would bring a stranger's words and links to strangers.
+    """
+    if not invitation_limits.take_mail(invitation.email):
+        return
+    slug = invitation.organization.slug
     text = (
-        f"You are invited to join {invitation.organization.name} as {invitation.role}.\n\n"
+        f"You are invited to join the organization {slug} as {invitation.role}.\n\n"
         f"Sign in or sign up with this address, then send this token to\n"
         f'POST {settings.CONFIG.base_url}/api/v1/invitations/accept as {{"token": …}}:\n\n{token}\n\n'
         f"It is good until {invitation.expires_at:%Y-%m-%d %H:%M} UTC. If you did not expect it, ignore it.\n"
     )
     try:
-        send_mail(f"Invitation to {invitation.organization.name}", text, None, [invitation.email])
+        send_mail(f"Invitation to {slug}", text, None, [invitation.email])
     except OSError as error:  # smtplib's errors are OSErrors too
         log.error("an invitation could not be mailed: %s", error)
         raise Unavailable("The mail could not be sent; invite again later", retry_after=60) from error

@@ -113,12 +113,12 @@ def _mail(alert: AlertFired) -> None:
     organization = Organization.objects.get(id=alert.organization_id)
     about = About(alert.about)
     key = ApiKey.objects.of(organization).filter(id=alert.api_key_id).first() if alert.api_key_id else None
-    whose = f"the key {key.name} ({key.prefix}) of {organization.name}" if key else organization.name
+    whose = f"the key {key.prefix} of {organization.slug}" if key else organization.slug  # names are free text
     what = WHAT[about].format(whose=whose, period=alert.period)
     whole, used = amounts(alert)
     text = f"{what} is used to {alert.percent} %.\n\n{about.label}: {whole}\nUsed: {used}\n\n"
     end = AT_THE_END[about] + "\n" if alert.percent == 100 else ""
-    subject = f"{alert.percent} % of the {about.label.lower()} of {organization.name} is used"
+    subject = f"{alert.percent} % of the {about.label.lower()} of {organization.slug} is used"
     mailing.send(organization, subject, text + end, name=f"alert-{alert.id}")
 
 

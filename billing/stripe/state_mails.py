@@ -59,4 +59,4 @@ def _mail(row: Subscription) -> None:
     subject, text = TEXTS[state]
     way_out = "" if state == State.ACTIVE else PAY.format(base=settings.CONFIG.base_url)
     name = f"state-{row.id}-{row.told_count}"
-    mailing.send(organization, f"{subject}: {organization.name}", f"{text}\n{way_out}", name=name)
+    mailing.send(organization, f"{subject}: {organization.slug}", f"{text}\n{way_out}", name=name)

@@ -264,7 +264,7 @@ def test_of_many_that_mail_one_does(alice, spend, connection):
 
 
 def mails_of(organization) -> list:
-    return [message for message in mail.outbox if organization.name in message.body]
+    return [message for message in mail.outbox if organization.slug in message.body]
 
 
 def test_owners_and_billing_members_are_mailed_once(alice, bob, join, make_user, spend, connection):
