@@ -140,6 +140,8 @@ ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_EMAIL_VERIFICATION = "optional"
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_SESSION_REMEMBER = True
+# Narrow for one client's address, wide for one account over the same time: nobody locks another out from one address.
+ACCOUNT_RATE_LIMITS = {"login_failed": "10/15m/ip,100/15m/key"}
 SESSION_ENGINE = "tenants.sessions"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = config.base_url.startswith("https://")
 CACHES = {
