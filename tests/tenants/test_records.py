@@ -220,7 +220,8 @@ def test_what_a_later_projection_took_over_stays_until_it_is_seen_to_be_stored(f
 def test_a_thousand_notes_take_a_few_statements(alice, make_key, lanes):
     """Each a round trip would keep a revocation that is among them from taking effect for a second."""
     key = make_key(alice.organization)[0]
-    relay_all()
+    with as_operator():
+        RecordChange.objects.all().delete()  # those that other tests let fail may fall due at any time
     records.note([f"key:{uuid4().hex[:12]}" for _ in range(999)] + [f"key:{key.public_id}"])
     statements = []
 
