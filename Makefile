@@ -14,7 +14,7 @@ restart status stop:  ## of the running service; restart replaces its parts with
 reset:  ## delete the local service's data
 	@$(PYTHON) saas/local/install.py && exec $(PY) -m saas.local reset
 
-test: venv  ## all tests, or some: make test ARGS="tests/tenants -k keys"
+test: venv  ## all tests, or some: make test ARGS="tests/tenants -k keys"; in two processes: ARGS="-n 2"
 	@exec $(PY) -m pytest $(ARGS)
 
 test-gpu: venv  ## the engine on an NVIDIA device, against the CPU's answers

@@ -21,6 +21,7 @@ from django.conf import settings
 from saas.local.processes import Guard
 from saas.local.servers import embedded_servers, spawn, wait_ready
 from tests.service import Service, running_service
+from tests.side_by_side import ByFile, in_order
 from tests.waiting import PATIENCE
 
 DATA_DIR = Path(tempfile.mkdtemp(prefix="model-service-tests-"))
@@ -35,6 +36,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "no_servers: needs neither PostgreSQL nor Valkey.")
     django.setup()  # before test modules import models; it opens no connection
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a slow one would be all of the time
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    del os.environ["DJANGO_SETTINGS_MODULE"]  # or pytest-django would read the settings before a process has its own servers
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes
+        in_order(items)
 
 
 def pytest_unconfigure() -> None:
