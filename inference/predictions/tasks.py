@@ -24,6 +24,7 @@ from inference.predictions.shares import Shares
 from saas.lib.errors import AppError, IdempotencyInProgress, LimitReached
 from tenants.crypto import seal_for, unseal_for
 from tenants.databases import as_operator
+from tenants.models import CATALOG_SLUG
 from tenants.scope import tenant_scope
 
 log = logging.getLogger(__name__)
@@ -60,16 +61,19 @@ def run(organization_id: str, prediction_id: str) -> None:
     share of this worker's threads, it is sent again later.
     """
     organization, pk = UUID(organization_id), UUID(prediction_id)
-    with SHARES.take(organization, pk, _size(organization, pk)) as may_run:
+    size, is_own = _weight(organization, pk)
+    with SHARES.take(organization, pk, size, is_own=is_own) as may_run:
         if may_run:
             _attempt(organization, pk)
 
 
-def _size(organization: UUID, pk: UUID) -> int:
-    """Bytes of its input, which is not read for it."""
+def _weight(organization: UUID, pk: UUID) -> tuple[int, bool]:
+    """Bytes of its input, which is not read for it; whether its model is the organization's own."""
     length = Func(F("input"), function="octet_length", output_field=BigIntegerField())
     with tenant_scope(organization):
-        return Prediction.objects.of(organization).filter(pk=pk).values_list(length, flat=True).first() or 0
+        row = Prediction.objects.of(organization).filter(pk=pk).values_list(length, "model_name").first()
+    size, model_name = row or (0, "")
+    return size or 0, not model_name.startswith(f"{CATALOG_SLUG}/")
 
 
 def _attempt(organization: UUID, pk: UUID) -> None:
