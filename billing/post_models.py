@@ -9,7 +9,7 @@ class Post(TenantModel):
     """One request. `status` is null while it runs, which nobody else sees: its transaction holds both or neither."""
 
     key = models.CharField(max_length=255)
-    fingerprint = models.BinaryField(max_length=32)  # SHA-256 of method, path and body
+    fingerprint = models.BinaryField(max_length=32)  # as of saas.lib.fingerprints
     status = models.PositiveSmallIntegerField(null=True)
     body = models.TextField(blank=True)
 

@@ -1,6 +1,5 @@
 """Base of request bodies: unknown fields are refused, nothing is made of another type, every complaint names its field."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -13,6 +12,7 @@ from rest_framework.request import Request
 
 from saas.lib import jsontext
 from saas.lib.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from saas.lib.fingerprints import fingerprint
 from saas.lib.ids import shown
 
 
@@ -55,7 +55,15 @@ class FingerprintParser(JSONBodyParser):
 
     def received(self, body: bytes, context: Mapping[str, Any]) -> None:  # Any: DRF's context
         request, view = context["request"], context["view"]
-        view.fingerprint = hashlib.sha256(b"\n".join((b"POST", request.get_full_path().encode(), body))).digest()
+        given = request.headers
+        head_length = given.get("Inference-Header-Content-Length")
+        view.fingerprint = fingerprint(
+            b"POST",
+            request.get_full_path().encode(),
+            body,
+            content_type=given.get("Content-Type", "").encode("latin-1", "replace"),
+            head_length=None if head_length is None else head_length.encode("latin-1", "replace"),
+        )
 
 
 class Body(serializers.Serializer[Any]):  # Any: bodies are not bound to a model

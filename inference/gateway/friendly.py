@@ -26,6 +26,7 @@ from inference.gateway.weight import LIGHT, check_json
 from inference.lanes import Prediction, Reply, Tensor
 from inference.routes import ModelRoute, TensorSpec, VersionRoute
 from saas.lib.errors import AppError, InvalidRequest, InvalidTensor, ModelFailed, PayloadTooLarge, UnsupportedMediaType
+from saas.lib.fingerprints import READ_AS_JSON, kind_of
 
 IMAGES, TEXTS = "image-classification", "text-classification"
 MAX_TOP = 1000
@@ -67,15 +68,15 @@ holds_rows = re.compile(rb'\s*\[\s*[\[{"]').match
 
 def read_predict(body: bytes, content_type: str, top: str | None, route: ModelRoute, version: VersionRoute) -> Predict:
     """The request in `body`; `top` is the query parameter. Raises InvalidRequest, InvalidTensor, UnsupportedMediaType."""
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = kind_of(content_type)
     if kind == "multipart/form-data":
         predict = _of_items(*_read_form(body, content_type), route)
     elif kind.startswith("image/"):
         predict = _of_items([body], None, route, wanted=IMAGES)
     elif kind == "text/plain":
         predict = _of_items([_text(body)], None, route, wanted=TEXTS)
-    elif kind in ("", "application/json", "application/octet-stream", "application/x-www-form-urlencoded"):
-        predict = _read_json(body, route, version)  # curl -d says urlencoded
+    elif kind in READ_AS_JSON:
+        predict = _read_json(body, route, version)
     else:
         raise UnsupportedMediaType(f"{kind[:100]} is not supported; send application/json, multipart/form-data or an image")
     if top is not None:

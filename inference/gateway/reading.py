@@ -1,6 +1,5 @@
 """From a complete request to the call that it asks for, checked against the version's signature."""
 
-import hashlib
 import zlib
 from collections.abc import Callable
 from urllib.parse import parse_qsl
@@ -11,7 +10,7 @@ from inference.gateway.exchange import Exchange
 from inference.gateway.targets import Target
 from inference.gateway.weight import LIGHT
 from inference.routes import ModelRoute, VersionRoute
-from saas.lib import errors
+from saas.lib import errors, fingerprints
 from saas.lib.errors import AppError
 
 
@@ -97,8 +96,15 @@ def is_large(exchange: Exchange, route: ModelRoute) -> bool:
 
 
 def fingerprint(exchange: Exchange) -> bytes:
-    """What an Idempotency-Key stands for: method, path and body."""
-    return hashlib.sha256(b"\n".join((exchange.method, exchange.url, exchange.body))).digest()
+    """What an Idempotency-Key stands for."""
+    found = exchange.headers
+    return fingerprints.fingerprint(
+        exchange.method,
+        exchange.url,
+        exchange.body,
+        content_type=found.get(b"content-type", b""),
+        head_length=found.get(b"inference-header-content-length"),
+    )
 
 
 def top_in(url: bytes) -> str | None:

@@ -39,6 +39,16 @@ def test_a_repeated_request_gets_the_same_prediction(caller, alice):
     assert len(rows(alice)) == 1
 
 
+def test_a_request_with_another_header_that_cuts_its_body_is_another_one(caller, alice):
+    create(caller)
+    cut = create(caller, **{"Inference-Header-Content-Length": "2"})
+    said = create(caller, **{"Accept": "application/json"})
+
+    assert (cut.status_code, cut.json()["code"]) == (422, "idempotency_key_reused")
+    assert said.status_code == 202
+    assert len(rows(alice)) == 1
+
+
 def test_a_repeated_request_is_answered_as_the_prediction_stands_now(caller, alice):
     create(caller)
     (row,) = rows(alice)
