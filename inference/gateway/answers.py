@@ -30,12 +30,14 @@ Outcome = Rendered | AppError
 class AnswerStore(Protocol):
     """Where answers for an Idempotency-Key go: sealed with the tenant's key into the books, a too large one into a table.
 
-    `seal` blocks when `is_slow` says so of the packed answer, and then runs in a thread; `unseal` always does.
+    `seal` blocks when `is_slow` says so of the packed answer's bytes, and then runs in a thread; `unseal` always does.
+    What `is_apart` is in that table.
     """
 
     def seal(self, call: Call, packed: bytes) -> bytes: ...
     def unseal(self, call: Call, stored: bytes) -> bytes: ...
-    def is_slow(self, packed: bytes) -> bool: ...
+    def is_slow(self, size: int) -> bool: ...
+    def is_apart(self, stored: bytes) -> bool: ...
 
 
 class Answers:
@@ -44,9 +46,11 @@ class Answers:
     def __init__(self, store: AnswerStore) -> None:
         self.store = store
         self._thread = Thread("answers")
+        self._apart = Thread("kept")  # on its way to the database a large answer takes ten times its size: one at a time
 
     def close(self) -> None:
         self._thread.close()
+        self._apart.close()
 
     def render(self, call: Call, reply: Reply, done: Callable[[Call, Outcome], None]) -> None:
         """Make the answer of `call`; `done` gets it, or the AppError that it fails with."""
@@ -63,25 +67,37 @@ class Answers:
 
     def seal(self, call: Call, answer: Rendered, done: Callable[[Call, Rendered, bytes | AppError], None]) -> None:
         """Make what the books keep of `answer`; `done` gets it, or why it cannot be stored."""
-        packed = pack_answer(answer)
-        if self.store.is_slow(packed):
-            sealing = asyncio.get_running_loop().run_in_executor(None, self._sealed, call, packed)
-            sealing.add_done_callback(lambda made: done(call, answer, made.result()))
-        else:
-            done(call, answer, self._sealed(call, packed))
-
-    def _sealed(self, call: Call, packed: bytes) -> bytes | AppError:
+        size = most_packed(answer)
+        if not self.store.is_slow(size):
+            done(call, answer, self._sealed(call, answer))
+            return
         try:
-            return self.store.seal(call, packed)
+            sealing = self._apart.run(call.key.organization, size, lambda: self._sealed(call, answer))
+        except AppError as error:
+            done(call, answer, error)
+        else:
+            sealing.add_done_callback(lambda made: done(call, answer, made.result()))
+
+    def _sealed(self, call: Call, answer: Rendered) -> bytes | AppError:
+        try:
+            return self.store.seal(call, pack_answer(answer))
         except errors.LimitReached as error:
-            return error
+            return error.with_traceback(None)  # its frames hold the answer
         except Exception as error:  # a key that does not open, for example: this call fails, the others go on
             _tell(call, "stored", error)
             return errors.Unavailable("The answer could not be stored; nothing was charged", retry_after=1)
 
     def unseal(self, call: Call, stored: bytes, done: Callable[[Call, Outcome], None]) -> None:
         """Read what an earlier call with this key stored; `done` gets that answer, or an AppError."""
-        reading = asyncio.get_running_loop().run_in_executor(None, self._unsealed, call, stored)
+        reading: asyncio.Future[Outcome]
+        if self.store.is_apart(stored):
+            try:
+                reading = self._apart.run(call.key.organization, 0, lambda: self._unsealed(call, stored))
+            except AppError as error:
+                done(call, error)
+                return
+        else:
+            reading = asyncio.get_running_loop().run_in_executor(None, self._unsealed, call, stored)
         reading.add_done_callback(lambda made: done(call, made.result()))
 
     def _unsealed(self, call: Call, stored: bytes) -> Outcome:
@@ -97,6 +113,11 @@ def _tell(call: Call, what: str, error: Exception) -> None:
     reason = str(error).partition("\n")[0]
     trace = None if isinstance(error, OUTAGES) else error
     log.error("the answer of call %s could not be %s: %s: %s", call.id, what, type(error).__name__, reason, exc_info=trace)
+
+
+def most_packed(answer: Rendered) -> int:
+    """Bytes of `answer` packed, at most: MessagePack puts five before a value at most."""
+    return len(answer.body) + sum([len(name) + len(value) + 15 for name, value in answer.headers]) + 20
 
 
 def size_of(reply: Reply) -> int:

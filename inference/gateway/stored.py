@@ -1,10 +1,12 @@
 """Answers kept for an Idempotency-Key: sealed into the books, or, if too large for them, into a table they point to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from uuid import UUID
 
-from django.db import close_old_connections
+from django.db import close_old_connections, connection
 from django.utils import timezone
 
 from inference import caps
@@ -24,17 +26,19 @@ ROW = b"row:"  # a sealed value never starts so: its first byte is the format's 
 class Answers:
     """The gateway's AnswerStore. A key's record brings the organization's wrapped data key, so small answers need no I/O."""
 
-    def is_slow(self, packed: bytes) -> bool:
-        return len(packed) > MAX_IN_BOOKS - 256
+    def is_slow(self, size: int) -> bool:
+        return size > MAX_IN_BOOKS - 256
+
+    def is_apart(self, stored: bytes) -> bool:
+        return stored.startswith(ROW)
 
     def seal(self, call: Call, packed: bytes) -> bytes:
         """What the books keep: the sealed answer, or where its row is. Raises LimitReached if there is no room for one."""
         sealed = seal(_data_key(call.key), call.key.data_key_id, packed, context=_place(call))
-        if not self.is_slow(packed):
+        if not self.is_slow(len(packed)):
             return sealed
         organization = UUID(hex=call.key.organization)
-        close_old_connections()
-        with tenant_scope(organization):
+        with _brief_connection(), tenant_scope(organization):
             caps.lock_for_data(organization, len(sealed))
             StoredAnswer.objects.create(
                 id=UUID(hex=call.id), organization_id=organization, sealed=sealed, expires_at=timezone.now() + KEPT
@@ -44,14 +48,26 @@ class Answers:
     def unseal(self, call: Call, stored: bytes) -> bytes:
         """The packed answer that an earlier call with this key stored. Raises Unavailable if its row is gone."""
         organization = UUID(hex=call.key.organization)
-        close_old_connections()
-        with tenant_scope(organization):
-            if stored.startswith(ROW):
-                row = StoredAnswer.objects.of(organization).filter(id=UUID(bytes=stored[len(ROW) :])).first()
-                if row is None:
-                    raise Unavailable("The stored answer is gone")
-                stored = bytes(row.sealed)
-            return unseal_for(organization, stored, context=_place(call)[1:])
+        if not self.is_apart(stored):
+            close_old_connections()
+            with tenant_scope(organization):
+                return unseal_for(organization, stored, context=_place(call)[1:])
+        with _brief_connection(), tenant_scope(organization):
+            row = StoredAnswer.objects.of(organization).filter(id=UUID(bytes=stored[len(ROW) :])).first()
+            if row is None:
+                raise Unavailable("The stored answer is gone")
+            return unseal_for(organization, bytes(row.sealed), context=_place(call)[1:])
+
+
+@contextmanager
+def _brief_connection() -> Iterator[None]:
+    """This thread's connection, closed in the end: one keeps buffers for the largest value that ever passed through it."""
+    close_old_connections()
+    try:
+        yield
+    finally:
+        if not connection.in_atomic_block:
+            connection.close()
 
 
 def _place(call: Call) -> tuple[str, ...]:

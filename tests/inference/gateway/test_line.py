@@ -42,7 +42,10 @@ from tests.waiting import PATIENCE, until_async
 class Plain:
     """An AnswerStore without encryption."""
 
-    def is_slow(self, packed):
+    def is_slow(self, size):
+        return False
+
+    def is_apart(self, stored):
         return False
 
     def seal(self, call, packed):
@@ -384,7 +387,7 @@ async def test_a_call_that_is_lost_while_its_answer_is_stored_gets_no_answer_and
     sealing = threading.Event()
 
     class Slow(Plain):
-        def is_slow(self, packed):
+        def is_slow(self, size):
             return True
 
         def seal(self, call, packed):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+from django.db import connection
 from django.db.models import F, Func, IntegerField, Sum
 from django.utils import timezone
 
@@ -119,6 +120,16 @@ def test_an_answer_that_is_stored_counts_until_it_expires_and_one_that_does_not_
     sweep()
     assert counted(alice) == kept(alice) == 0
     Answers().seal(call, packed)
+
+
+@pytest.mark.parametrize("size", [MAX_IN_BOOKS, 2 * MAX_IN_BOOKS])
+def test_no_connection_stays_that_a_large_answer_passed_through(caller, alice, size):
+    call, packed = keyed(caller, alice, size)
+
+    stored = Answers().seal(call, packed)
+    assert connection.connection is None
+    assert Answers().unseal(call, stored) == packed
+    assert connection.connection is None
 
 
 def test_a_result_is_kept_once_with_its_prediction(caller, alice, cap):
