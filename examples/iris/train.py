@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+os.environ["OPENBLAS_CORETYPE"] = "Haswell"  # else each type of processor rounds in its own way
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+os.environ["OPENBLAS_CORETYPE"] = "Haswell"  # else each type of processor rounds in its own way
 
 import numpy as np
 import onnx
