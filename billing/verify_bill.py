@@ -125,8 +125,8 @@ class Verifier:
         self.notes: list[str] = []
         self.lines = self._parsed(lines)
         self.bill = next(self.lines, {})
-        if self.bill.get("type") != "bill" or self.bill.get("format") != 2:
-            raise Unreadable("its first line is not that of a bill of format 2")
+        if self.bill.get("type") != "bill" or self.bill.get("format") != 3:
+            raise Unreadable("its first line is not that of a bill of format 3")
         self.keys = keys or self.bill["keys"]
         self.prices = {price["version"]: price for price in self.bill["prices"]}
         self.receipts = self._opened(receipts)
@@ -185,7 +185,7 @@ class Verifier:
             self.problem(f"total: the bill says {bill['total']}, it should be {total}")
 
     def _check_parts(self, bill: Statement) -> None:
-        """Each part of the month is a small month: it is rated by its plan, in proportion to its length."""
+        """Each part of the month is rated by its plan, in proportion to its length."""
         start, end = _month(bill["month"])
         for number, (part, used) in enumerate(zip(bill["parts"], self.used, strict=True), 1):
             if part["starts_ms"] != start or part["ends_ms"] <= start:
@@ -353,7 +353,8 @@ class Verifier:
 def rated(part: Statement, currency: str, usage_nano: int, month_ms: int) -> list[Statement]:
     """The lines of a part of the month: the fee, what is included, and a line for each tier, each rounded once, half up.
 
-    Fee, included usage and the tiers' bounds are to the month's as the part's length is.
+    Of the fee, of included usage and of what the rates are below the list price it has the share that the part is of the month;
+    a plan without a fee whose rate is always the same has that rate in any part.
     """
     plan, length = part["plan"], part["ends_ms"] - part["starts_ms"]
     units, included = usage_nano // 1000, _share(_millionths(plan["included_amount"]), length, month_ms)
@@ -363,14 +364,16 @@ def rated(part: Statement, currency: str, usage_nano: int, month_ms: int) -> lis
         lines.append({"kind": "fee", "amount": _charged(Decimal(fee_nano).scaleb(-9), currency)})
     if within := min(units, included):
         lines.append({"kind": "included", "amount": _charged(Decimal(0), currency), "usage": _decimal(within)})
+    is_flat = not Decimal(plan["monthly_fee"]) and len({Decimal(tier["rate"]) for tier in plan["overage"]}) <= 1
     lower = included
     for place, tier in enumerate(plan["overage"], 1):
-        bound = None if tier["up_to"] is None else included + _share(_millionths(tier["up_to"]), length, month_ms)
+        rate = Decimal(tier["rate"]) if is_flat else _rate_of_part(Decimal(tier["rate"]), length, month_ms)
+        bound = None if tier["up_to"] is None else included + _millionths(tier["up_to"])
         upper = units if bound is None else min(units, bound)
         if upper > lower:
-            amount = _charged(Decimal(upper - lower).scaleb(-6) * Decimal(str(tier["rate"])), currency)
+            amount = _charged(Decimal(upper - lower).scaleb(-6) * rate, currency)
             line = {"kind": "tier", "amount": amount, "usage": _decimal(upper - lower)}
-            lines.append(line | {"tier": place, "rate": str(tier["rate"])})
+            lines.append(line | {"tier": place, "rate": f"{rate.normalize():f}"})
             lower = upper
     return lines
 
@@ -384,6 +387,13 @@ def _charged(amount: Decimal, currency: str) -> str:
 def _share(amount: int, length: int, whole: int) -> int:
     """`length` parts of `whole` of an amount, half up."""
     return (2 * amount * length + whole) // (2 * whole)
+
+
+def _rate_of_part(rate: Decimal, length: int, whole: int) -> Decimal:
+    """The month's rate for `length` parts of `whole`, and the list price for the rest; to eight decimals, half up."""
+    one = 10**8
+    mixed = one * (whole - length) + int(rate * one) * length
+    return Decimal((2 * mixed + whole) // (2 * whole)) / one
 
 
 def _month(text: str) -> tuple[int, int]:

@@ -69,7 +69,7 @@ def header(organization: Organization, month: Month, *, stream: str = JOURNAL) -
     keys = signing_keys()
     said = {
         "type": "bill",
-        "format": 2,
+        "format": 3,
         "tenant": organization.id.hex,
         "month": str(month),
         "sealed_until": until.strftime("%Y-%m-%dT%H:00:00Z") if until else None,
@@ -134,7 +134,7 @@ def _shown_part(part: Segment, usage: int, bill: Bill) -> dict[str, Any]:  # Any
         "starts_ms": milliseconds(part.start),
         "ends_ms": milliseconds(part.end),
         "usage_nano": usage,
-        "lines": [shown_line(line, bill.currency, part.version) for line in bill.lines],
+        "lines": [shown_line(line, bill.currency) for line in bill.lines],
     }
 
 
@@ -148,13 +148,13 @@ def shown_plan(plan: PlanVersion) -> dict[str, Any]:  # Any: JSON
     }
 
 
-def shown_line(line: rating.Line, currency: str, plan: PlanVersion) -> dict[str, Any]:  # Any: JSON
-    """A line of the bill: `usage` at list prices is a decimal of the currency, as is `amount`."""
+def shown_line(line: rating.Line, currency: str) -> dict[str, Any]:  # Any: JSON
+    """A line of the bill: `usage` at list prices is a decimal of the currency, as is `amount`; `rate` is that of the part."""
     shown: dict[str, Any] = {"kind": line.kind, "amount": rating.coins(line.amount, currency)}
     if line.kind != "fee":
         shown["usage"] = rating.coins_of_units(line.units)
     if line.kind == "tier":
-        shown |= {"tier": line.tier, "rate": str(plan.overage[line.tier - 1]["rate"])}
+        shown |= {"tier": line.tier, "rate": rating.rate_text(line.rate)}
     return shown
 
 

@@ -85,7 +85,8 @@ def change(
     What an operator gives is then put into force at Stripe (billing.stripe.given).
     Runs as the operator in a transaction of its own, and not inside one that has changed the organization. Of two changes at
     once the later one counts; who is on that version already stays as they are. `is_own_choice`: only what `choose` allows.
-    `at`: since when it is charged, where Stripe has changed it before we heard of it (not before the last change).
+    `at`: since when it is charged, in whole seconds, where Stripe charges it from before we heard of it (not before the last
+    change: at that very second the plan before charges nothing).
     `begins_anew`: also if it is the same version, for another subscription at Stripe.
     Raises NotFound, StateConflict.
     """
@@ -105,8 +106,8 @@ def change(
             return current
         check_change(current, version)
         now = clock.now()
-        if at is not None and current.since < at < now:
-            now = at
+        if at is not None and current.since.replace(microsecond=0) <= at < now:
+            now = max(at, current.since)
         current.ended_at = now
         current.save(update_fields=["ended_at"])
         follower = Subscription.objects.create(

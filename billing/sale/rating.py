@@ -4,8 +4,8 @@ The charge for usage is what Stripe's graduated tiers make of a meter that count
 plan includes is a first tier at 0, each later tier takes what lies between its bounds times its rate. Each line is rounded
 once, half up, to the smallest coin of the currency.
 
-A month with several plans is rated in parts, each by itself: a part of a month is a small month, whose fee, included usage and
-bounds of tiers are to the month's as its length is (`part_of`).
+A month with several plans is rated in parts, each by itself: a part of a month has of a plan's fee, of what it includes and of
+its discount on the rest as much as the part is of the month (`part_of`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,6 +44,11 @@ class Tariff:
     fee: int = 0
     included: int = 0
     tiers: tuple[Tier, ...] = ()
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether all usage has one rate, and no fee is paid for that: a short time on it is worth what a long one is."""
+        return not self.fee and len({tier.rate for tier in self.tiers}) <= 1
 
     @classmethod
     def parse(
@@ -115,15 +120,16 @@ def month(tariff: Tariff, usage: int) -> Bill:
 
 
 def part_of(tariff: Tariff, length: int, whole: int) -> Tariff:
-    """The tariff of a part of a month: `length` of `whole` milliseconds. Each amount is rounded once, half up.
+    """The tariff of a part of a month: `length` of `whole` milliseconds. Each number is rounded once, half up.
 
-    Of included usage and bounds, the meter's units are rounded: what is included in two parts of a month is what the month
-    includes, give or take a unit. `whole` of `whole` changes nothing.
+    Of the fee, of included usage and of what the rates are below the list price the part has its share; bounds of tiers stay.
+    So however much is used in how short a time, the plan saves no more than for the share of the fee that is paid. Included
+    usage is rounded to units of the meter: what is included in two parts of a month is what the month includes, give or take
+    a unit. `whole` of `whole` changes nothing.
     """
-    tiers = tuple(
-        Tier(None if tier.up_to is None else _round(tier.up_to // METER * length, whole) * METER, tier.rate)
-        for tier in tariff.tiers
-    )
+    tiers = tariff.tiers
+    if not tariff.is_flat:
+        tiers = tuple(Tier(each.up_to, _round(RATE_ONE * (whole - length) + each.rate * length, whole)) for each in tiers)
     included = _round(tariff.included // METER * length, whole) * METER
     return Tariff(tariff.currency, _round(tariff.fee * length, whole), included, tiers)
 
@@ -173,6 +179,11 @@ def coins(amount: int, currency: str) -> str:
 def coins_of_units(units: int) -> str:
     """Units of the meter as a decimal of the currency: 1500000 is 1.500000."""
     return f"{Decimal(units).scaleb(-6):f}"
+
+
+def rate_text(rate: int) -> str:
+    """A rate as a decimal number: 90000000 is 0.9."""
+    return f"{(Decimal(rate) / RATE_ONE).normalize():f}"
 
 
 def _number(value: object, name: str, decimals: int) -> int:

@@ -5,14 +5,14 @@ a transaction. Raises PaymentsUnavailable while Stripe is away: nothing, or all 
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from billing.models import PlanVersion, Subscription
 from billing.sale import plans, rating, segments
 from billing.sale.models import current_subscription
 from billing.stripe import customers, payments, selling
-from billing.stripe.following import alone, follow
+from billing.stripe.following import PREVIEW_HOLDS, PRORATED_AT, alone, follow
 from billing.stripe.objects import Invoice
 from billing.stripe.objects import Subscription as StripeSubscription
 from billing.stripe.states import RUNNING
@@ -21,7 +21,6 @@ from saas.lib.errors import StateConflict, ValidationFailed
 from tenants.access import Actor
 from tenants.databases import as_operator
 
-PREVIEW_HOLDS = timedelta(minutes=15)  # as long as a quote: a change named by a preview's moment costs what that said
 FREE = "free"
 
 
@@ -142,6 +141,7 @@ def _change(current: Subscription, version: PlanVersion, *, prorated_at: datetim
                 "organization": current.organization_id.hex,
                 "plan": version.plan_id,
                 "version": str(version.version),
+                PRORATED_AT: str(int(prorated_at.timestamp())),
             },
             proration_at=prorated_at,
         )
@@ -159,7 +159,7 @@ def _end_with_period(current: Subscription, *, then: str) -> None:
 
 
 def _checked(prorated_at: datetime | None, current: Subscription, found: StripeSubscription) -> datetime:
-    """The moment of a preview, or now. An old one would give back money for time that was used."""
+    """The moment of a preview, or now: the new plan is charged from it on, its usage too."""
     now = clock.now().replace(microsecond=0)
     if prorated_at is None:
         return now

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from django.db import connections
@@ -21,6 +21,10 @@ from tenants.databases import as_operator
 from tenants.models import Organization
 
 STRIPE = Actor("system", "stripe")
+PREVIEW_HOLDS = timedelta(minutes=5)  # a change named by a preview's moment costs what that said, as long
+LATENCY = timedelta(minutes=2)  # from our clock to what Stripe has done
+PRORATED_AT = "prorated_at"
+"""The metadata key by which a subscription says from when on its fee is prorated, in seconds since 1970."""
 UNPAID = (State.PAST_DUE, State.GRACE)  # which time alone turns into another
 
 log = logging.getLogger(__name__)
@@ -131,7 +135,7 @@ def _apply(organization: UUID, customer: str, newest: StripeSubscription | None,
                 version=version,
                 actor=STRIPE,
                 reason=f"subscription {newest.id}",
-                at=_begun(newest),
+                at=_begun(newest, version),
                 begins_anew=is_another,
             )
     elif newest is not None and before.stripe_subscription == newest.id and before.stripe_status in RUNNING:
@@ -168,10 +172,16 @@ def _plan_after(ended: Subscription) -> str:
     return wanted
 
 
-def _begun(subscription: StripeSubscription) -> datetime:
-    """When it came to what it consists of now."""
+def _begun(subscription: StripeSubscription, version: PlanVersion) -> datetime:
+    """Since when it is charged for what it consists of now: as its fee, so its usage."""
     items = [item.created_at for item in subscription.items if item.created_at is not None]
-    return max([subscription.created_at, *items])
+    changed_at, said = max([subscription.created_at, *items]), subscription.metadata
+    is_of_version = (said.get("plan"), said.get("version")) == (version.plan_id, str(version.version))
+    if is_of_version and said.get(PRORATED_AT, "").isdigit():
+        prorated_at = datetime.fromtimestamp(int(said[PRORATED_AT]), UTC)
+        if changed_at - PREVIEW_HOLDS - LATENCY <= prorated_at <= changed_at:  # else it is of an earlier change
+            return prorated_at
+    return changed_at
 
 
 def _version(subscription: StripeSubscription) -> PlanVersion | None:

@@ -14,7 +14,7 @@ from django.db.models import F
 
 from billing.models import Subscription
 from billing.stripe import customers, payments, selling
-from billing.stripe.following import alone, follow
+from billing.stripe.following import PRORATED_AT, alone, follow
 from billing.stripe.objects import Subscription as StripeSubscription
 from billing.stripe.states import ENDED, RUNNING
 from saas.lib import clock
@@ -99,4 +99,5 @@ def _in_force(row: Subscription, customer: str, wanted: list[tuple[str, bool]]) 
     if {item.price for item in there.items} == {price for price, _ in wanted} and there.cancels_at is None:
         return there
     now = clock.now().replace(microsecond=0)
+    metadata[PRORATED_AT] = str(int(now.timestamp()))  # not that of an earlier change
     return customers.change_subscription(there.id, prices=wanted, metadata=metadata, proration_at=now)

@@ -47,7 +47,9 @@ class PreviewOut(PlanOut):
 
     needs_checkout = serializers.BooleanField(help_text="It begins with POST /billing/checkout, not with POST /billing/plan.")
     takes_effect_at = serializers.DateTimeField()
-    proration_at = serializers.DateTimeField(allow_null=True, help_text="To be sent with the change, within 15 minutes.")
+    proration_at = serializers.DateTimeField(
+        allow_null=True, help_text="To be sent with the change, within 5 minutes: the plan is charged from then on."
+    )
     due_now = serializers.CharField()
     next_invoice = serializers.CharField(help_text="What the next month's beginning will bring, as far as it is known now.")
     next_invoice_at = serializers.DateTimeField(allow_null=True)

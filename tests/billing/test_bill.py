@@ -106,6 +106,9 @@ def test_parts_of_a_month_are_rated_alike(fee, included, bound, usage, length, c
     assert [line["usage"] for line in theirs if "usage" in line] == [
         rating.coins_of_units(line.units) for line in ours.lines if line.kind != "fee"
     ]
+    assert [line["rate"] for line in theirs if "rate" in line] == [
+        rating.rate_text(line.rate) for line in ours.lines if line.kind == "tier"
+    ]
 
 
 @pytest.mark.no_servers

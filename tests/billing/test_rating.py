@@ -1,5 +1,6 @@
 """A month's bill, against an implementation with decimals that does each step as one would by hand."""
 
+from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 
 import pytest
@@ -100,13 +101,13 @@ def test_parts_of_a_month_include_together_what_the_month_does(plan, lengths):
 
     assert abs(sum(part.included for part in parts) - tariff.included) <= len(parts) * 500
     assert abs(sum(part.fee for part in parts) - tariff.fee) <= len(parts)
+    if tariff.is_flat:
+        assert {part.tiers for part in parts} == {tariff.tiers}
+        return
     for place, tier in enumerate(tariff.tiers):
-        bounds = [part.tiers[place].up_to for part in parts]
-        if tier.up_to is None:
-            assert set(bounds) == {None}
-        else:
-            assert abs(sum(bounds) - tier.up_to) <= len(parts) * 500
-        assert {part.tiers[place].rate for part in parts} == {tier.rate}
+        assert {part.tiers[place].up_to for part in parts} == {tier.up_to}
+        discounts = [10**8 - part.tiers[place].rate for part in parts]
+        assert abs(sum(discounts) - (10**8 - tier.rate)) <= len(parts)
 
 
 @given(plans(), st.integers(0, WHOLE), st.integers(0, 2_000 * 10**9), st.integers(0, 2_000 * 10**9))
@@ -126,19 +127,53 @@ def test_a_longer_part_includes_no_less(plan, length, other, usage):
     assert counted[0] >= counted[1]
 
 
-def test_half_a_month_includes_half_and_its_tiers_are_half_as_wide():
-    tariff = Tariff.parse(
-        currency="USD", monthly_fee="99", included_amount="120",
-        tiers=[{"up_to": "1000", "rate": "0.90"}, {"up_to": None, "rate": "0.80"}],
-    )  # fmt: skip
-    bill = rating.month(rating.part_of(tariff, WHOLE // 2, WHOLE), 660 * 10**9)
+PRO = {"monthly_fee": "99", "included_amount": "120"}
+PRO_TIERS = [{"up_to": "1000", "rate": "0.90"}, {"up_to": None, "rate": "0.80"}]
+
+
+def test_half_a_month_includes_half_and_discounts_half():
+    tariff = Tariff.parse(currency="USD", **PRO, tiers=PRO_TIERS)
+    bill = rating.month(rating.part_of(tariff, WHOLE // 2, WHOLE), 1160 * 10**9)
 
     assert [(line.kind, line.units, line.amount) for line in bill.lines] == [
         ("fee", 0, 4950),
         ("included", 60_000_000, 0),
-        ("tier", 500_000_000, 45_000),
-        ("tier", 100_000_000, 8_000),
+        ("tier", 1_000_000_000, 95_000),
+        ("tier", 100_000_000, 9_000),
     ]
+
+
+def test_some_seconds_of_a_plan_with_a_fee_are_worth_no_more_than_they_cost():
+    tariff = Tariff.parse(currency="USD", **PRO, tiers=PRO_TIERS)
+
+    assert rating.month(rating.part_of(tariff, 6_000, WHOLE), 500 * 10**9).total == 50_000
+
+
+def saved(tariff, usage):
+    """In nano, against the list price."""
+    return usage - tariff.fee - rating.overage_nano(tariff, usage)
+
+
+@given(plans(), st.lists(st.tuples(st.integers(1, WHOLE // 8), st.integers(0, 3_000 * 10**9)), min_size=1, max_size=8))
+def test_going_to_and_fro_saves_no_more_than_a_month_could(plan, stays):
+    """On the plan for these lengths, with so much used in each; between them at list prices. No rate is above these."""
+    tariff = parsed(plan | {"tiers": [tier | {"rate": min(tier["rate"], Decimal(1))} for tier in plan["tiers"]]})
+    if tariff.is_flat or not tariff.tiers:
+        return
+    discount = replace(tariff, fee=0, included=0)
+    most = max(tariff.included - tariff.fee + saved(discount, usage) for _, usage in stays)
+    slack = sum(2_000 + usage // 10**8 for _, usage in stays)  # each rounded by up to a unit, and a digit of the rate
+
+    found = sum(saved(rating.part_of(tariff, length, WHOLE), usage) for length, usage in stays)
+    assert found <= max(most, 0) + slack
+
+
+@pytest.mark.parametrize("rate", ["0", "0.7", "1"])
+def test_one_rate_without_a_fee_is_the_same_in_any_part(rate):
+    tariff = Tariff.parse(currency="USD", monthly_fee="0", included_amount="10", tiers=[{"up_to": None, "rate": rate}])
+    part = rating.part_of(tariff, WHOLE // 10, WHOLE)
+
+    assert (part.included, part.tiers) == (10**9, tariff.tiers)
 
 
 def test_overage_goes_through_the_tiers():

@@ -7,7 +7,9 @@ from decimal import Decimal
 import pytest
 
 from billing.models import Subscription
+from billing.sale import segments
 from billing.stripe import customers, invoices
+from saas.lib import clock
 from tenants.databases import as_operator
 from tests.racing import at_once
 from tests.stripe.customer import buy, current
@@ -52,7 +54,7 @@ def next_invoice(standin, organization):
 def test_a_subscription_is_changed_at_once_and_costs_what_the_preview_said(standin, alice, on):
     client = on("pay-as-you-go")
     shown = preview(client, "pro")
-    standin.advance(300)
+    standin.advance(120)
     answer = post(client, PLAN, {"plan": "pro", "proration_at": shown["proration_at"]})
     with as_operator():
         alice.organization.refresh_from_db()
@@ -76,7 +78,7 @@ def test_without_a_preview_it_is_prorated_from_now_on(standin, alice, on):
     assert next_invoice(standin, alice.organization).total_minor > Decimal(shown["next_invoice"]) * 100  # less is given back
 
 
-@pytest.mark.parametrize("seconds", [-16 * 60, 60, -2 * 3600, -40 * 86_400])
+@pytest.mark.parametrize("seconds", [-6 * 60, 60, -2 * 3600, -40 * 86_400])
 def test_a_moment_that_is_of_no_preview_is_refused(standin, alice, on, seconds):
     client = on("pro")
     moment = datetime.fromtimestamp(standin.now + seconds, UTC)
@@ -93,6 +95,34 @@ def test_a_preview_from_before_another_change_is_refused(standin, alice, on):
     post(client, PLAN, {"plan": "pay-as-you-go"})
 
     assert post(client, PLAN, {"plan": "pro", "proration_at": old}).status_code == 422
+
+
+def test_a_plan_whose_whole_fee_is_given_back_has_included_nothing(standin, alice, on):
+    client = on("pay-as-you-go")
+    post(client, PLAN, {"plan": "pro"})
+    at = current(alice.organization).since
+    standin.advance(240)
+    answer = post(client, PLAN, {"plan": "pay-as-you-go", "proration_at": at.isoformat()})
+    assert answer.status_code == 200, answer.content
+
+    with as_operator():
+        parts = segments.of_month(alice.organization, clock.now())
+    assert [part.version.plan_id for part in parts if part.version.monthly_fee] == []
+    bill = next_invoice(standin, alice.organization)
+    assert sum(line.amount_minor for line in bill.lines if line.is_proration) == 0
+
+
+def test_a_change_by_a_preview_is_charged_from_its_moment_on(standin, alice, on):
+    client = on("pay-as-you-go")
+    at = datetime.fromisoformat(preview(client, "pro")["proration_at"])
+    standin.advance(240)
+    post(client, PLAN, {"plan": "pro", "proration_at": at.isoformat()})
+    assert current(alice.organization).since == at
+
+    standin.advance(60)
+    before = clock.now().replace(microsecond=0)
+    post(client, PLAN, {"plan": "pay-as-you-go"})
+    assert before <= current(alice.organization).since <= clock.now()
 
 
 def test_a_retry_changes_nothing_again(standin, alice, on):
