@@ -2,14 +2,16 @@
 --
 -- Calls come in groups with the same API key, version and priority. A group is admitted as far as everything allows:
 -- the token buckets of its key and its organization, their places, and the room in the lane. What is admitted is pushed
--- in the same breath, to the version's own lane if a worker has it loaded, else to the pool.
+-- in the same breath, to the version's own lane if a worker has it loaded, else to the pool. A group may ask without its
+-- frames, which then follow by push.lua: a large call's frame is not sent to be refused, however often it asks.
 -- Of a turn (calls that may be under way for all, of one version or in the slow places) that several organizations have asked for
 -- within the last SHARING seconds, each has at most its share, and at least one. `spare` shares are left free for who may come.
 --
 -- KEYS: per group 7: holders of the key, of the organization, and of the organization's part of the turn; lane, resident mark,
 --       pool, organizations that share the turn; then per release 3 holders: key, organization, turns ("" if it took none)
 -- ARGV: gateway, number of groups; per group: n, is_limited, key rate, burst, places, organization rate, burst, places, room, turn
---       (0: none), spare, organization, latest deadline (epoch seconds), then n frames; then number of releases, and each one's count
+--       (0: none), spare, organization, latest deadline (epoch seconds), then n frames, or n times "" to push none; then number of releases, and
+--       each one's count
 -- Returns per group {admitted, reason, key tokens, organization tokens, wait}: reason "" or which limit refused the rest,
 --       tokens as left in the buckets, wait in milliseconds until another call could be admitted.
 -- Buckets start full and places start empty: losing this server forgives, it never blocks.
@@ -63,7 +65,7 @@ for g = 1, groups do
       if turns then take(turns, gateway, k, till) end
     end
   end
-  if k > 0 then redis.call('RPUSH', lane, unpack(ARGV, at + 13, at + 12 + k)) end
+  if k > 0 and ARGV[at + 13] ~= '' then redis.call('RPUSH', lane, unpack(ARGV, at + 13, at + 12 + k)) end
   result[g] = {k, reason, math.floor(key_tokens), math.floor(org_tokens), wait}
   at, key = at + 13 + n, key + 7
 end

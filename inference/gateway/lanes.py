@@ -5,21 +5,21 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from inference.gateway import frames
 from inference.gateway.call import Call
 from inference.gateway.kept import Kept
 from inference.gateway.slow_turns import SlowTurns
+from inference.gateway.weight import LIGHT
 from inference.holders import HOLDER, holder_key, turns_key
 from inference.lanes import (
-    WITHDRAWN,
     WORKERS,
     Reply,
-    Work,
     kept_key,
     lane_key,
-    pack_work,
     pool_key,
     replies_channel,
     resident_key,
@@ -39,11 +39,10 @@ CALLS_PER_SCRIPT = 256
 LEAST_ROOM = 4  # calls that may wait, however long each takes
 LONG_MS = 1.0  # a call of less takes no turns: whoever waits for it waits little
 TURN_MS = 50.0  # work of organizations that call the same version at the same time, which they share
-LONG_SECONDS = 1.0  # since its push: a worker may be told that nobody waits for the call any more
 WATCH_EVERY = 1.0
 ASK_SECONDS = 2.0  # for a reply that somebody waits for
 HUNG_SECONDS = 2.0  # without a reply, after which the server is given nothing more
-MAX_BUFFERED = 64 << 20  # bytes that it has not taken, beyond which it is given nothing more
+MAX_BUFFERED = 64 << 20  # bytes of one connection that it has not taken, beyond which it is given nothing more
 Places = tuple[str, str, str, str]
 """What a call holds while it runs: (who holds it, then the names of the key's, the organization's and the turns' places)."""
 Admitted = tuple[int, str, int, int, int]
@@ -51,7 +50,9 @@ Admitted = tuple[int, str, int, int, int]
 
 
 class Lanes:
-    """Two connections to the lanes server: one asks, one is subscribed to this gateway's replies and to changed records."""
+    """Three connections to the lanes server: one asks, one carries large frames, so that nobody else waits behind them, and
+    one is subscribed to this gateway's replies and to changed records. When one is lost all are made anew.
+    """
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Lanes:
         self._on_admitted, self._on_reply, self._on_changed = on_admitted, on_reply, on_changed
         self._on_lost, self._on_worker_lost = on_lost, on_worker_lost
         self._commands: Connection | None = None
+        self._large: Connection | None = None
         self._replies: Connection | None = None
         self._kept = Kept(self, kept_key(session), self._on_replies)
         self._to_push: list[Call] = []
@@ -88,15 +90,12 @@ class Lanes:
     @property
     def takes_calls(self) -> bool:
         """Whether the server is there, answers, and takes what is written to it."""
-        return self.is_connected and not self.is_hung and self._has_room(2 * MAX_BUFFERED)
+        return self.is_connected and not self.is_hung and _has_room(self._commands)
 
     @property
     def takes_large_calls(self) -> bool:
-        """The same for large calls, which are refused first: others' bytes must not refuse small ones."""
-        return self._has_room(MAX_BUFFERED)
-
-    def _has_room(self, most: int) -> bool:
-        return self._commands is not None and self._commands.buffered < most
+        """The same for large calls, whose bytes must not refuse small ones."""
+        return _has_room(self._large)
 
     async def start(self) -> None:
         """Connect; if the server is not there yet, keep trying in the background."""
@@ -124,6 +123,9 @@ class Lanes:
         elif done is not None:
             self._loop.call_soon(done, ConnectionError("the lanes server is not connected"))
 
+    def _way_of(self, call: Call) -> Connection | None:
+        return self._large if call.bytes_in > LIGHT else self._commands
+
     async def ask(self, *command: Any) -> Any:
         """Send and wait. Raises Unavailable: the lanes server does not answer, or not as it should."""
         if self.is_hung:
@@ -148,10 +150,12 @@ class Lanes:
     async def _try(self) -> None:
         try:
             self._commands = await Connection.connect(self._url, self._lost)
+            self._large = await Connection.connect(self._url, self._lost)
+            self._large.send(None, "SCRIPT", "LOAD", frames.PUSH.source)  # else it would be told the first frame twice
             self._replies = await Connection.connect(self._url, self._lost)
             await self._subscribe(self._replies)
-            if self._commands is None or self._replies is None:
-                raise ConnectionError("a connection was lost while the other was made")
+            if self._commands is None or self._large is None or self._replies is None:
+                raise ConnectionError("a connection was lost while the others were made")
         except (ConnectionError, TimeoutError) as error:
             log.warning("the lanes server is not reachable: %s", error)
             self._drop()
@@ -178,9 +182,9 @@ class Lanes:
         await asyncio.wait_for(heard, 5)
 
     def _drop(self) -> None:
-        commands, replies = self._commands, self._replies
-        self._commands = self._replies = None
-        for connection in (commands, replies):
+        connections = self._commands, self._large, self._replies
+        self._commands = self._large = self._replies = None
+        for connection in connections:
             if connection is not None:
                 connection.abort()
 
@@ -232,29 +236,13 @@ class Lanes:
 
     def repush(self, call: Call) -> None:
         """Put a call whose worker died into its lane again. It holds its places still."""
-        version = call.version
-        self.send(None, "RPUSH", pool_key(version.hardware, low=call.is_low), call.frame)
+        if (way := self._way_of(call)) is not None:
+            way.send(None, "RPUSH", pool_key(call.version.hardware, low=call.is_low), call.frame)
 
     def withdraw(self, call: Call) -> None:
-        """Take a call that nobody waits for out of its lane; if it may run long, tell the workers, too.
-
-        Only runs of organizations' own models are ended: of these they are told at once, if the call lay in its lane no more.
-        """
-        version = call.version
-        found: list[Any] = []  # what each LREM says: how many, or an error
-
-        def removed(count: Any) -> None:
-            found.append(count)
-            if found == [0, 0]:
-                self.send(None, "PUBLISH", WITHDRAWN, call.id)
-
-        is_running = time.time() < call.deadline  # at its deadline it ends by itself
-        is_long = call.is_low or self._loop.time() - call.pushed >= LONG_SECONDS
-        done = removed if is_running and not is_long and not call.route.is_public else None
-        for lane in (lane_key(version.id, low=call.is_low, slow=call.is_slow), pool_key(version.hardware, low=call.is_low)):
-            self.send(done, "LREM", lane, 1, call.frame)
-        if is_running and is_long:
-            self.send(None, "PUBLISH", WITHDRAWN, call.id)
+        """Take a call that nobody waits for out of its lane; if it may run long, tell the workers, too."""
+        if call.frame and (way := self._way_of(call)) is not None:  # without a frame it has not been pushed yet
+            frames.withdraw(call, way, self._loop.time())
 
     def release(self, call: Call) -> None:
         """Free the places of an ended call with the next tick, within RELEASE_WITHIN.
@@ -280,9 +268,10 @@ class Lanes:
             self._send(calls[start : start + CALLS_PER_SCRIPT])
 
     def _send(self, calls: list[Call]) -> None:
-        groups: dict[tuple[str, str, bool, bool, bool], list[Call]] = {}
+        groups: dict[tuple[str, str, bool, bool, bool, bool], list[Call]] = {}
         for call in calls:
-            group = (call.key.id, call.version.id, call.is_low, call.is_slow, call.takes_slow_place)
+            follows = call.bytes_in > LIGHT or call.has_waited  # its frame, once it is admitted
+            group = (call.key.id, call.version.id, call.is_low, call.is_slow, call.takes_slow_place, follows)
             groups.setdefault(group, []).append(call)
         keys: list[str] = []
         arguments: list[Any] = [self._holder, len(groups)]
@@ -298,6 +287,7 @@ class Lanes:
         first = calls[0]
         key, version, low = first.key, first.version, first.is_low
         longest = max([call.expected_ms for call in calls])
+        follows = first.bytes_in > LIGHT or first.has_waited
         if first.takes_slow_place:
             shared_place, spare, turn = f"slow-{version.hardware}", 1, self._slow_turns.turn(version.hardware)
         else:
@@ -317,29 +307,8 @@ class Lanes:
         places = None if low else (self._holder, mine, all_, turns if turn else "")
         for call in calls:
             call.pushed, call.attempts, call.places = now, 1, places
-            call.frame = self._frame(call)
+            call.frame = b"" if follows else frames.pack(call, self._session)
             arguments.append(call.frame)
-
-    def _frame(self, call: Call) -> bytes:
-        return pack_work(
-            Work(
-                gateway=self._session,
-                number=call.number,
-                call=call.id,
-                tenant=call.key.organization,
-                owner=call.route.owner,
-                version=call.version.id,
-                deadline=call.deadline,
-                sent=time.time(),
-                rows=call.rows,
-                inputs=call.inputs,
-                outputs=call.outputs,
-                items=call.items,
-                top=call.top,
-                prepare_us=call.prepare_us,
-                is_slow=call.is_slow,
-            )
-        )
 
     def _describe_releases(self, keys: list[str], arguments: list[Any]) -> None:
         released = list(self._to_release.items())[:CALLS_PER_SCRIPT]
@@ -359,6 +328,20 @@ class Lanes:
             reply = [(0, b"error", 0, 0, 1000)] * len(groups)
         for calls, (admitted, reason, key_tokens, organization_tokens, wait) in zip(groups, reply, strict=True):
             self._on_admitted(calls, (admitted, reason.decode(), key_tokens, organization_tokens, wait))
+            if admitted and not calls[0].frame:
+                self._send_frames(calls[:admitted])
+
+    def _send_frames(self, calls: list[Call]) -> None:
+        """Of calls that were admitted without them. What is on its way is not counted in the room of its lane."""
+        for call in calls:
+            if not call.is_ended and (way := self._way_of(call)) is not None:
+                call.pushed = self._loop.time()
+                frames.push(call, way, self._session, partial(self._pushed, call))
+
+    def _pushed(self, call: Call, reply: Any) -> None:
+        if isinstance(reply, Exception) and not isinstance(reply, ConnectionError):  # of that `_lost` tells everybody
+            log.error("a call was not pushed: %s", reply)
+            self._on_admitted([call], (0, "error", 0, 0, 1000))
 
     # --- workers
 
@@ -391,3 +374,7 @@ class Lanes:
     def _saw_reports(self, reply: Any) -> None:
         if not isinstance(reply, Exception):
             self._slow_turns.hear(reply)
+
+
+def _has_room(connection: Connection | None) -> bool:
+    return connection is not None and connection.buffered < MAX_BUFFERED

@@ -16,7 +16,8 @@ PUSHED_AT_ONCE = 4  # at each look
 class Turns:
     """By version, or by hardware if they are slow, and organization.
 
-    `push` asks the lanes again; who is refused again comes back by `wait`.
+    `push` asks the lanes again, from now on without the call's frame, which is sent once it is admitted; who is refused again
+    comes back by `wait`.
     """
 
     def __init__(self, push: Callable[[Call], None]) -> None:

@@ -38,8 +38,8 @@ class Gate:
         return other
 
     def admit(self, n, *, rate=1000.0, burst=1000, places=100, org_rate=1000.0, org_burst=1000, org_places=100, room=1000,
-              turn=0, spare=0, is_limited=1, release=0, lasting=30.0, gateway="gateway"):  # fmt: skip
-        frames = [b"frame-%d" % (self.ids + number) for number in range(1, n + 1)]
+              turn=0, spare=0, is_limited=1, release=0, lasting=30.0, gateway="gateway", has_frames=True):  # fmt: skip
+        frames = [b"frame-%d" % (self.ids + number) if has_frames else b"" for number in range(1, n + 1)]
         self.ids += n
         keys = self.keys() + (self.places() if release else [])
         arguments = [gateway, 1, n, is_limited, rate, burst, places, org_rate, org_burst, org_places, room, turn, spare]
@@ -61,6 +61,13 @@ def test_calls_go_to_the_pool_until_a_worker_has_the_version_and_then_to_its_lan
 
     assert lanes.lrange(pool_key(gate.hardware), 0, -1) == [b"frame-1", b"frame-2"]
     assert lanes.lrange(lane_key(gate.version), 0, -1) == [b"frame-3"]
+
+
+def test_what_asks_without_its_frame_is_admitted_like_any_other_and_not_pushed(gate, lanes):
+    assert gate.admit(3, places=2, turn=9, has_frames=False)[:2] == (2, "concurrency:key")
+
+    assert gate.held() == [2, 2, 2]
+    assert lanes.llen(pool_key(gate.hardware)) == 0
 
 
 def test_the_keys_bucket_admits_its_burst_and_refuses_the_rest_with_a_wait(gate, lanes):

@@ -15,7 +15,7 @@ from inference.books import accounts
 from inference.books.open_call import OpenCall
 from inference.books.record import unpack_record
 from inference.gateway.call import Call, Rendered
-from inference.gateway.lanes import LONG_SECONDS
+from inference.gateway.frames import LONG_SECONDS
 from inference.gateway.line import Gateway
 from inference.holders import Holder, holder_key
 from inference.lanes import (

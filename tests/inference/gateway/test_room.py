@@ -12,7 +12,7 @@ from inference.gateway.weight import LIGHT
 from inference.lanes import Tensor
 from saas.lib.valkey import sync_client
 from tests.inference.gateway.test_line import desk  # noqa: F401  # a fixture
-from tests.waiting import PATIENCE, until_async
+from tests.waiting import until_async
 
 DATA: Tensor = ("x", "UINT8", [300_000], bytes(300_000))
 
@@ -104,15 +104,12 @@ async def test_bytes_under_way_are_bounded_for_an_organization_and_for_all(desk,
 
 async def test_bytes_that_wait_refuse_large_calls_before_small_ones(desk, embedded, monkeypatch):  # noqa: F811
     monkeypatch.setattr(lanes, "MAX_BUFFERED", 6 << 20)
-    outcomes = []
     with hung(embedded["LANES_URL"]):
         while desk.gateway.lanes.takes_large_calls:
-            outcomes.append(desk.ask(inputs=[DATA], timeout=PATIENCE)[1])
-            await asyncio.sleep(0.001)
+            desk.gateway.lanes._large.send(None, "ECHO", bytes(300_000))
         large, small = desk.ask(bytes_in=1 << 20)[1], desk.ask()[1]
 
         assert (await large).code == "capacity_exhausted"
         assert not small.done()
-        outcomes.append(small)
         desk.gateway.running.fail_all("enough", has_reply=True)
-        await asyncio.gather(*outcomes)
+        await small
