@@ -187,7 +187,7 @@ def test_only_keys_of_the_organization_may(alice, charlie):
 def test_endless_predictions_of_one_organization_hold_up_nobody_elses(alice, charlie):
     """There are more of them than a worker has threads."""
     endless = [alice.create_slow(10**9) for _ in range(20)]
-    until(lambda: sum(alice.get(each)["status"] == "processing" for each in endless) >= 8, what="their start")
+    until(lambda: sum(alice.get(each)["status"] == "processing" for each in endless) >= 4, what="their start")
 
     others = charlie.ended(charlie.create().json())
 
@@ -195,7 +195,8 @@ def test_endless_predictions_of_one_organization_hold_up_nobody_elses(alice, cha
     for each in endless:
         alice.ask("POST", f"/{each['id']}/cancel")
     assert others["status"] == "succeeded"
-    assert (statuses.count("processing"), statuses.count("starting")) == (8, 12)  # none ended before
+    assert 4 <= statuses.count("processing") <= 6  # fewer if an earlier one of theirs ran long
+    assert statuses.count("processing") + statuses.count("starting") == 20  # none ended before
 
 
 def test_what_found_no_thread_runs_when_others_of_its_organization_have_ended(alice):
