@@ -29,6 +29,7 @@ LITERALS = re.compile(rb"NaN|Infinity")
 PLACE = re.compile(r"\$\.(inputs|outputs)\[(\d+)\]")
 MAX_CLASSES = 100_000  # shown in one answer: rows times classes
 EXPLAINED_BYTES = 1 << 20  # a larger body is not parsed a second time only to explain what is wrong in it
+Id = Annotated[str, Meta(max_length=1024)]  # characters: answers bring it back, and are stored
 Dimension = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
@@ -57,14 +58,14 @@ class RequestedOutput(Struct):
 
 class InferRequest(Struct):
     inputs: list[InputTensor]
-    id: str | None = None
+    id: Id | None = None
     parameters: dict[str, Any] | None = None  # JSON: only binary_data_output is known
     outputs: list[RequestedOutput] | None = None
 
 
 class LargeRequest(Struct):
     inputs: list[LargeTensor]
-    id: str | None = None
+    id: Id | None = None
     parameters: dict[str, Any] | None = None  # as above
     outputs: list[RequestedOutput] | None = None
 

@@ -253,6 +253,7 @@ MALFORMED = {
     "Infinity literal": ("rows", {"inputs": [X | {"data": [1, 2, -float("inf"), 4]}]}, "input 'x': NaN and Infinity"),
     "number as text": ("echo-bytes", {"inputs": [tensor("x", "BYTES", (1, 2), ["a", 1])]}, "input 'x': element 1.*string"),
     "lone surrogate": ("echo-bytes", b'{"inputs":[{"name":"x","datatype":"BYTES","shape":[1,2],"data":["a","\\ud800"]}]}', ""),
+    "id too long": ("rows", {"id": "x" * 1025, "inputs": [X | {"data": [1, 2, 3, 4]}]}, "length <= 1024 .* `..id`"),
     "id not a string": ("rows", {"id": 5, "inputs": [X | {"data": [1, 2, 3, 4]}]}, "id"),
     "unknown output": ("rows", {"inputs": [X | {"data": [1, 2, 3, 4]}], "outputs": [{"name": "z"}]}, "output 'z'.*'y'"),
     "duplicate output": ("rows", {"inputs": [X | {"data": [1, 2, 3, 4]}], "outputs": [{"name": "y"}] * 2}, "output 'y'.*twice"),
