@@ -20,8 +20,9 @@ from django.conf import settings
 from obstore.exceptions import BaseError as StoreFailure
 from obstore.store import S3Store
 
+from inference import disk
+
 CHUNK = 1 << 20
-FULL = 0.9  # part of the disk in use from which uploads are refused (security.md, Drains and outages)
 
 
 class ArtifactError(Exception):
@@ -149,8 +150,7 @@ def quarantine() -> Path:
 
 def has_room() -> bool:
     """False if the disk that takes uploads is almost full."""
-    usage = shutil.disk_usage(quarantine())
-    return usage.used < FULL * usage.total
+    return disk.has_room(quarantine())
 
 
 def sweep_quarantine(max_age: float) -> int:

@@ -7,6 +7,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db.models import Count, Max, Q, QuerySet, Sum
 
+from inference import disk
 from inference.models import Alias, MLModel, ModelVersion, State
 from inference.predictions.models import KeptData
 from saas.lib.errors import ArtifactTooLarge, LimitReached
@@ -56,13 +57,15 @@ def lock_for_version(model: MLModel) -> Room:
 
 
 def lock_for_data(organization_id: UUID, size: int) -> None:
-    """Room for `size` more bytes of inputs or answers, for this transaction. Raises LimitReached."""
+    """Room for `size` more bytes of inputs or answers, for this transaction. Raises LimitReached, Unavailable."""
+    disk.DATABASE.check()
     organization = lock(organization_id)
     check(organization, DATA, data_bytes(organization), size)
 
 
 def check_data(organization_id: UUID) -> None:
-    """Raises LimitReached if there is no room for any, as far as one sees without a lock."""
+    """Raises LimitReached or Unavailable if there is no room for any, as far as one sees without a lock."""
+    disk.DATABASE.check()
     organization = Organization.objects.get(id=organization_id)
     check(organization, DATA, data_bytes(organization))
 

@@ -47,6 +47,12 @@ class Config(BaseSettings):
     database_owner_url: str = Field("", description="PostgreSQL as maas_owner (migrations).")
     database_metering_url: str = Field("", description="PostgreSQL as maas_metering (the drain).")
     database_ops_url: str = Field("", description="PostgreSQL as maas_ops (admin, sweepers).")
+    database_dir: str = Field(
+        "", description="PostgreSQL's data, if on this machine: 90 % of its disk, and nothing more is kept."
+    )
+    database_max_bytes: int = Field(
+        0, ge=0, le=16 << 50, description="Size of the database from which nothing more is kept; 0: no bound."
+    )
     state_url: str = Field("", description="Durable Valkey: open calls, journal, accounts, broker. Empty: embedded.")
     lanes_url: str = Field("", description="Volatile Valkey: lanes, rate limits, records. Empty: embedded.")
 

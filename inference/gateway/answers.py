@@ -81,7 +81,7 @@ class Answers:
     def _sealed(self, call: Call, answer: Rendered) -> bytes | AppError:
         try:
             return self.store.seal(call, pack_answer(answer))
-        except errors.LimitReached as error:
+        except (errors.LimitReached, errors.Unavailable) as error:
             return error.with_traceback(None)  # its frames hold the answer
         except Exception as error:  # a key that does not open, for example: this call fails, the others go on
             _tell(call, "stored", error)

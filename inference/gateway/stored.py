@@ -33,7 +33,7 @@ class Answers:
         return stored.startswith(ROW)
 
     def seal(self, call: Call, packed: bytes) -> bytes:
-        """What the books keep: the sealed answer, or where its row is. Raises LimitReached if there is no room for one."""
+        """What the books keep: the sealed answer, or where its row is. Raises LimitReached, Unavailable."""
         sealed = seal(_data_key(call.key), call.key.data_key_id, packed, context=_place(call))
         if not self.is_slow(len(packed)):
             return sealed

@@ -42,7 +42,8 @@ def create_prediction(
 
     `body` is the JSON that the endpoint takes; it is checked here, so that bad input is refused at once. Returns whether it
     is new: of requests with one idempotency key the first to be stored wins, the others get its prediction. Raises
-    IdempotencyKeyReused if that one's fingerprint is another, LimitReached if the organization keeps too much already.
+    IdempotencyKeyReused if that one's fingerprint is another, LimitReached if the organization keeps too much already,
+    Unavailable if the platform does.
     """
     if version.state != "ready":
         raise StateConflict(f"Version {version.number} of {route.full_name} is {version.state}, not ready")

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db.models import BigIntegerField, F, Func
 from django.utils import timezone
 
-from inference import caps
+from inference import caps, disk
 from inference.gateway import headers
 from inference.gateway.call import Call, Rendered
 from inference.predictions.actions import send, send_ids
@@ -21,7 +21,7 @@ from inference.predictions.attempts import build_call
 from inference.predictions.models import KEY_LIFE, MAX_ATTEMPTS, Prediction, Status, StoredAnswer
 from inference.predictions.runner import GatewayThread
 from inference.predictions.shares import Shares
-from saas.lib.errors import AppError, IdempotencyInProgress, LimitReached
+from saas.lib.errors import AppError, IdempotencyInProgress, LimitReached, Unavailable
 from tenants.crypto import seal_for, unseal_for
 from tenants.databases import as_operator
 from tenants.models import CATALOG_SLUG
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 0.5  # seconds between looks whether a running prediction is to be canceled
 AGAIN_AFTER = timedelta(seconds=2)
 IN_PROGRESS_AFTER = timedelta(seconds=10)  # above the reaper's 3 s: by then a dead attempt's claim is gone
+FULL_AFTER = timedelta(seconds=disk.RETRY_AFTER)
 BATCH = 1000
 THREADS = 16  # as workers are started; `_count_threads` is told what it is
 SHARES = Shares(THREADS, lambda organization, pk: send_ids(organization, pk, settings.CONFIG.engine_hardware))
@@ -101,19 +102,21 @@ def _take(organization: UUID, pk: UUID) -> Prediction | None:
             _fail(prediction, "quarantined", f"{MAX_ATTEMPTS} attempts ended without an answer; it is not tried again")
         elif prediction.input is None:
             _fail(prediction, "expired", "It was not run before its data expired")
-        elif refusal := _no_room(prediction):
+        elif isinstance(refusal := _no_room(prediction), LimitReached):
             _fail(prediction, refusal.code, refusal.detail)
+        elif refusal is not None:
+            prediction.give_back(after=FULL_AFTER)
         else:
             return prediction
     return None
 
 
-def _no_room(prediction: Prediction) -> LimitReached | None:
+def _no_room(prediction: Prediction) -> LimitReached | Unavailable | None:
     """Why its result could not be kept. A later attempt brings what an earlier one may have been charged for: it is kept."""
     if prediction.attempts == 1:
         try:
             caps.check_data(prediction.organization_id)
-        except LimitReached as error:
+        except (LimitReached, Unavailable) as error:
             return error
     return None
 

@@ -60,6 +60,8 @@ def service_environment(
     variables |= standin_environment(data_dir, given)
     for server in servers:
         variables |= server.urls()
+        if isinstance(server, Postgres):
+            variables["DATABASE_DIR"] = str(server.directory)
     return variables
 
 

@@ -107,7 +107,7 @@ async def test_nothing_is_left_of_one_that_does_not_come_to_its_end(started, mon
         with pytest.raises(LimitReached):
             await upload.outcome()
     else:
-        monkeypatch.setattr("inference.artifacts.FULL", 0.0)
+        monkeypatch.setattr("inference.disk.FULL", 0.0)
         upload.send(b"x" * 10)
         with pytest.raises(Unavailable):
             await upload.outcome()
