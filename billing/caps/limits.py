@@ -28,9 +28,10 @@ def limits_of(organization: Organization, key: KeyRecord | None, *, now: datetim
     scopes = [accounts.ORGANIZATION, key.id] if key else [accounts.ORGANIZATION]
     try:
         months: Months = accounts.monthly_calls(organization.id.hex, f"{now:%Y-%m}", scopes) or [None] * len(scopes)
+        whole = _lower(organization.monthly_calls, _included_calls(organization, now))
         own = _level(organization.id.hex, organization.limits, now)
         own["test_keys"] = _level(holder_of_test_keys(organization.id.hex), organization.limits.within(TEST_LIMITS), now)
-        own |= _quota(months[0], organization.monthly_calls, now) | _caps(organization)
+        own |= _quota(months[0], whole, now) | _caps(organization)
         return {"organization": own, "key": _key_level(key, months[1], now) if key else None}
     except redis.RedisError as error:
         raise Unavailable("What is left of the limits cannot be told right now") from error
@@ -56,6 +57,16 @@ def _level(holder: str, limits: Limits, now: datetime) -> dict[str, Any]:
         },
         "concurrency": _counted(limits.concurrency, known.taken),
     }
+
+
+def _included_calls(organization: Organization, now: datetime) -> int | None:
+    """After how many calls of the month the plan ends them; None: it charges for more, or the account is not known."""
+    caps = accounts.caps(organization.id.hex, f"{now:%Y-%m}") or []
+    return next((cap.limit for cap in caps if cap.verdict == "included:organization"), None)
+
+
+def _lower(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _quota(month: accounts.MonthlyCalls | None, limit: int | None, now: datetime) -> dict[str, Any]:

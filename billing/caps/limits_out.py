@@ -17,7 +17,10 @@ class CountOut(serializers.Serializer):  # type: ignore[type-arg]
 
 
 class QuotaOut(serializers.Serializer):  # type: ignore[type-arg]
-    limit = serializers.IntegerField(allow_null=True, help_text="Null: no cap.")
+    limit = serializers.IntegerField(
+        allow_null=True,
+        help_text="The lower of the quota and, where the plan ends with them, its included calls; null: neither.",
+    )
     used = serializers.IntegerField(allow_null=True, help_text="Calls under way included; null while it is not known.")
     left = serializers.IntegerField(allow_null=True)
     resets_at = serializers.DateTimeField()

@@ -30,7 +30,7 @@ def test_what_was_not_used_is_all_left(organization, key, client_of):
 
     assert body["organization"]["rate"]["per_second"] == organization.rate
     assert body["organization"]["rate"]["left"] == organization.burst
-    assert body["organization"]["monthly_calls"]["limit"] is None
+    assert body["organization"]["monthly_calls"]["limit"] == 10_000  # of the plan Free, which ends with them
     assert body["organization"]["monthly_calls"]["used"] == 0
     assert body["key"]["id"] == key[0].shown_id
     assert body["key"]["rate"] == {"per_second": 2.0, "burst": 10, "left": 10, "full_in_seconds": 0.0}
@@ -65,6 +65,19 @@ def test_what_test_keys_share_is_told_beside_the_organizations_own(organization,
     assert body["test_keys"]["rate"] == {"per_second": 5.0, "burst": 10, "left": 5, "full_in_seconds": 1.0}
     assert body["test_keys"]["concurrency"] == {"limit": 2, "used": 1, "left": 1}
     assert body["concurrency"]["used"] == 0
+
+
+@pytest.mark.parametrize(("quota", "limit"), [(None, 10_000), (20_000, 10_000), (5_000, 5_000)])
+def test_calls_that_a_plan_ends_with_are_a_limit_like_a_quota(make_organization, make_key, client_of, state, quota, limit):
+    organization = make_organization(monthly_calls=quota)
+    _, text = make_key(organization, scopes=["limits:read"])
+    ends = accounts.AccountLimits(quota, {}, 1000, included_calls=10_000)
+    assert accounts.set_limits(organization.id.hex, ends)
+    state.hset(f"account:{organization.id.hex}", f"calls:{time.strftime('%Y-%m', time.gmtime())}:", 4_990)
+
+    calls = client_of(text).get(URL).json()["organization"]["monthly_calls"]
+
+    assert (calls["limit"], calls["used"], calls["left"]) == (limit, 4_990, limit - 4_990)
 
 
 def test_a_key_is_never_shown_more_than_its_organization_has(organization, make_key, client_of):
