@@ -10,7 +10,8 @@ from saas.lib.errors import ModelNotAllowed, ScopeMissing, ValidationFailed
 from tenants.access import Access
 from tenants.keys import DEFAULT_LIFE, LONGEST_LIFE
 from tenants.models import ApiKey, Membership, Mode, Organization
-from tenants.permissions import NEVER_EXPIRE, ROLES
+from tenants.permissions import DEFAULT_SCOPES, NEVER_EXPIRE, ROLES
+from tenants.principal import TEST_LIMITS
 
 LIMITS = ("rate", "burst", "concurrency", "monthly_calls")
 
@@ -65,27 +66,33 @@ def same_life(access: Access, key: ApiKey) -> datetime | None:
     return None if key.expires_at is None else default_expiry(access, min(key.expires_at - key.created_at, LONGEST_LIFE))
 
 
-def check_limits(access: Access, organization: Organization, limits: Mapping[str, Any]) -> None:  # Any: numbers, None
-    """Raises ScopeMissing without limits:write, ValidationFailed above the organization's."""
+def check_limits(
+    access: Access, organization: Organization, limits: Mapping[str, Any], *, is_test: bool = False
+) -> None:  # Any: numbers, None
+    """Raises ScopeMissing without limits:write, ValidationFailed above the organization's, or those of every test key."""
     if limits:
         require(access, "limits:write")
     errors = [
-        {"field": f"limits.{name}", "detail": f"At most the organization's {highest}."}
+        {"field": f"limits.{name}", "detail": f"At most {whose} {highest}."}
+        for whose, holder in (("the organization's", organization), ("a test key's", TEST_LIMITS if is_test else None))
         for name, value in limits.items()
-        if value is not None and (highest := getattr(organization, name)) is not None and value > highest
+        if value is not None and (highest := getattr(holder, name, None)) is not None and value > highest
     ]
     if errors:
         raise ValidationFailed("Some fields are not acceptable.", errors=errors)
 
 
-def key_columns(access: Access, organization: Organization, body: Mapping[str, Any], *, is_new: bool = False) -> dict[str, Any]:
-    """The columns of a key that `body` asks for, once all of it is granted; raises what the checks above raise.
+def key_columns(
+    access: Access, organization: Organization, body: Mapping[str, Any], *, of: ApiKey | None = None
+) -> dict[str, Any]:
+    """The columns that `body` asks for, of a new key or `of` one, once all of it is granted; raises what the checks raise.
 
     A key with limits of its own hands them on: what it makes or changes has no more.
     """
     columns = {name: value for name, value in body.items() if name != "limits"}
     limits = dict(body.get("limits", {}))
-    check_limits(access, organization, limits)
+    is_test = (of.mode if of else body["mode"]) == Mode.TEST
+    check_limits(access, organization, limits, is_test=is_test)
     check_scopes(access, columns.get("scopes", ()))
     if "models" in columns:
         check_models(access, columns["models"])
@@ -94,19 +101,34 @@ def key_columns(access: Access, organization: Organization, body: Mapping[str, A
     if "expires_at" in columns:
         check_expiry(access, columns["expires_at"])
     for name, highest in _own_limits(access, organization).items():
-        if is_new or name in limits:
+        if of is None or name in limits:
             limits[name] = min(highest, highest if limits.get(name) is None else limits[name])
     return columns | limits
 
 
-def check_may_rotate(access: Access, key: ApiKey) -> None:
-    """Whoever rotates a key gets to hold it, so it may do no more than they. Raises ScopeMissing or ModelNotAllowed."""
-    check_scopes(access, key.scopes)
-    check_models(access, key.models)
-    check_mode(access, key.mode)
+def default_scopes(access: Access) -> list[str]:
+    """The scopes of a key that is given none. A key that may not read its limits can still make one that only calls."""
+    return [scope for scope in DEFAULT_SCOPES if scope != "limits:read" or scope in access.permissions]
+
+
+def check_may_change(access: Access, key: ApiKey) -> None:
+    """Who changes, rotates or revokes a key holds all that it may do. Raises ScopeMissing or ModelNotAllowed.
+
+    Revoking too: a key for one model must not be able to stop all others.
+    """
+    if missing := sorted(set(key.scopes) - access.permissions):
+        raise ScopeMissing(f"This key may do what you may not: {', '.join(missing)}.")
+    if access.key is None:
+        return
+    if access.key.models is not None and (key.models is None or not set(key.models) <= set(access.key.models)):
+        raise ModelNotAllowed("This key is limited to some models, the other is not.")
+    if access.key.mode == Mode.TEST != key.mode:
+        raise ScopeMissing("A test key cannot change a live one.")
+    if access.key.expires_at is not None and (key.expires_at is None or key.expires_at.timestamp() > access.key.expires_at):
+        raise ScopeMissing("A key cannot change one that outlives it.")
     for name, highest in _own_limits(access, key.organization).items():
         if getattr(key, name) is None or getattr(key, name) > highest:
-            raise ScopeMissing("A key cannot rotate one with higher limits.")
+            raise ScopeMissing("A key cannot change one with higher limits.")
 
 
 def _own_limits(access: Access, organization: Organization) -> dict[str, Any]:  # Any: numbers

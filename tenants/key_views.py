@@ -42,7 +42,10 @@ class KeyChangeBody(Body):
 
 class KeyBody(KeyChangeBody):
     scopes = serializers.ListField(
-        child=serializers.ChoiceField([(scope, scope) for scope in SCOPES]), allow_empty=False, default=list(DEFAULT_SCOPES)
+        child=serializers.ChoiceField([(scope, scope) for scope in SCOPES]),
+        allow_empty=False,
+        required=False,
+        help_text=f"Default: {', '.join(DEFAULT_SCOPES)}.",
     )
     mode = serializers.ChoiceField(Mode.choices, default=Mode.LIVE)
 
@@ -103,9 +106,10 @@ class KeysView(TenantView):
     @extend_schema(request=KeyBody, responses={201: NewKeyOut})
     def post(self, request: Request) -> Response:
         body = KeyBody.parse(request.data)
+        body.setdefault("scopes", grants.default_scopes(self.access))
         body.setdefault("models", self.access.key.models if self.access.key else None)
         body.setdefault("expires_at", grants.default_expiry(self.access))
-        columns = grants.key_columns(self.access, self.organization, body, is_new=True)
+        columns = grants.key_columns(self.access, self.organization, body)
         issued = keys.issue(organization=self.organization, created_by=self.access.user, actor=self.actor, **columns)
         return _created(*issued)
 
@@ -122,13 +126,16 @@ class KeyView(TenantView):
     def patch(self, request: Request, key: str) -> Response:
         body = KeyChangeBody.parse(request.data, partial=True)
         found = resolve(self.organization, key)
-        keys.change(found, actor=self.actor, **grants.key_columns(self.access, self.organization, body))
+        grants.check_may_change(self.access, found)
+        keys.change(found, actor=self.actor, **grants.key_columns(self.access, self.organization, body, of=found))
         return Response(KeyOut(found).data)
 
     @extend_schema(responses={204: None})
     def delete(self, request: Request, key: str) -> Response:
         """Revoke the key. It stays in the list, refused everywhere from now on."""
-        keys.revoke(resolve(self.organization, key), actor=self.actor)
+        found = resolve(self.organization, key)
+        grants.check_may_change(self.access, found)
+        keys.revoke(found, actor=self.actor)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -139,7 +146,7 @@ class RotateKeyView(TenantView):
     def post(self, request: Request, key: str) -> Response:
         body = RotateBody.parse(request.data)
         found = resolve(self.organization, key)
-        grants.check_may_rotate(self.access, found)
+        grants.check_may_change(self.access, found)
         expires_at = body["expires_at"] if "expires_at" in body else grants.same_life(self.access, found)
         grants.check_expiry(self.access, expires_at)
         overlap = timedelta(seconds=body["overlap_seconds"])

@@ -39,6 +39,7 @@ _NO_HASH = bytes(32)
 DEFAULT_LIFE = timedelta(days=90)
 LONGEST_LIFE = timedelta(days=366)
 LONGEST_OVERLAP = timedelta(days=7)
+TEST_COLUMNS = ("rate", "burst", "concurrency")  # of TEST_LIMITS
 
 
 @cache
@@ -179,8 +180,8 @@ def issue(
     """
     _lock_for_one_more(organization.id)
     if mode == Mode.TEST:
-        test = {"rate": TEST_LIMITS.rate, "burst": TEST_LIMITS.burst, "concurrency": TEST_LIMITS.concurrency}
-        limits = test | {name: value for name, value in limits.items() if value is not None}
+        limits = dict.fromkeys(TEST_COLUMNS) | limits
+        limits |= _within_test_limits(limits)
     public_id, presented = _new_text(mode)
     version = max(peppers())
     key = ApiKey.objects.create(
@@ -253,11 +254,19 @@ def change(key: ApiKey, *, actor: Actor, **values: Any) -> None:  # Any: columns
         raise StateConflict("The key is revoked.")
     if key.status == "expired" and "expires_at" in values:
         _lock_for_one_more(key.organization_id)
+    if key.mode == Mode.TEST:
+        values |= _within_test_limits(values)
     for column, value in values.items():
         setattr(key, column, value)
     key.save(update_fields=list(values))
     audit.note(key.organization_id, actor, "key.changed", key.shown_id, fields=sorted(values))
     _changed(key)
+
+
+def _within_test_limits(values: dict[str, Any]) -> dict[str, Any]:  # Any: numbers, None
+    """Those of `values` that bound a test key, no higher than what binds it anyway, so that it is shown what holds."""
+    highest = {name: getattr(TEST_LIMITS, name) for name in TEST_COLUMNS if name in values}
+    return {name: most if values[name] is None else min(values[name], most) for name, most in highest.items()}
 
 
 def _lock_for_one_more(organization_id: UUID) -> None:

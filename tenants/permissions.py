@@ -31,7 +31,7 @@ SCOPES = (
     "billing:write",
     "audit:read",
 )
-DEFAULT_SCOPES = ("models:read", "predictions:read", "predictions:write")
+DEFAULT_SCOPES = ("limits:read", "models:read", "predictions:read", "predictions:write")
 
 NEVER_EXPIRE = "keys:never_expire"
 

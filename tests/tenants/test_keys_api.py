@@ -180,6 +180,60 @@ def test_nobody_gives_a_key_more_than_they_hold(client_of, alice, bob, make_key)
         assert (refused.status_code, refused.json()["code"]) == (403, "model_not_allowed")
 
 
+LESSER = {"scopes": ["keys:write", "models:read", "limits:write"], "models": ["iris"], "rate": 5.0, "mode": "live"}
+"""A key that may write keys, and what of another key is more than it holds."""
+MORE = [
+    {"scopes": ["models:read", "usage:read"]},
+    {"models": None},
+    {"models": ["iris", "digits"]},
+    {"rate": None},
+    {"rate": 6.0},
+]
+
+
+@pytest.mark.parametrize("more", [*MORE, {"expires_at": None}])
+def test_a_key_changes_rotates_and_revokes_none_that_holds_more_than_it(client_of, alice, make_key, more):
+    soon = timezone.now() + timedelta(days=1)
+    lesser = client_of(make_key(alice.organization, **LESSER, expires_at=soon)[1])
+    columns = LESSER | {"scopes": ["models:read"], "expires_at": soon}
+    equal, above = (make_key(alice.organization, **columns | each)[0] for each in ({}, more))
+    url = f"{URL}/{above.shown_id}"
+
+    answers = [
+        lesser.patch(url, {"name": "mine"}, format="json"),
+        post(lesser, {"overlap_seconds": 0}, f"{url}/rotate"),
+        lesser.delete(url),
+    ]
+
+    assert [answer.status_code for answer in answers] == [403] * 3
+    shown = client_of(alice).get(url).json()
+    assert (shown["name"], shown["status"]) == ("test", "active")
+    url = f"{URL}/{equal.shown_id}"
+    assert lesser.patch(url, {"name": "mine"}, format="json").status_code == 200
+    assert lesser.delete(url).status_code == 204
+
+
+def test_a_test_key_changes_no_live_key(client_of, alice, make_key):
+    test_key = client_of(make_key(alice.organization, mode="test")[1])
+    live = make_key(alice.organization, rate=1.0, burst=1, concurrency=1)[0]
+
+    assert test_key.delete(f"{URL}/{live.shown_id}").status_code == 403
+
+
+def test_a_person_revokes_no_key_that_may_more_than_they(client_of, alice, bob, alice_key, make_key):
+    assert client_of(bob).delete(f"{URL}/{alice_key[0].shown_id}").status_code == 403
+    key = make_key(alice.organization, scopes=["models:read"])[0]
+    assert client_of(bob).delete(f"{URL}/{key.shown_id}").status_code == 204
+
+
+def test_a_key_that_is_given_no_scopes_calls_and_reads_its_limits(client_of, alice, make_key):
+    made = post(client_of(alice), {"name": "x"}).json()
+    assert client_of(made["key"]).get("/api/v1/limits").status_code == 200
+
+    without = make_key(alice.organization, scopes=["keys:write", "models:read", "predictions:read", "predictions:write"])[1]
+    assert post(client_of(without), {"name": "x"}).json()["scopes"] == ["models:read", "predictions:read", "predictions:write"]
+
+
 def test_a_key_with_limits_hands_them_on(client_of, alice, make_key):
     giver = make_key(alice.organization, scopes=["keys:write", "limits:write", "models:read"], rate=3.0, monthly_calls=7)[1]
 
@@ -212,6 +266,21 @@ def test_a_test_key_has_low_limits_and_no_cap(client_of, alice):
     assert body["key"].startswith("maas_test_")
     record = unpack_key(keys.load_key(body["key"].split("_")[2]))
     assert (record.limits.rate, record.limits.burst, record.limits.concurrency, record.is_capped) == (5.0, 10, 2, False)
+
+
+def test_a_test_key_is_shown_the_limits_that_bind(client_of, alice, make_key):
+    high, low = {"rate": 90, "burst": 150, "concurrency": 60}, {"rate": 5, "burst": 10, "concurrency": 2}
+    for name, value in high.items():
+        refused = post(client_of(alice), {"name": "x", "mode": "test", "limits": {name: value}})
+        assert [error["field"] for error in refused.json()["errors"]] == [f"limits.{name}"]
+    made = post(client_of(alice), {"name": "x", "mode": "test", "limits": dict.fromkeys(high)}).json()
+    url = f"{URL}/{made['id']}"
+
+    assert client_of(alice).patch(url, {"limits": high}, format="json").status_code == 422
+    changed = client_of(alice).patch(url, {"limits": dict.fromkeys(high)}, format="json").json()
+    assert made["limits"] == changed["limits"] == low | {"monthly_calls": None}
+    lower = client_of(alice).patch(url, {"limits": {"rate": 1}}, format="json").json()
+    assert lower["limits"] == low | {"rate": 1, "monthly_calls": None}
 
 
 def test_a_change_is_refused_for_unknown_fields_and_leaves_everything(client_of, alice, alice_key):
