@@ -1,9 +1,9 @@
 """Prepaid and promotional credit: granted by operators and payments, used up by what the ledger charges, ended by time.
 
 `settle` charges what the ledger's sums cost (billing.caps.charging) to the grants, in BURN_ORDER. Where the plan is prepaid,
-the books hold calls to a limit on all that was ever used: what `settle` has looked at, and what remains of the grants. Both
-change in one transaction, so settling moves no limit. Nothing here may stop the ledger: what no grant pays for is written down
-as an overrun and reported.
+the books hold calls to a limit on all that was ever used: what `settle` has looked at, what was paid ahead of that when such a
+plan was left (`charge_ahead`), and what remains of the grants. All change in one transaction, so settling moves no limit.
+Nothing here may stop the ledger: what no grant pays for is written down as an overrun and reported.
 """
 
 import logging
@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+import redis
 from django.db import connections, transaction
 from django.db.models import Sum
 from psycopg2.extensions import connection as Connection
@@ -23,7 +24,7 @@ from billing.caps.quotas import project_and_note, read_limits
 from billing.ledger.rebuild import rebuild
 from inference.books import accounts
 from saas.lib import clock
-from saas.lib.errors import StateConflict, ValidationFailed
+from saas.lib.errors import StateConflict, Unavailable, ValidationFailed
 from saas.lib.inserts import insert_once
 from saas.lib.money import MAX_NANO, NANO, text_of
 from tenants import audit, caps, events
@@ -48,12 +49,12 @@ ORDER BY expires_at NULLS LAST, category DESC, priority, created_at, id FOR UPDA
 BURN = "UPDATE credit_grant SET remaining_nano = remaining_nano - %s WHERE id = %s"
 SPEND = """
 INSERT INTO credit_month AS c (id, tenant_id, created_at, period, spent_nano, burnt_nano, overrun_nano, off_nano,
-  part_since, part_nano, ended_nano, asked_nano)
-VALUES (gen_random_uuid(), %s, now(), %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, period) DO UPDATE SET
+  ahead_nano, part_since, part_nano, ended_nano, asked_nano)
+VALUES (gen_random_uuid(), %s, now(), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, period) DO UPDATE SET
   spent_nano = c.spent_nano + excluded.spent_nano, burnt_nano = c.burnt_nano + excluded.burnt_nano,
   overrun_nano = c.overrun_nano + excluded.overrun_nano, off_nano = coalesce(c.off_nano, c.burnt_nano) + excluded.off_nano,
-  part_since = excluded.part_since, part_nano = excluded.part_nano, ended_nano = excluded.ended_nano,
-  asked_nano = excluded.asked_nano
+  ahead_nano = c.ahead_nano + excluded.ahead_nano, part_since = excluded.part_since, part_nano = excluded.part_nano,
+  ended_nano = excluded.ended_nano, asked_nano = excluded.asked_nano
 """
 # From where on a prepaid plan's use must be covered by credit; no row: the plan is not prepaid.
 PREPAID_SINCE = """
@@ -61,6 +62,7 @@ SELECT coalesce(s.credit_base, 0) FROM subscription s JOIN plan_version v ON v.i
 WHERE s.tenant_id = %s AND s.ended_at IS NULL AND v.is_prepaid
 """
 SETTLED = "SELECT coalesce(sum(spent_nano), 0)::bigint FROM credit_month WHERE tenant_id = %s"
+AHEAD = "SELECT greatest(0, coalesce(sum(ahead_nano), 0))::bigint FROM credit_month WHERE tenant_id = %s"
 TO_SETTLE = """
 SELECT t.tenant_id::text FROM (
   SELECT tenant_id FROM credit_grant WHERE remaining_nano > 0
@@ -130,18 +132,52 @@ def _settle_month(cursor: AnyCursor, tenant: UUID, period: str, spent: int) -> i
     looked = charging.looked_at(cursor, tenant, period)
     parts = charging.parts_of(cursor, tenant, period, min(clock.now(), charging.last_moment(period)))
     is_prepaid = parts[-1].version.is_prepaid
-    asked, following = charging.ask(parts, looked, spent)
+    paid = min(spent, _number(cursor, AHEAD, tenant) or 0)
+    asked, following = charging.ask(parts, looked, spent - paid)
     if is_prepaid:  # what was used before it became prepaid was that plan's to charge
-        uncovered = (_number(cursor, PREPAID_SINCE, tenant) or 0) - (_number(cursor, SETTLED, tenant) or 0)
+        uncovered = (_number(cursor, PREPAID_SINCE, tenant) or 0) - (_number(cursor, SETTLED, tenant) or 0) - paid
         asked = max(0, asked - max(0, uncovered))
-    if not asked and following == looked:
+    if not asked and not paid and following == looked:
         return 0
+    burnt = _burn(cursor, tenant, period, asked)
+    missing = asked - burnt if is_prepaid else 0
+    off = 0 if is_prepaid else burnt
+    cursor.execute(SPEND, [str(tenant), period, spent, burnt, missing, off, -paid, *following])
+    return missing
+
+
+def _burn(cursor: AnyCursor, tenant: UUID, period: str, asked: int) -> int:
+    """Take what is asked from the grants, in order; how much of it they had."""
     [month] = allocate([(period, asked)], _grants(cursor, tenant))
     for grant, nano in month.by_grant.items():
         cursor.execute(BURN, [nano, grant])
-    missing = asked - month.burnt if is_prepaid else 0
-    cursor.execute(SPEND, [str(tenant), period, spent, month.burnt, missing, 0 if is_prepaid else month.burnt, *following])
-    return missing
+    return month.burnt
+
+
+def charge_ahead(cursor: AnyCursor, tenant: UUID) -> None:
+    """Charge to the grants what a prepaid plan, which is about to be left, has let calls use that the ledger does not hold yet.
+
+    What has just been settled is not. Calls under way are charged the most that they can cost, as the books have it: the plan
+    that follows would charge nothing for them. In the transaction that leaves the plan, after `settle`. Raises Unavailable if
+    the state server does not answer; nothing is charged where it has lost the account.
+    """
+    try:
+        charged = accounts.charged(tenant.hex, "ever", [accounts.ORGANIZATION])
+    except redis.RedisError as error:
+        raise Unavailable("What was used until now cannot be told right now, so the plan cannot be left") from error
+    known = (_number(cursor, SETTLED, tenant) or 0) + (_number(cursor, AHEAD, tenant) or 0)
+    pending = (charged[0] if charged else 0) - max(known, _number(cursor, PREPAID_SINCE, tenant) or 0)
+    if pending <= 0:
+        return
+    now = clock.now()
+    period = f"{now:%Y-%m}"
+    looked = charging.looked_at(cursor, tenant, period)
+    if looked.part_since is None:
+        looked = looked._replace(part_since=charging.parts_of(cursor, tenant, period, now)[-1].start)
+    burnt = _burn(cursor, tenant, period, pending)
+    if burnt < pending:
+        log.error("more was charged than the credit covers", extra={"tenant": tenant.hex, "nano": pending - burnt})
+    cursor.execute(SPEND, [str(tenant), period, 0, burnt, pending - burnt, 0, pending, *looked])
 
 
 def settle_all(connection: Connection) -> int:
@@ -181,16 +217,16 @@ def _expire(connection: Connection, tenant: UUID, now: datetime) -> bool:
         if not due:
             return True
         version = (_number(cursor, VERSION, tenant) or 0) + 1
-        settled = _number(cursor, SETTLED, tenant) or 0
+        settled, ahead = _number(cursor, SETTLED, tenant) or 0, _number(cursor, AHEAD, tenant) or 0
         limits = read_limits(cursor, tenant)
         kept = settled + sum(grant.remaining for grant in grants) - sum(grant.remaining for grant in due)
         if limits.credit_nano is not None:
             limits = limits._replace(credit_nano=min(kept, accounts.LIMIT_MAX))
         ending = sum(grant.remaining for grant in due)
-        charged = accounts.lower_credit(tenant.hex, limits._replace(version=version), settled=settled, ending=ending)
+        charged = accounts.lower_credit(tenant.hex, limits._replace(version=version), settled=settled + ahead, ending=ending)
         if charged is None:
             return False
-        pending = max(0, charged - settled)
+        pending = max(0, charged - settled - ahead)
         for grant in due:
             waiting = min(pending, grant.remaining)
             pending -= waiting

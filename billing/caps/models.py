@@ -87,7 +87,8 @@ class CreditMonth(TenantModel):
     """How much of a month's ledger was charged to the credit: `spent_nano` was looked at, `burnt_nano` grants have paid.
 
     Of that, the month's invoices take `off_nano`: what was charged on plans that are billed afterwards. `overrun_nano` no
-    credit was there for although the plan is prepaid: always 0, unless something is broken. The others are those of
+    credit was there for although the plan is prepaid: always 0, unless something is broken. `ahead_nano`, over all months: what
+    grants have paid for calls that the ledger has yet to hold, when a prepaid plan was left. The others are those of
     billing.caps.charging.Looked.
     """
 
@@ -96,6 +97,7 @@ class CreditMonth(TenantModel):
     burnt_nano = models.BigIntegerField(default=0, db_default=0)
     overrun_nano = models.BigIntegerField(default=0, db_default=0)
     off_nano = models.BigIntegerField(null=True, help_text="Empty: as `burnt_nano`, of a time before there was this.")
+    ahead_nano = models.BigIntegerField(default=0, db_default=0)
     part_since = models.DateTimeField(null=True)
     part_nano = models.BigIntegerField(default=0, db_default=0)
     ended_nano = models.BigIntegerField(default=0, db_default=0)

@@ -9,7 +9,7 @@ from django.db.models import Sum
 
 from billing.caps import credit
 from billing.models import Budget, CreditGrant, PlanVersion, Subscription, UsageMonth
-from billing.sale import terms
+from billing.sale import segments, terms
 from billing.sale.models import LIMITS, State, current_subscription
 from billing.stripe import selling
 from billing.stripe.states import RUNNING
@@ -88,7 +88,7 @@ def change(
     `at`: since when it is charged, in whole seconds, where Stripe charges it from before we heard of it (not before the last
     change: at that very second the plan before charges nothing).
     `begins_anew`: also if it is the same version, for another subscription at Stripe.
-    Raises NotFound, StateConflict.
+    Raises NotFound, StateConflict; Unavailable if a prepaid plan cannot be left because the state server does not answer.
     """
     with as_operator(), transaction.atomic(using="ops"):
         with connections["ops"].cursor() as cursor:
@@ -105,6 +105,9 @@ def change(
                 current.save(update_fields=["stripe_due_at"])
             return current
         check_change(current, version)
+        if current.plan_version.is_prepaid and not version.is_prepaid and not segments.is_invoiced(version):
+            with connections["ops"].cursor() as cursor:
+                credit.charge_ahead(cursor, organization_id)
         now = clock.now()
         if at is not None and current.since.replace(microsecond=0) <= at < now:
             now = max(at, current.since)

@@ -15,10 +15,12 @@ from billing.ledger import writing
 from billing.ledger.verify import differences
 from billing.models import PlanVersion, Subscription
 from billing.sale import plans, rating, segments
+from billing.sale.models import current_subscription
 from inference.books import accounts
 from saas.lib import clock
-from saas.lib.errors import StateConflict, ValidationFailed
+from saas.lib.errors import StateConflict, Unavailable, ValidationFailed
 from saas.lib.money import NANO
+from saas.lib.valkey import sync_client
 from tenants.access import SYSTEM
 from tenants.databases import as_operator
 from tests.billing.journal import settle, usage
@@ -168,6 +170,76 @@ def test_a_change_of_plan_first_charges_what_was_used_until_then(make_organizati
     plans.change(organization.id, "free", actor=SYSTEM)
 
     assert [grant.remaining_nano for grant in grants_of(organization)] == [70 * NANO]
+
+
+@pytest.fixture
+def broken_state(monkeypatch):
+    """The state server cannot be reached."""
+    monkeypatch.setattr(accounts, "shared_client", lambda: sync_client("unix:///nowhere.sock"))
+
+
+def account(state, organization, nano):
+    """What the books say was used ever: in the ledger, in the journal, and under way at its most."""
+    state.hset(f"account:{organization.id.hex}", "nano:ever:", nano)
+
+
+def test_who_leaves_prepaid_pays_for_what_the_ledger_does_not_hold_yet(prepaid, spend, connection, state, ledger):
+    give(prepaid, 100)
+    spend(prepaid, 30)
+    account(state, prepaid, 40)
+
+    plans.change(prepaid.id, "free", actor=SYSTEM)
+    assert [grant.remaining_nano for grant in grants_of(prepaid)] == [60]
+    spend(prepaid, 10)
+    account(state, prepaid, 45)
+    spend(prepaid, 5)
+    settled(connection, prepaid)
+
+    assert [grant.remaining_nano for grant in grants_of(prepaid)] == [60]  # the last 5 are Free's
+    [month] = ledger(
+        "SELECT spent_nano, burnt_nano, overrun_nano, ahead_nano FROM credit_month WHERE tenant_id = %s", prepaid.id
+    )
+    assert month == (45, 40, 0, 0)
+
+
+def test_no_hopping_between_plans_passes_the_balance(prepaid, spend, connection, state):
+    """Calls are used up to the limit while prepaid; the ledger hears of them two hops later."""
+    give(prepaid, 100)
+    used, waiting = 0, []
+    for step in (7, 20, 9, 33, 50, 50, 50):
+        waiting.append(min(step, limit_of(prepaid) - used))
+        used += waiting[-1]
+        account(state, prepaid, used)
+        plans.change(prepaid.id, "free", actor=SYSTEM)
+        plans.change(prepaid.id, "prepaid", actor=SYSTEM)
+        quotas.project_and_note(connection, prepaid.id)
+        if len(waiting) > 2:
+            spend(prepaid, waiting.pop(0))
+    for late in filter(None, waiting):
+        spend(prepaid, late)
+    settled(connection, prepaid)
+
+    assert (used, limit_of(prepaid)) == (100, 100)
+    assert [grant.remaining_nano for grant in grants_of(prepaid)] == [0]
+
+
+def test_prepaid_is_not_left_for_nothing_while_nobody_knows_what_was_used(prepaid, broken_state):
+    with pytest.raises(Unavailable, match="cannot be left"):
+        plans.change(prepaid.id, "free", actor=SYSTEM)
+
+    with as_operator():
+        assert current_subscription(prepaid.id).plan_version.plan_id == "prepaid"
+
+
+def test_what_was_paid_ahead_does_not_keep_credit_from_expiring(prepaid, connection, state):
+    later = timezone.now() + timedelta(hours=2)
+    give(prepaid, 100, expires_at=timezone.now() + timedelta(hours=1))
+    account(state, prepaid, 30)
+    plans.change(prepaid.id, "free", actor=SYSTEM)
+
+    credit.expire_due(connection, later)
+
+    assert [(grant.remaining_nano, grant.expired_nano) for grant in grants_of(prepaid)] == [(0, 70)]
 
 
 def part(tariff, start, days):
