@@ -72,6 +72,10 @@ def deactivate_price(price: str) -> Price:
     return Price.read(ask(client().v1.prices.update, price, params={"active": False}))
 
 
+def activate_price(price: str) -> Price:
+    return Price.read(ask(client().v1.prices.update, price, params={"active": True}))
+
+
 def meters() -> list[Meter]:
     return [Meter.read(json) for json in every(client().v1.billing.meters.list, params={})]
 

@@ -1,7 +1,8 @@
 """What Stripe has to know of us: a product for each plan, prices for each version, a meter for each currency, the portal.
 
 `steps()` compares and says what is missing; each step may be done twice. A version's prices are never changed, only taken off
-the shelf when a later version is for sale: who is on it stays on it. Names are ours, so that nothing of Stripe's is written
+the shelf when a later version is for sale: who is on it stays on it. They are back on it while an organization to which an
+operator has given that version waits for it. Names are ours, so that nothing of Stripe's is written
 down here: product `plan_pro`, lookup key `plan:pro:1:fee` or `…:usage`, meter `spend_usd`, which counts millionths of the
 currency unit.
 """
@@ -12,7 +13,7 @@ from decimal import Decimal
 from functools import partial
 
 from billing.invoicing.periods import meter_of
-from billing.models import PlanVersion
+from billing.models import PlanVersion, Subscription
 from billing.sale import rating
 from billing.sale.rating import METER, RATE_ONE, Tariff
 from billing.sale.segments import tariff_of
@@ -48,12 +49,14 @@ def steps() -> list[Step]:
     """What has to be done at Stripe, in order; [] if it knows all. Asks Stripe, and changes nothing."""
     with as_operator():
         versions = list(PlanVersion.objects.select_related("plan").order_by("plan", "version"))
+        given = Subscription.objects.current().filter(stripe_due_at__isnull=False)
+        awaited = set(given.values_list("plan_version_id", flat=True))
     sold = [version for version in versions if keys_of(version)]
     meters = {meter.event_name: meter for meter in catalogue.meters() if meter.is_active}
     products = {product.id: product for product in catalogue.products()}
     prices = {price.lookup_key: price for price in catalogue.prices() if price.lookup_key}
-    followed = _followed(sold)
-    offered = [version for version in sold if version not in followed]  # nobody needs prices that were never for sale
+    followed = [version for version in _followed(sold) if version.id not in awaited]
+    offered = [version for version in sold if version not in followed]  # nobody needs prices of the others
     made = [*_meters(sold, meters), *_products(sold, products), *_prices(offered, prices), *_outdated(followed, prices)]
     return [*made, *_portal()]
 
@@ -90,6 +93,8 @@ def _prices(sold: Iterable[PlanVersion], known: dict[str, Price]) -> Iterator[St
         tariff = tariff_of(version)
         for key, is_metered in keys_of(version).items():
             if key in known:
+                if not known[key].is_active:
+                    yield Step(f"price {key}: for sale again", partial(catalogue.activate_price, known[key].id))
                 continue
             common = {"product": product_of(version.plan_id), "lookup_key": key, "currency": version.currency}
             metadata = {"plan": version.plan_id, "version": str(version.version)}

@@ -6,8 +6,8 @@ import pytest
 from django.core.management import call_command
 
 from billing.models import Plan
-from billing.sale import plan_versions
-from billing.stripe import catalogue
+from billing.sale import plan_versions, plans
+from billing.stripe import catalogue, given
 from billing.stripe import portal as stripe_portal
 from saas.lib import clock
 from saas.lib.errors import PaymentsUnavailable
@@ -91,6 +91,26 @@ def test_what_a_later_version_has_followed_is_no_longer_for_sale_and_who_is_on_i
     assert sync() == ["Stripe knows all plans."]
     standin.advance_to(standin.next_month() + timedelta(hours=2))
     work()
+    assert current(alice.organization).plan_version == first
+
+
+@pytest.mark.parametrize("was_sold", [True, False])
+def test_an_older_version_that_an_operator_gives_is_put_into_force(standin, alice, sync, followed, was_sold):
+    first, follow = followed()
+    if was_sold:
+        sync()
+    follow()
+    sync()
+    plans.change(alice.organization.id, first.plan_id, version=first, actor=Actor("operator", "o"))
+    verb = "for sale again" if was_sold else "10.00 USD a month"
+    assert any(f"plan:{first.plan_id}:1:fee: {verb}" in line for line in sync(apply=False))
+
+    sync()
+    assert given.put(current(alice.organization).id)
+    [made] = standin.world.store.all("subscription")
+    assert (made["status"], made["metadata"]["plan"], made["metadata"]["version"]) == ("active", first.plan_id, "1")
+    assert f"make price plan:{first.plan_id}:1:fee: no longer for sale" in sync()
+    assert sync() == ["Stripe knows all plans."]
     assert current(alice.organization).plan_version == first
 
 
