@@ -2,8 +2,9 @@
 
 What is used is what the ledger holds; the insert of the row decides who found the crossing.
 
-- A budget: for each month.
-- Calls or amount that the plan includes: for each month on it, of what the plan includes a whole month.
+- A budget: for each month and amount, so that a budget that was raised is told of anew.
+- Calls or amount that the plan includes: for each month on it. Where the plan began within the month, of the amount as much
+  as the time until its end is of the month, by what was used since then, as the ledger had it.
 - Credit: of the balance that there was when some was added last. What has expired counts as used.
 """
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 PERCENTS = (50, 80, 100)
 
 # Each gives: organization, what it is about, its id, key, period, of how much, how much is used.
-# A call that was opened in a month may be charged in the next, so of budgets the month before is looked at too.
+# A call that was opened in a month may be charged in the next, so the month before is looked at too.
 BUDGETS = """
 SELECT b.tenant_id, 'budget' AS about, b.id AS subject, b.api_key_id, m.period, b.amount_nano AS whole, (
   SELECT coalesce(sum(u.amount_nano), 0) FROM usage_month u
@@ -34,16 +35,27 @@ SELECT b.tenant_id, 'budget' AS about, b.id AS subject, b.api_key_id, m.period, 
 """
 # An alert's subject has one kind: what includes calls and an amount needs a second id.
 INCLUDED = """
-SELECT s.tenant_id, i.about, i.subject, NULL::uuid, u.period, i.whole, i.used
-FROM subscription s JOIN plan_version v ON v.id = s.plan_version_id
+SELECT s.tenant_id, i.about, i.subject, NULL::uuid, m.period, i.whole, i.used
+FROM (
+  SELECT p AS period, (p || '-01 00:00Z')::timestamptz AS first, (p || '-01')::timestamp + interval '1 month' AS beyond
+  FROM unnest(%(periods)s) AS p
+) m
+JOIN subscription s ON s.since < m.beyond AT TIME ZONE 'UTC' AND coalesce(s.ended_at >= m.beyond AT TIME ZONE 'UTC', true)
+JOIN plan_version v ON v.id = s.plan_version_id AND (v.included_calls > 0 OR v.included_amount > 0)
 CROSS JOIN LATERAL (
-  SELECT %(period)s AS period, sum(calls) AS calls, sum(amount_nano) AS amount_nano FROM usage_month u
-  WHERE u.tenant_id = s.tenant_id AND u.period = %(period)s
+  SELECT sum(calls) AS calls, sum(amount_nano) AS amount_nano FROM usage_month u
+  WHERE u.tenant_id = s.tenant_id AND u.period = m.period
 ) u
+CROSS JOIN LATERAL (
+  SELECT extract(epoch FROM m.beyond AT TIME ZONE 'UTC' - greatest(s.since, m.first))
+    / extract(epoch FROM m.beyond AT TIME ZONE 'UTC' - m.first) AS share,
+    CASE WHEN s.since > m.first THEN s.used_before_nano ELSE 0 END AS before
+) t
 CROSS JOIN LATERAL (VALUES
   ('included_calls', s.id, v.included_calls, u.calls),
-  ('included_amount', md5(s.id::text || ' amount')::uuid, (v.included_amount * 1000000000)::bigint, u.amount_nano)
-) AS i (about, subject, whole, used) WHERE s.ended_at IS NULL AND (v.included_calls > 0 OR v.included_amount > 0)
+  ('included_amount', md5(s.id::text || ' amount')::uuid, round(v.included_amount * 1000000000 * t.share)::bigint,
+    u.amount_nano - t.before)
+) AS i (about, subject, whole, used)
 """
 CREDIT = """
 SELECT g.tenant_id, 'credit', g.id, NULL::uuid, to_char(g.created_at AT TIME ZONE 'UTC', 'YYYY-MM'), g.balance_nano,
@@ -54,12 +66,13 @@ DUE = f"""
 SELECT d.tenant_id::text, d.about, d.subject::text, d.api_key_id::text, d.period, p.percent, d.whole, d.used::bigint
 FROM ({BUDGETS} UNION ALL {INCLUDED} UNION ALL {CREDIT}) d CROSS JOIN unnest(%(percents)s) AS p (percent)
 WHERE d.whole > 0 AND d.used >= ceil(d.whole * p.percent / 100.0)
-  AND NOT EXISTS (SELECT FROM alert_fired a WHERE (a.budget_id, a.period, a.percent) = (d.subject, d.period, p.percent))
+  AND NOT EXISTS (SELECT FROM alert_fired a
+    WHERE (a.budget_id, a.period, a.percent, a.amount_nano) = (d.subject, d.period, p.percent, d.whole))
 ORDER BY d.subject, d.period, p.percent
 """  # noqa: S608  # the parts are the three above
 FIRE = """
 INSERT INTO alert_fired (id, tenant_id, created_at, about, budget_id, api_key_id, period, percent, amount_nano, spent_nano)
-VALUES (%s, %s, now(), %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (budget_id, period, percent) DO NOTHING
+VALUES (%s, %s, now(), %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (budget_id, period, percent, amount_nano) DO NOTHING
 """
 WHAT = {
     About.BUDGET: "The budget of {whose} for {period}",
@@ -78,10 +91,9 @@ AT_THE_END = {
 def fire(connection: Connection, now: datetime) -> int:
     """Write down each alert that is due and was not given before; how many."""
     this_month = now.replace(day=1)
-    period = f"{this_month:%Y-%m}"
-    periods = [f"{this_month - timedelta(days=1):%Y-%m}", period]
+    periods = [f"{this_month - timedelta(days=1):%Y-%m}", f"{this_month:%Y-%m}"]
     with connection, connection.cursor() as cursor:
-        cursor.execute(DUE, {"periods": periods, "period": period, "percents": list(PERCENTS)})
+        cursor.execute(DUE, {"periods": periods, "percents": list(PERCENTS)})
         fired = 0
         for alert in cursor.fetchall():
             cursor.execute(FIRE, [str(uuid7()), *alert])

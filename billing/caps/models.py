@@ -139,7 +139,7 @@ class AlertFired(TenantModel):
     class Meta:
         db_table = "alert_fired"
         constraints: ClassVar[list[models.BaseConstraint]] = [
-            models.UniqueConstraint(fields=["budget_id", "period", "percent"], name="alert_fired_once")
+            models.UniqueConstraint(fields=["budget_id", "period", "percent", "amount_nano"], name="alert_fired_once")
         ]
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["organization", "-id"], name="alert_fired_newest"),

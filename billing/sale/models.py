@@ -167,6 +167,9 @@ class Subscription(TenantModel):
     credit_base = models.BigIntegerField(
         null=True, blank=True, help_text="Billionths used ever when it became prepaid; empty: it is not."
     )
+    used_before_nano = models.BigIntegerField(
+        default=0, db_default=0, help_text="Of the month in which it began, what the ledger held until then."
+    )
     stripe_customer = models.CharField(max_length=255, blank=True)
     stripe_subscription = models.CharField(max_length=255, blank=True)
     stripe_status = models.CharField(max_length=30, blank=True, default="", db_default="", help_text="What Stripe says of it.")

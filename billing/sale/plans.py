@@ -120,6 +120,7 @@ def change(
             since=now,
             anchor=current.anchor,
             credit_base=_credit_base(current, version),
+            used_before_nano=_used(organization_id, period=f"{now:%Y-%m}"),
             stripe_customer=current.stripe_customer,
             stripe_subscription=current.stripe_subscription,
             stripe_status=current.stripe_status,
@@ -184,5 +185,10 @@ def _used_ever(organization_id: UUID) -> int:
         account = None
     if account is not None:
         return account.sums.get((accounts.ORGANIZATION, "ever"), (0, 0))[1]
-    months = UsageMonth.objects.filter(tenant_id=organization_id)
+    return _used(organization_id)
+
+
+def _used(organization_id: UUID, **filters: str) -> int:
+    """The same as the ledger has it."""
+    months = UsageMonth.objects.filter(tenant_id=organization_id, **filters)
     return int(months.aggregate(used=Sum("amount_nano"))["used"] or 0)

@@ -15,15 +15,17 @@ from billing.caps import alerts, budgets, credit
 from billing.caps.models import AlertFired
 from billing.ledger import writing
 from billing.sale import plans
-from billing.sale.models import Plan, PlanVersion
+from billing.sale.models import Plan, PlanVersion, Subscription
 from saas.lib import clock
 from tenants.access import SYSTEM
 from tenants.databases import as_operator
 from tenants.scope import tenant_scope
 from tests.billing.journal import settle, usage
 from tests.racing import at_once
+from tests.stripe.customer import current
 
 URL = "/api/v1/billing/alerts"
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -150,11 +152,14 @@ def told(organization) -> list[tuple]:
 
 
 def put_on(organization, **contract):
-    """The organization is on a version of a plan of its own."""
+    """The organization is on a version of a plan of its own, since long if nobody says another time."""
+    since = contract.pop("since", LONG_AGO)
     with as_operator():
         plan = Plan.objects.create(slug=f"agreed-{secrets.token_hex(4)}", name="Agreed")
         version = PlanVersion.objects.create(plan=plan, version=1, currency="USD", **contract)
     plans.change(organization.id, plan.slug, actor=SYSTEM, version=version)
+    with as_operator():
+        Subscription.objects.of(organization).current().update(since=since)
 
 
 def test_calls_that_the_plan_includes_are_told(alice, spend, connection):
@@ -185,6 +190,53 @@ def test_the_amount_that_the_plan_includes_is_told_beside_its_calls(alice, spend
         ("included_amount", 80, 800),
         ("included_calls", 50, 1),
     ]
+
+
+def test_of_a_part_of_a_month_its_share_of_the_amount_counts_and_what_was_used_since(alice, spend, connection):
+    spend(alice.organization, 5_000, period="2026-11")
+    put_on(alice.organization, included_amount=Decimal("0.000003"), since=datetime(2026, 11, 21, tzinfo=UTC))
+    with as_operator():
+        Subscription.objects.of(alice.organization).current().update(used_before_nano=5_000)
+    spend(alice.organization, 499, period="2026-11")
+    alerts.fire(connection, datetime(2026, 11, 22, tzinfo=UTC))
+    assert told(alice.organization) == []
+
+    spend(alice.organization, 301, period="2026-11")
+    alerts.fire(connection, datetime(2026, 11, 22, tzinfo=UTC))
+    assert told(alice.organization) == [("included_amount", 50, 800), ("included_amount", 80, 800)]
+    spend(alice.organization, 1_499, period="2026-12")
+    alerts.fire(connection, datetime(2026, 12, 22, tzinfo=UTC))
+    assert len(told(alice.organization)) == 2
+
+
+def test_a_new_plan_knows_what_was_used_in_its_first_month_before(alice, spend):
+    spend(alice.organization, 700, period=f"{clock.now():%Y-%m}")
+    put_on(alice.organization, included_amount=Decimal("0.000003"))
+
+    assert current(alice.organization).used_before_nano == 700
+
+
+def test_what_is_used_last_in_a_month_and_counted_after_it_is_told(alice, spend, connection):
+    put_on(alice.organization, included_calls=1, included_amount=Decimal("0.000001"))
+    spend(alice.organization, 1_000, period="2026-11")
+    alerts.fire(connection, datetime(2026, 12, 1, tzinfo=UTC))
+
+    found = [("included_amount", percent, 1_000) for percent in (50, 80, 100)]
+    assert told(alice.organization) == [*found, *(("included_calls", percent, 1) for percent in (50, 80, 100))]
+
+
+def test_a_budget_that_is_raised_is_told_of_anew_once(alice, spend, connection):
+    put(alice.organization, 100)
+    spend(alice.organization, 100)
+    alerts.fire(connection, clock.now())
+    put(alice.organization, 200)
+    for _ in range(2):
+        alerts.fire(connection, clock.now())
+    assert sorted(fired(alice.organization)) == [(50, 100), (50, 100), (80, 100), (100, 100)]
+
+    spend(alice.organization, 100)
+    alerts.fire(connection, clock.now())
+    assert sorted(fired(alice.organization))[-2:] == [(100, 100), (100, 200)]
 
 
 def test_another_plan_tells_anew_in_the_same_month(alice, spend, connection):
