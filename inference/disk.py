@@ -19,9 +19,9 @@ RETRY_AFTER = 60  # seconds until it is worth to try again
 
 
 def has_room(folder: Path) -> bool:
-    """False if the disk of that folder is almost full. Raises OSError."""
+    """False if the disk of that folder is almost full, as df says: what is reserved is nobody's room. Raises OSError."""
     usage = shutil.disk_usage(folder)
-    return usage.used < FULL * usage.total
+    return usage.used < FULL * (usage.used + usage.free)
 
 
 class Database:

@@ -1,5 +1,7 @@
 """Where PostgreSQL has no room: nothing more is kept, nothing that waits fails, and calls without a key go on."""
 
+from types import SimpleNamespace
+
 import pytest
 from django.conf import settings
 
@@ -46,6 +48,13 @@ def test_a_full_disk_refuses_too(caller, look, monkeypatch, tmp_path):
     assert create(caller).status_code == 202
     look(database_dir=str(tmp_path))
     assert create(caller).status_code == 503
+
+
+def test_what_a_disk_keeps_for_itself_is_no_room(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(total=1000, used=91, free=9))
+    assert not disk.has_room(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(total=1000, used=89, free=11))
+    assert disk.has_room(tmp_path)
 
 
 def test_a_folder_that_cannot_be_looked_at_refuses_nothing_and_is_told(caller, look, tmp_path, caplog):
