@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 API_VERSION = "2026-10-28.endive"
 TIMEOUTS = (3.05, 20.0)  # seconds to connect, and between two bytes of the answer; the SDK's 80 would hold a web thread
+PROMPT = (2.0, 4.0)  # the same where Stripe itself waits for our answer
 RETRIES = 2
 ATTEMPTS = 3  # of making one object in one go, each under another key
 BUSY_TRIES = 4
@@ -67,16 +68,16 @@ def is_set_up() -> bool:
     return bool(settings.CONFIG.stripe_secret_key.get_secret_value())
 
 
-def client() -> "StripeClient":
-    """This process's client. Raises PaymentsUnavailable where payments are not set up."""
+def client(timeouts: tuple[float, float] = TIMEOUTS) -> "StripeClient":
+    """This process's client with these timeouts. Raises PaymentsUnavailable where payments are not set up."""
     key = settings.CONFIG.stripe_secret_key.get_secret_value()
     if not key:
         raise PaymentsUnavailable("Payments are not set up on this installation: STRIPE_SECRET_KEY is empty")
-    return _client(key, settings.CONFIG.stripe_api_base)
+    return _client(key, settings.CONFIG.stripe_api_base, timeouts)
 
 
 @cache
-def _client(key: str, base: str) -> "StripeClient":
+def _client(key: str, base: str, timeouts: tuple[float, float]) -> "StripeClient":
     """Importing the SDK takes 0.4 s, so that only who needs it does, once."""
     import requests
     import stripe
@@ -84,26 +85,33 @@ def _client(key: str, base: str) -> "StripeClient":
     logging.getLogger("stripe").setLevel(logging.WARNING)  # at INFO it tells every request
     session = requests.Session()
     session.trust_env = not base  # the environment's proxy has no part in the stand-in on this machine
-    http = stripe.RequestsClient(timeout=TIMEOUTS, session=session)
+    http = stripe.RequestsClient(timeout=timeouts, session=session)
     addresses: Any = {"api": base, "files": base, "connect": base, "meter_events": base} if base else {}
     return stripe.StripeClient(
         key, stripe_version=API_VERSION, base_addresses=addresses, max_network_retries=RETRIES, http_client=http
     )
 
 
-def ask(method: Callable[..., Any], *names: str, params: Params | None = None, key: str = "", retries: int = RETRIES) -> Any:
+def ask(
+    method: Callable[..., Any],
+    *names: str,
+    params: Params | None = None,
+    key: str = "",
+    retries: int = RETRIES,
+    busy_tries: int = BUSY_TRIES,
+) -> Any:
     """What one request of the SDK gives, as dictionaries. `key` is its Idempotency-Key; without one the SDK makes one up."""
     import stripe
 
     options: dict[str, Any] = {"max_network_retries": retries}
     if key:
         options["idempotency_key"] = key
-    for attempt in range(1, BUSY_TRIES + 1):
+    for attempt in range(1, busy_tries + 1):
         try:
             return method(*names, params or {}, options).to_dict()
         except stripe.RateLimitError as error:
             pause = _pause(attempt, error.headers)
-            if attempt == BUSY_TRIES:
+            if attempt == busy_tries:
                 raise PaymentsUnavailable("Stripe takes no more requests just now", retry_after=pause) from error
             time.sleep(pause)
         except stripe.CardError as error:

@@ -23,6 +23,7 @@ from billing.sale.rating import METER
 from billing.stripe import invoices as stripe_invoices
 from billing.stripe import meters
 from billing.stripe.following import alone
+from billing.stripe.invoices import CYCLE
 from billing.stripe.objects import Invoice as StripeInvoice
 from saas.lib import clock
 from tenants.databases import as_operator
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 AGAIN, AGAIN_AFTER_MISMATCH = timedelta(seconds=30), timedelta(minutes=10)
 LEASE = timedelta(minutes=5)
 DEADLINE = timedelta(hours=12)
-CYCLE = "subscription_cycle"
 
 
 def heard_of(stripe_invoice: str) -> Invoice | None:

@@ -14,17 +14,21 @@ from kombu.exceptions import OperationalError
 
 from billing import stripe_gateway
 from billing.invoicing import push, settling
+from billing.models import Subscription
 from billing.stripe import customers, invoices, payments
-from billing.stripe.following import alone, follow
+from billing.stripe.following import alone, alone_or_not, follow
 from billing.stripe.models import StripeEvent
 from billing.stripe.objects import Event
+from billing.stripe_gateway import StripeRefused
 from saas.lib import clock
+from saas.lib.errors import PaymentsUnavailable
 from tenants.databases import as_operator
 
 LEASE = timedelta(minutes=2)
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=5), timedelta(hours=1)  # after a failure; doubled each time
 BATCH = 500
 KEPT = timedelta(days=90)
+NOT_FOUND = 404
 REPORTS = ("v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found")
 INSERT = """
 INSERT INTO stripe_event_inbox (event_id, type, object_kind, object_id, customer, is_thin, created_at, received_at, next_try_at,
@@ -44,6 +48,28 @@ def receive(event: Event) -> bool:
     if is_new:
         _tell_worker(event.id)
     return is_new
+
+
+def hold(event: Event) -> None:
+    """Keep a new draft of a customer of ours a draft, while Stripe waits for us.
+
+    Stripe finalizes a subscription's draft an hour after `invoice.created` was taken, or after 72 hours in which it was not
+    (docs.stripe.com/api/invoices, …/billing/subscriptions/webhooks). So what is not held is not taken: PaymentsUnavailable.
+    """
+    if event.type != "invoice.created":
+        return
+    with as_operator():
+        is_ours = bool(event.customer) and Subscription.objects.filter(stripe_customer=event.customer).exists()
+    if not is_ours:
+        return
+    with alone_or_not(event.object_id) as is_mine:
+        if not is_mine:
+            raise PaymentsUnavailable("Somebody is at this invoice: deliver the event again", retry_after=5)
+        try:
+            invoices.hold_at_once(event.object_id)
+        except StripeRefused as error:
+            if error.http_status != NOT_FOUND:
+                raise
 
 
 def _tell_worker(event_id: str) -> None:

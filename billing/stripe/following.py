@@ -86,6 +86,19 @@ def alone(name: str) -> Iterator[None]:
             cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [f"stripe {name}"])
 
 
+@contextmanager
+def alone_or_not(name: str) -> Iterator[bool]:
+    """The same without waiting: whether nobody else is at it."""
+    with connections["ops"].cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [f"stripe {name}"])
+        [is_mine] = cursor.fetchone() or (False,)
+        try:
+            yield is_mine
+        finally:
+            if is_mine:
+                cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [f"stripe {name}"])
+
+
 def organization_of(customer: str) -> UUID | None:
     """Whose customer it is: as we wrote down, else as the customer itself says, if there is such an organization."""
     with as_operator():

@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any
 
 from billing.stripe.objects import Given, Invoice, Payment, reference
-from billing.stripe_gateway import ask, client, every, once, tax
+from billing.stripe_gateway import PROMPT, ask, client, every, once, tax
 
+CYCLE = "subscription_cycle"  # the reason of an invoice for a period that has ended, and its usage
 CAME_TO_NOTHING = ("failed", "canceled", "won", "warning_closed")  # states of refunds and disputes that leave us the money
 
 
@@ -40,6 +41,14 @@ def _invoices_of(customer: str, status: str) -> list[Invoice]:
 def hold_invoice(invoice: str) -> Invoice:
     """Keep a draft a draft until `finalize_invoice`."""
     return Invoice.read(ask(client().v1.invoices.update, invoice, params={"auto_advance": False}))
+
+
+def hold_at_once(invoice: str) -> None:
+    """The same where Stripe waits for us: briefly, and only of a draft of a month that would become final by itself."""
+    service = client(PROMPT).v1.invoices
+    found = Invoice.read(ask(service.retrieve, invoice, retries=0, busy_tries=1))
+    if found.status == "draft" and found.reason == CYCLE and found.finalizes_by_itself:
+        ask(service.update, invoice, params={"auto_advance": False}, retries=0, busy_tries=1)
 
 
 def create_invoice(

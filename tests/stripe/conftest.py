@@ -3,6 +3,7 @@
 import json
 import secrets
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -91,9 +92,11 @@ class Standin:
         return first.replace(hour=0, minute=0, second=0)
 
     def advance(self, seconds):
+        self.told()
         self.steer("POST", "clock", by=seconds)
 
     def advance_to(self, moment):
+        self.told()
         self.steer("POST", "clock", to=moment.timestamp() if hasattr(moment, "timestamp") else moment)
 
     def click(self, url, **form):
@@ -108,6 +111,20 @@ class Standin:
 
     def requests(self):
         return self.steer("GET", "requests")["requests"]
+
+    def pass_month(self, **more):
+        """Into the next month, and on, when its drafts have been told of."""
+        self.advance_to(self.next_month())
+        self.advance(timedelta(**more).total_seconds())
+
+    def told(self):
+        """Wait until what is due has been delivered: a draft becomes final an hour after that."""
+        until(lambda: self.answer_webhooks_with != 200 or not self._waiting(), what="the webhooks that are due")
+
+    def _waiting(self):
+        query = "SELECT count(*) FROM delivery WHERE state = 'due' AND next_at <= ?"
+        with self.world.lock:
+            return self.world.store.db.execute(query, (time.time(),)).fetchone()[0]
 
     def all_delivered(self):
         """Wait until every webhook was sent; the bodies."""

@@ -169,7 +169,7 @@ def test_dunning_ends_in_suspension_and_payment_brings_back(standin, organizatio
     buy(standin, organization)
     work()
     use_card(standin, organization, LATER)
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     work()
     seen = [current(organization).state]
     for days in (3, 5, 7):
@@ -195,7 +195,7 @@ def test_what_is_written_off_stays_unpaid_until_it_is_paid_or_voided(standin, or
     buy(standin, organization)
     work()
     use_card(standin, organization, LATER)
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     work()
     seen = current(organization)
     [invoice] = invoices.open_invoices_of(_customer(organization))
@@ -232,7 +232,7 @@ def test_time_alone_leads_to_grace_and_suspension_while_stripe_is_away(standin, 
     buy(standin, organization)
     work()
     use_card(standin, organization, LATER)
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     work()
     standin.fault("drop_before", times=1000)
     seen = []
@@ -249,7 +249,7 @@ def test_a_subscription_that_ends_paid_leads_back_to_free(standin, organization,
     work()
     changing.cancel(organization.id)
     assert current(organization).plan_version.plan_id == "pro"
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     work()
 
     row = current(organization)
@@ -263,9 +263,9 @@ def test_a_subscription_that_ends_unpaid_closes(standin, organization, work):
     buy(standin, organization)
     work()
     use_card(standin, organization, LATER)
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     work()
 
     assert current(organization).state == "closed"
@@ -463,7 +463,7 @@ def test_whose_subscription_has_ended_chooses_freely_again(standin, organization
     with pytest.raises(StateConflict, match="just begun"):  # whoever had seen none before
         plans.choose(organization.id, "prepaid", actor=Actor("user", "u"))
     customers.cancel_subscription(current(organization).stripe_subscription, at_period_end=True)
-    standin.advance_to(standin.next_month() + timedelta(hours=1))
+    standin.pass_month(hours=1)
     work()
     assert current(organization).plan_version.plan_id == "free"
 

@@ -224,7 +224,7 @@ def test_a_credit_note_goes_to_the_card_or_to_the_balance(standin, subscribe):
     invoice = subscription.latest_invoice
     invoices.credit_note(invoice=invoice, amount_minor=1, reason="Sorry", is_refund=True, key="note-1")
     invoices.credit_note(invoice=invoice, amount_minor=2, reason="Sorry", is_refund=False, key="note-2")
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     after = invoices.retrieve_invoice(customers.retrieve_subscription(subscription.id).latest_invoice)
 
     assert (after.total_minor, after.paid_minor) == (5000, 4998)
@@ -236,7 +236,7 @@ def test_a_final_invoice_that_is_open_can_be_voided_and_one_with_a_bad_card_not_
     subscription = subscribe()
     portal = stripe_portal.link(customer=customer.id, return_url="https://maas.test/back")
     standin.click(portal, card="4000000000000341", do="card")
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     invoice = customers.retrieve_subscription(subscription.id).latest_invoice
 
     with pytest.raises(PaymentRefused, match="declined"):

@@ -59,6 +59,33 @@ def test_a_month_is_invoiced_an_hour_after_its_end(standin, subscribe, use):
     assert {line.period_end for line in draft.lines[:2]} == {draft.period_end}
 
 
+def test_what_was_told_to_nobody_stays_a_draft_for_three_days(standin, subscribe):
+    subscription = subscribe()
+    standin.answer_webhooks_with = 503
+    standin.advance_to(standin.next_month())
+    standin.advance(2 * 86_400)
+    assert latest(subscription).status == "draft"
+
+    standin.advance(86_401)
+
+    assert latest(subscription).status == "paid"
+
+
+def test_it_is_final_an_hour_after_it_was_told(standin, subscribe):
+    subscription = subscribe()
+    standin.answer_webhooks_with = 503
+    standin.advance_to(standin.next_month())
+    standin.advance(2 * 3600)
+    standin.answer_webhooks_with = 200
+    standin.all_delivered()
+    standin.advance(3_500)
+    assert latest(subscription).status == "draft"
+
+    standin.advance(101)
+
+    assert latest(subscription).status == "paid"
+
+
 def test_usage_that_comes_within_the_hour_still_counts(standin, subscribe, use):
     subscription = subscribe()
     end = standin.next_month()
@@ -96,7 +123,7 @@ def test_each_month_has_its_invoice_even_if_the_clock_jumps(standin, subscribe):
 def test_a_card_that_fails_is_tried_four_times_and_then_the_subscription_is_unpaid(standin, subscribe, bad_card):
     subscription = subscribe()
     bad_card()
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     assert (status(subscription), latest(subscription).attempts) == ("past_due", 1)
     seen = []
     for days in (3, 5, 7):
@@ -111,7 +138,7 @@ def test_a_card_that_fails_is_tried_four_times_and_then_the_subscription_is_unpa
 def test_payment_brings_it_back(standin, subscribe, bad_card):
     subscription = subscribe()
     bad_card()
-    standin.advance_to(standin.next_month() + timedelta(days=20))
+    standin.pass_month(days=20)
     assert status(subscription) == "unpaid"
 
     bad_card("4242424242424242")
@@ -123,7 +150,7 @@ def test_payment_brings_it_back(standin, subscribe, bad_card):
 def test_a_reminder_is_paid_by_a_new_card(standin, subscribe, bad_card):
     subscription = subscribe()
     bad_card()
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     bad_card("4242424242424242")
     standin.advance(3 * 86_400)
 
@@ -133,8 +160,8 @@ def test_a_reminder_is_paid_by_a_new_card(standin, subscribe, bad_card):
 def test_the_drafts_of_an_unpaid_subscription_stay_drafts(standin, subscribe, bad_card):
     subscription = subscribe()
     bad_card()
-    standin.advance_to(standin.next_month() + timedelta(days=20))
-    standin.advance_to(standin.next_month() + timedelta(days=2))
+    standin.pass_month(days=20)
+    standin.pass_month(days=2)
 
     assert (latest(subscription).status, latest(subscription).finalizes_by_itself) == ("draft", False)
 
@@ -155,7 +182,8 @@ def test_a_trial_costs_nothing_and_then_begins(standin, customer, catalogue, mon
     subscription = customers.subscriptions_of(customer.id)[0]
 
     assert (subscription.status, latest(subscription).total_minor) == ("trialing", 0)
-    standin.advance(7 * 86_400 + 7_200)
+    standin.advance(7 * 86_400)
+    standin.advance(7_200)
     assert status(subscription) == "active"
     assert 0 < latest(subscription).paid_minor <= 5_000
 
@@ -173,7 +201,7 @@ def test_the_last_month_of_a_canceled_one_is_invoiced_without_a_new_fee(standin,
     subscription = subscribe()
     use(1_100)
     customers.cancel_subscription(subscription.id, at_period_end=True)
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
 
     assert (status(subscription), latest(subscription).paid_minor) == ("canceled", 100)
 

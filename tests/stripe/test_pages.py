@@ -4,7 +4,6 @@ import re
 import secrets
 import urllib.error
 import urllib.request
-from datetime import timedelta
 
 import pytest
 
@@ -128,7 +127,7 @@ def test_the_portal_of_one_customer_pays_no_others_invoice(standin, subscribe, p
 
     subscription = subscribe()
     standin.click(portal, card=LATER, do="card")
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     invoice = customers.retrieve_subscription(subscription.id).latest_invoice
     other = customers.create_customer(organization="b" * 32, email="b@example.org", name="B")
     theirs = stripe_portal.link(customer=other.id, return_url="https://maas.test/back")
@@ -143,7 +142,7 @@ def test_an_open_invoice_is_paid_on_its_page(standin, subscribe, portal):
 
     subscription = subscribe()
     standin.click(portal, card=LATER, do="card")
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     invoice = stripe_invoices.retrieve_invoice(customers.retrieve_subscription(subscription.id).latest_invoice)
 
     assert "Status: open" in standin.click(invoice.hosted_url)[1]

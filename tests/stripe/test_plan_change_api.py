@@ -196,7 +196,7 @@ def test_a_subscription_is_canceled_with_its_month_and_that_is_taken_back(standi
     kept = client.delete(CANCEL)
     assert (kept.status_code, kept.json()["ends_at"], kept.json()["next_plan"]) == (200, None, None)
     assert client.delete(CANCEL).status_code == 200
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     work()
     assert client.get(PLAN).json()["plan"] == "pro"
 

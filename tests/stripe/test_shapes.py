@@ -2,7 +2,6 @@
 
 import importlib
 import re
-from datetime import timedelta
 
 import pytest
 from stripe._object_classes import OBJECT_CLASSES
@@ -34,7 +33,7 @@ def lived_in(standin, subscribe, customer, catalogue):
     invoices.refund(payment=customers.retrieve_checkout(session.id).payment, amount_minor=100, key="r")
     invoices.credit_note(invoice=subscription.latest_invoice, amount_minor=1, reason="x", is_refund=False, key="n")
     stripe_portal.link(customer=customer.id, return_url="https://m.test")
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     customers.cancel_subscription(subscription.id, at_period_end=False)
     standin.ask("POST", "/v1/test_helpers/test_clocks", {"frozen_time": standin.now + 10})
     return standin

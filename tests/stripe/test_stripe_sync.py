@@ -89,7 +89,7 @@ def test_what_a_later_version_has_followed_is_no_longer_for_sale_and_who_is_on_i
         f"{name}:1:fee": False, f"{name}:1:usage": False, f"{name}:2:fee": True, f"{name}:2:usage": True
     }  # fmt: skip
     assert sync() == ["Stripe knows all plans."]
-    standin.advance_to(standin.next_month() + timedelta(hours=2))
+    standin.pass_month(hours=2)
     work()
     assert current(alice.organization).plan_version == first
 

@@ -9,10 +9,11 @@ from saas.local.stripe.metering import used
 from saas.local.stripe.refusals import Refusal, invalid
 from saas.local.stripe.routes import route, work
 from saas.local.stripe.store import Json, page
+from saas.local.stripe.webhooks import DRAFT_SECONDS, is_awaited
 from saas.local.stripe.world import World
 
-DRAFT_SECONDS = 3600
 DAY = 86_400
+TOLD_WITHIN = 3 * DAY  # seconds after which a draft becomes final although its invoice.created was not taken
 RETRY_AFTER = (3 * DAY, 5 * DAY, 7 * DAY)  # seconds after each refused attempt; after the last one the subscription is unpaid
 
 
@@ -243,7 +244,12 @@ def _tell_subscription(world: World, invoice: Json) -> None:
 @work("invoice.finalize")
 def finalize_in_time(world: World, id: str) -> None:
     invoice = world.store.get("invoice", id)
-    if invoice["status"] == "draft" and invoice["auto_advance"]:
+    if invoice["status"] != "draft" or not invoice["auto_advance"]:
+        return
+    last = invoice["created"] + TOLD_WITHIN
+    if world.now() < last and is_awaited(world, "invoice.created", id):
+        world.later(last, "invoice.finalize", id)
+    else:
         collect(world, finalize(world, invoice))
 
 

@@ -9,6 +9,7 @@ from saas.local.stripe.customers import card_of, is_taxed
 from saas.local.stripe.refusals import Refusal, invalid
 from saas.local.stripe.routes import route, work
 from saas.local.stripe.store import Json, page
+from saas.local.stripe.webhooks import DRAFT_SECONDS
 from saas.local.stripe.world import World
 
 MOST_ITEMS = 20
@@ -85,7 +86,7 @@ def begin(world: World, customer: str, params: Json, *, must_pay: bool = False) 
     world.emit("invoice.created", invoice)
     world.later(end, "subscription.cycle", subscription["id"])
     if is_sent:
-        world.later(now + invoices.DRAFT_SECONDS, "invoice.finalize", invoice["id"])
+        world.later(now + DRAFT_SECONDS, "invoice.finalize", invoice["id"])
         return world.store.get("subscription", subscription["id"])
     world.later(now + INCOMPLETE_SECONDS, "subscription.expire", subscription["id"])
     invoices.finalize(world, invoice)
@@ -183,7 +184,7 @@ def cycle(world: World, id: str) -> None:
     invoices.take_pending(world, invoice, id)
     invoices.refresh(world, invoice)
     world.emit("invoice.created", invoice)
-    world.later(world.now() + invoices.DRAFT_SECONDS, "invoice.finalize", invoice["id"])
+    world.later(world.now() + DRAFT_SECONDS, "invoice.finalize", invoice["id"])
     subscription["latest_invoice"] = invoice["id"]
     if is_last:
         world.store.save(subscription)

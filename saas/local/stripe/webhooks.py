@@ -17,6 +17,7 @@ from saas.local.stripe.world import World
 PAUSES = (1, 2, 5, 10, 30, 60, 300, 900, 3600)  # seconds before the next try; the last one for all later ones
 GIVE_UP = 3 * 86_400  # seconds, about as long as Stripe's
 TIMEOUT = 10.0
+DRAFT_SECONDS = 3600
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 log = logging.getLogger("standin")
 
@@ -39,6 +40,22 @@ def enqueue(world: World, event: Json) -> None:
 def _add(world: World, event: Json, at: float, *, state: str = "due") -> None:
     row = (event["id"], json.dumps(event), at, state)
     world.store.db.execute("INSERT INTO delivery (event, body, next_at, state) VALUES (?, ?, ?, ?)", row)
+
+
+def is_awaited(world: World, type: str, id: str) -> bool:
+    """Whether an event about an object is still to be taken."""
+    row = world.store.db.execute(
+        """SELECT 1 FROM delivery WHERE state IN ('due', 'held')
+           AND json_extract(body, '$.type') = ? AND json_extract(body, '$.data.object.id') = ?""",
+        (type, id),
+    ).fetchone()
+    return row is not None
+
+
+def _taken(world: World, event: Json) -> None:
+    """A draft becomes final an hour after it was told of (docs.stripe.com/api/invoices)."""
+    if event["type"] == "invoice.created":
+        world.put_off("invoice.finalize", event["data"]["object"]["id"], to=world.exact_now() + DRAFT_SECONDS)
 
 
 def sign(body: bytes, secret: str, *, at: int) -> str:
@@ -81,6 +98,8 @@ class Deliverer(threading.Thread):
             state = "due" if attempts < len(PAUSES) + GIVE_UP // PAUSES[-1] else "given up"
             pause = PAUSES[min(attempts, len(PAUSES) - 1)]
         with self.world.lock:
+            if state == "sent":
+                _taken(self.world, json.loads(body))
             self.world.store.db.execute(
                 "UPDATE delivery SET state = ?, attempts = ?, next_at = ? WHERE seq = ?",
                 (state, attempts + 1, time.time() + pause if pause else next_at, number),

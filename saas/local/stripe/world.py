@@ -92,6 +92,10 @@ class World:
     def never(self, work: str, id: str) -> None:
         self.store.db.execute("DELETE FROM due WHERE work = ? AND id = ?", (work, id))
 
+    def put_off(self, work: str, id: str, *, to: float) -> None:
+        """Do it then instead, if it is to be done at all."""
+        self.store.db.execute("UPDATE due SET at = ? WHERE work = ? AND id = ?", (to, work, id))
+
     # --- events
 
     def emit(self, type: str, about: Json, *, before: Json | None = None) -> None:
