@@ -35,6 +35,7 @@ from inference.registry import visible_routes  # noqa: E402
 from inference.routes import ModelRoute  # noqa: E402
 from saas.config import Config  # noqa: E402
 from saas.lib import garbage, ids  # noqa: E402
+from saas.lib.addresses import client_of  # noqa: E402
 from saas.lib.errors import NotFound, PayloadTooLarge  # noqa: E402
 from saas.management import Management, Receive, Scope, Send, respond  # noqa: E402
 from tenants.problems import problem  # noqa: E402
@@ -85,7 +86,10 @@ class Application:
             path = scope["path"]
             if path in ("/livez", "/readyz", "/metrics"):
                 await self._watch(path, scope, send)
-            elif (target := target_in(scope)) is not None:
+                return
+            if client := scope.get("client"):  # from here on, Django's REMOTE_ADDR included
+                scope["client"] = (client_of(client[0], scope["headers"], self._config.trusted_proxies), client[1])
+            if (target := target_in(scope)) is not None:
                 await answer(self._front, target, scope, receive, send)
             else:
                 front = self._front

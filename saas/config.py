@@ -89,6 +89,12 @@ class Config(BaseSettings):
     stripe_api_base: str = Field("", description="Address of the stand-in; empty: Stripe's own.")
     stripe_tax: bool = Field(False, description="Let Stripe Tax reckon and add taxes.")
 
+    trusted_proxies: int = Field(
+        0,
+        ge=0,
+        le=9,
+        description="Reverse proxies before the gateway that add to X-Forwarded-For; the outermost is believed.",
+    )
     gateway_processes: int = Field(1, ge=1, le=256, description="Gateway processes; one is fastest on two cores.")
     threads_web: int = Field(8, ge=1, le=256, description="Threads for management calls and pages in each gateway process.")
     engine_slots: int = Field(2, ge=1, le=256, description="Batches that one worker runs at the same time.")

@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from inference.gateway.exchange import Exchange
 from inference.gateway.targets import Target
+from saas.lib.addresses import client_of
 
 if TYPE_CHECKING:
     from saas.protocol import FrontProtocol
@@ -30,7 +32,7 @@ class HotExchange(Exchange):
 
     def address(self) -> str:
         client = self.protocol.client
-        return client[0] if client else ""
+        return client_of(client[0] if client else "", self.request_headers, settings.CONFIG.trusted_proxies)
 
     def send(self, status: int, head: bytes, body: bytes) -> None:
         self.response_complete = True
