@@ -2,7 +2,8 @@
 
 Catalogue versions are served by the main pump, which also takes work for versions that nobody has loaded yet from the pool.
 Each organization's own versions run in its child process and have a pump of their own, so that a slow or hostile upload takes
-no slot of anybody else's. Its asynchronous predictions have another pump, and another process once there is one to run, so that
+no slot of anybody else's; so does each catalogue version that is suspected of having killed a worker
+(inference/suspects.py). Asynchronous predictions have another pump there, and another process once there is one to run, so that
 they hold up no call that somebody waits for.
 """
 
@@ -23,12 +24,14 @@ from inference.engine.budget import Budget
 from inference.engine.child_resident import ChildResident
 from inference.engine.children import Children
 from inference.engine.process import Child
+from inference.engine.recorder import Recorder
 from inference.engine.residency import Residency, Resident
 from inference.engine.sessions import providers_for
 from inference.lanes import WITHDRAWN, WORKERS, lane_keys, lanes_key, pool_key, resident_key, worker_key
 from inference.opening import LoadSource, Opening
 from inference.pump import WAKE_SECONDS, Counters, Pump
 from inference.reports import ModelReport, Report, make_report, total
+from inference.suspects import Suspects
 from saas.lib.valkey import Script, sync_client
 
 log = logging.getLogger(__name__)
@@ -61,8 +64,12 @@ class Host:
         child_memory_bytes: int = CHILD_MEMORY_BYTES,
         child_idle_seconds: float = CHILD_IDLE_SECONDS,
         budget: Budget | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
-        """`memory_bytes` are for the catalogue's models (on a GPU for all), `budget` for customers' processes."""
+        """`memory_bytes` are for the catalogue's models (on a GPU for all), `budget` for child processes.
+
+        `recorder` tells who comes next what was running if this worker dies.
+        """
         # Unique per start: a name that came back at once would hide from the gateways that its calls were lost.
         self.name = f"{name}#{secrets.token_hex(4)}"
         self.lanes_url, self.hardware, self.slots, self.max_batch_rows = lanes_url, hardware, slots, max_batch_rows
@@ -79,7 +86,16 @@ class Host:
             on_ended=self._on_child_ended,
             providers=[provider if isinstance(provider, str) else provider[0] for provider in self.providers],
         )
-        self._opening = Opening(load_source, self._children, providers=self.providers, max_rows=max_batch_rows)
+        self._recorder = recorder or Recorder()
+        self._suspects = Suspects(self._client, self._recorder)
+        self._opening = Opening(
+            load_source,
+            self._children,
+            self._recorder,
+            is_suspect=self._suspects.is_suspect,
+            providers=self.providers,
+            max_rows=max_batch_rows,
+        )
         self._cold = Cold(self.name, self._client, self._pools, self._load)
         self._main = Pump(
             f"{self.name}/main",
@@ -90,7 +106,7 @@ class Host:
             pools=self._pools,
             is_pool_open=lambda: self._cold.has_room,
         )
-        self._pumps: dict[str, tuple[Pump, Pump]] = {}  # by organization: for its normal lanes, for its low-priority ones
+        self._pumps: dict[str, tuple[Pump, Pump]] = {}  # by a version's place: for its normal lanes, for its low-priority ones
         self._ended_counters = Counters()  # of pumps that are gone
         self._lock = threading.Lock()  # of the two above
         self._marks = threading.Lock()  # resident marks are set and deleted under it, so that a deleted one is not renewed
@@ -102,6 +118,10 @@ class Host:
         ]
 
     def start(self) -> None:
+        try:
+            self._suspects.look()  # before the first call: a worker may just have died of one
+        except RedisError as error:
+            log.warning("%s starts without the lanes server: %s", self.name, error)
         self._main.start()
         self._cold.start()
         for thread in self._threads:
@@ -130,6 +150,7 @@ class Host:
             self._give_back()
         except RedisError as error:
             log.warning("%s could not give back its work: %s", self.name, error)
+        self._recorder.close()
         self._client.close()
 
     def report(self) -> Report:
@@ -149,6 +170,7 @@ class Host:
             models=models,
             loading=self._cold.count,
             memory=self._children.memory(),
+            suspects=sorted(self._suspects.known),
         )
 
     def waiting(self) -> dict[str, int]:
@@ -184,20 +206,20 @@ class Host:
     # --- pumps
 
     def _pumps_of(self, resident: Resident) -> tuple[Pump, ...]:
-        """Those that serve it: the main one, or the owner's two, started with its first version."""
-        if not resident.source.is_private:
+        """Those that serve it: the main one, or the two of its place, started with the first version there."""
+        if not resident.source.is_apart:
             return (self._main,)
-        owner = resident.source.owner
+        place = resident.source.place
         with self._lock:
-            if owner not in self._pumps:
-                self._pumps[owner] = (self._pump_for(owner, is_low=False), self._pump_for(owner, is_low=True))
-                for pump in self._pumps[owner]:
+            if place not in self._pumps:
+                self._pumps[place] = (self._pump_for(place, is_low=False), self._pump_for(place, is_low=True))
+                for pump in self._pumps[place]:
                     pump.start()
-            return self._pumps[owner]
+            return self._pumps[place]
 
-    def _pump_for(self, owner: str, *, is_low: bool) -> Pump:
+    def _pump_for(self, place: str, *, is_low: bool) -> Pump:
         return Pump(
-            f"{self.name}/{owner}-{secrets.token_hex(2)}{'-low' if is_low else ''}",
+            f"{self.name}/{place}-{secrets.token_hex(2)}{'-low' if is_low else ''}",
             self.lanes_url,
             reject=self._cold.take,
             max_calls=self.max_batch_rows,
@@ -235,17 +257,17 @@ class Host:
             log.warning("%s was evicted without the lanes server; the sweep will find its lane: %s", version, error)
 
     def _leave_pumps(self, resident: Resident) -> tuple[Pump, ...]:
-        """Serve it no more; an owner's pumps end with the last version. Returns the pumps, to be woken."""
-        if not resident.source.is_private:
+        """Serve it no more; the pumps of a place end with its last version. Returns the pumps, to be woken."""
+        if not resident.source.is_apart:
             self._main.remove(resident.source.version)
             return (self._main,)
-        owner = resident.source.owner
+        place = resident.source.place
         with self._lock:
-            pumps = self._pumps.get(owner, ())
+            pumps = self._pumps.get(place, ())
             for pump in pumps:
                 pump.remove(resident.source.version)
-            if not any(other.source.is_private and other.source.owner == owner for other in self._residency.all()):
-                self._pumps.pop(owner, None)
+            if not any(other.source.is_apart and other.source.place == place for other in self._residency.all()):
+                self._pumps.pop(place, None)
                 self._ended_counters = total([self._ended_counters, *(each for pump in pumps for each in pump.counters)])
                 for pump in pumps:
                     pump.stop()
@@ -255,6 +277,8 @@ class Host:
         """A process ended: its versions are loaded again by the next call, into a fresh one."""
         for resident in self._residency.all():
             if isinstance(resident, ChildResident) and resident.child is child:
+                if child.has_died and resident.source.is_suspect:
+                    self._suspects.died(resident.source.version)
                 self._residency.evict(resident.source.version)
 
     def _sweep(self, versions: list[str]) -> None:
@@ -322,8 +346,18 @@ class Host:
             if not self._stopping.is_set():
                 pipeline.execute()
         self._sweep([])
+        self._follow_suspects()
         self._children.end_idle(self._child_idle_seconds)
         self._cold.forget_failures()
+
+    def _follow_suspects(self) -> None:
+        """Versions that are suspects since now leave this process, those that are no longer come back with the next call."""
+        self._suspects.look()
+        for resident in self._residency.all():
+            source = resident.source
+            is_suspect = source.version in self._suspects.known
+            if not source.is_private and source.is_suspect != is_suspect and not resident.is_busy:
+                self._residency.evict(source.version)
 
     # --- the end
 

@@ -26,6 +26,7 @@ class Report(msgspec.Struct):
     memory: MemoryReport  # of customers' processes
     counters: dict[str, int]  # of pump.Counters, all plain numbers
     batch_rows: list[int]  # runs by rows: 1, 2, up to 4, up to 8, …
+    suspects: list[str]  # versions of the catalogue that run in processes of their own (inference.suspects)
 
 
 def make_report(
@@ -38,6 +39,7 @@ def make_report(
     models: list[ModelReport],
     loading: int,
     memory: MemoryReport,
+    suspects: list[str],
 ) -> Report:
     plain = msgspec.structs.asdict(counters)
     return Report(
@@ -51,6 +53,7 @@ def make_report(
         memory=memory,
         batch_rows=plain.pop("batch_rows"),
         counters=plain,
+        suspects=suspects,
     )
 
 

@@ -37,6 +37,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
         from django.conf import settings
 
         from inference.engine.budget import Budget
+        from inference.engine.recorder import Recorder
         from inference.host import Host
         from saas.lib import garbage
 
@@ -52,6 +53,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
             budget=Budget.of_machine(
                 config.engine_customers_percent, config.engine_organization_percent, config.data_dir / "memory"
             ),
+            recorder=Recorder(config.data_dir / "running"),
         )
         self.host.start()
         garbage.settle()

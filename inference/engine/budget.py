@@ -40,7 +40,7 @@ class Taken(NamedTuple):
 class ProcessReport(msgspec.Struct):
     """One customer's process: bytes that it counts, and those that it was seen to hold."""
 
-    owner: str  # organization id, 32 hexadecimal digits
+    owner: str  # organization id, 32 hexadecimal digits; of a suspect of the catalogue's the version id
     is_low: bool
     is_busy: bool
     taken: int

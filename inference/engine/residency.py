@@ -10,6 +10,7 @@ from typing import Protocol
 from inference.engine.batch import run_batch
 from inference.engine.errors import ModelUnavailable
 from inference.engine.model import Model
+from inference.engine.recorder import Recorder
 from inference.engine.source import ArtifactSource, size_of, without_artifact
 from inference.lanes import Reply, Work
 
@@ -45,9 +46,9 @@ class LocalResident:
 
     is_busy = is_ended = False
 
-    def __init__(self, source: ArtifactSource, model: Model, max_rows: int) -> None:
+    def __init__(self, source: ArtifactSource, model: Model, max_rows: int, recorder: Recorder) -> None:
         self.bytes = size_of(source)
-        self.source, self.model, self.max_rows = without_artifact(source), model, max_rows
+        self.source, self.model, self.max_rows, self._recorder = without_artifact(source), model, max_rows, recorder
         self.last_used = time.monotonic()
 
     @property
@@ -56,7 +57,11 @@ class LocalResident:
 
     def run(self, works: Sequence[Work]) -> list[Reply]:
         self.last_used = time.monotonic()
-        return run_batch(self.model, works, max_rows=self.max_rows, is_shared=not self.source.is_private)
+        place = self._recorder.begin(self.source.version)
+        try:
+            return run_batch(self.model, works, max_rows=self.max_rows, is_shared=not self.source.is_private)
+        finally:
+            self._recorder.end(place)
 
     def close(self) -> None:
         """Nothing to do: the last run's reference ends the session."""
@@ -65,7 +70,7 @@ class LocalResident:
 class Residency:
     """The loaded versions of one worker. Any thread may call; `on_evict` is called before a version is closed.
 
-    Customers' versions do not count here if they have memory of their own (inference/engine/budget.py).
+    Versions in child processes do not count here if they have memory of their own (inference/engine/budget.py).
     """
 
     def __init__(self, limit_bytes: int, on_evict: Callable[[Resident], None], *, counts_private: bool = True) -> None:
@@ -146,7 +151,7 @@ class Residency:
             self._end(resident)
 
     def _counts(self, source: ArtifactSource) -> bool:
-        return self._counts_private or not source.is_private
+        return self._counts_private or not source.is_apart
 
     def evict(self, version: str) -> None:
         """Let go of a version, if it is there."""

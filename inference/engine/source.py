@@ -25,6 +25,17 @@ class ArtifactSource(msgspec.Struct, array_like=True):
     hardware: str = "cpu"
     has_slow_lanes: bool = False  # slow calls wait in lanes of their own
     max_batch_rows: int = 1  # rows of different calls in one run at most: intake tried no more of them together
+    is_suspect: bool = False  # a catalogue version that ran in a worker when it died (inference/suspects.py)
+
+    @property
+    def is_apart(self) -> bool:
+        """It runs in a child process."""
+        return self.is_private or self.is_suspect
+
+    @property
+    def place(self) -> str:
+        """Whose processes and pumps are its own: its organization's; a suspect has some for itself."""
+        return self.version if self.is_suspect else self.owner
 
 
 def size_of(source: ArtifactSource) -> int:

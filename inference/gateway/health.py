@@ -101,6 +101,10 @@ def worker_families(reports: dict[str, dict[str, Any]]) -> list[Any]:  # prometh
         "maas_worker_models": ("Models that the worker has loaded.", lambda report: len(report["models"])),
         "maas_worker_slots": ("Batches that the worker runs at once.", lambda report: report["slots"]),
         "maas_worker_memory_bytes": ("Measured bytes of its models.", lambda report: report["bytes"]),
+        "maas_worker_suspects": (
+            "Of the catalogue, run apart.",
+            lambda report: len(report.get("suspects", ())),
+        ),
         "maas_customers_memory_limit_bytes": ("All customers' processes of its machine together.", _memory("limit")),
         "maas_customers_memory_bytes": ("What the worker's have taken of it.", _memory("taken")),
         "maas_customers_memory_held_bytes": ("What they were seen to hold.", _memory("held")),

@@ -17,7 +17,7 @@ from saas.lib import errors
 from saas.lib.errors import AppError
 from saas.lib.ids import uuid7_hex
 
-MAX_PUSHES = 2  # a call is pushed again once if its worker dies, so that a poisonous one cannot kill them all
+MAX_PUSHES = 5  # again after each death of a worker: what kills one is found out and kills no second (inference/suspects.py)
 MAX_CALLS = 8192  # under way at once in one process, whatever they wait for
 MAX_BYTES = 256 << 20  # of their bodies, small ones not counted
 SHARE_BYTES = 64 << 20  # of these for one organization; a single call may bring more
@@ -129,7 +129,7 @@ class Running:
         self.fail_all("The platform lost this call; nothing was charged", has_reply=False)
 
     def on_worker_lost(self, now: float) -> None:
-        """A worker died with calls in its hands. Which ones nobody knows: all that wait for long are pushed once more.
+        """A worker died with calls in its hands. Which ones nobody knows: all that wait for long are pushed again.
 
         A call that was still in its lane then runs twice; its second reply finds nobody, and it is charged once.
         """

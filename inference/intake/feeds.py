@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ EDGES: tuple[tuple[frozenset[str], tuple[float | str, ...]], ...] = (
     (WHOLE, (0, 100)),
     (frozenset({"BYTES"}), ("", "z" * 1000)),
 )
+MOST_PAIRED = 4  # inputs of which each two are tried together, one with the least number, the other with -1
 SEED = 7
 
 Feed = dict[str, Array]
@@ -98,6 +100,41 @@ def edge_rows(feed: Feed, datatypes: dict[str, str]) -> Iterator[Feed]:
             for name in spoilt:
                 row[name] = _filled(datatypes[name], row[name].shape, edge)
             yield row
+
+
+def extreme_whole_rows(feed: Feed, datatypes: dict[str, str]) -> Iterator[tuple[str, Feed]]:
+    """One row each, with its description: whole numbers at the ends of their types, and -1, in all inputs and in each two.
+
+    The least number by -1 is the quotient that does not exist, for which processors end a process (SIGFPE).
+    """
+    whole = [name for name in feed if datatypes[name] in WHOLE]
+    row = {name: array[:1] if array.ndim else array for name, array in feed.items()}
+    for pick in (_least, _minus_one, _most) if whole else ():
+        yield _extreme(row, {name: [pick(row[name])] for name in whole})
+    for pattern in ((_least, _minus_one), (_minus_one, _least)) if any(row[name].size > 1 for name in whole) else ():
+        yield _extreme(row, {name: [pick(row[name]) for pick in pattern] for name in whole})
+    for one, other in permutations(whole[:MOST_PAIRED], 2):
+        yield _extreme(row, {one: [_least(row[one])], other: [_minus_one(row[other])]})
+
+
+def _least(array: Array) -> int:
+    return int(np.iinfo(array.dtype.str).min)
+
+
+def _most(array: Array) -> int:
+    return int(np.iinfo(array.dtype.str).max)
+
+
+def _minus_one(array: Array) -> int:
+    """1 where there are no negative numbers."""
+    return -1 if _least(array) < 0 else 1
+
+
+def _extreme(row: Feed, numbers: dict[str, list[int]]) -> tuple[str, Feed]:
+    """`row` with these numbers, in turns, in these inputs."""
+    changed = {name: np.resize(np.array(mine, row[name].dtype), row[name].shape) for name, mine in numbers.items()}
+    said = "; ".join(f"{name} = {', '.join(map(str, mine))}" for name, mine in numbers.items())
+    return said, {**row, **changed}
 
 
 def _filled(datatype: str, shape: tuple[int, ...], edge: float | str) -> Array:

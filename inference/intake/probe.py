@@ -23,8 +23,8 @@ from inference.engine.model import Model, signature
 from inference.engine.sessions import open_session
 from inference.engine.source import ArtifactSource
 from inference.engine.tensors import FLOATS, Array
-from inference.intake import independence
-from inference.intake.feeds import KINDS, MAX_VALUES, SEED, WORDS, Feed, Inputs
+from inference.intake import extremes, independence
+from inference.intake.feeds import KINDS, MAX_VALUES, SEED, WORDS, Feed, Inputs, extreme_whole_rows
 from inference.intake.rules import Rejected
 from inference.routes import TensorSpec
 
@@ -64,6 +64,7 @@ class Probe:
         self.measured["load_bytes"] = max(memory() - before, len(self.artifact))
         self.measured["peak_bytes"] = max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 0)
         batching = self.batching(model, makers, found)
+        self.try_extremes(model, found)
         self.check_shapes(inputs, outputs, found)
         return {
             "inputs": [[spec.name, spec.datatype, spec.shape] for spec in inputs],
@@ -247,6 +248,15 @@ class Probe:
             if seconds[0] > SLOW:
                 break
         return sorted(seconds)[len(seconds) // 2] / rows
+
+    def try_extremes(self, model: Model, found: "Found") -> None:
+        """Measure whether whole numbers at the ends of their types end the process."""
+        if found.feed is None:
+            return
+        self.tell("extreme numbers")
+        rows = extreme_whole_rows(found.feed, {spec.name: spec.datatype for spec in model.inputs.values()})
+        if crash := extremes.first_crash(lambda row: self.run(model, row), rows):
+            self.measured["crashes_on"] = " ".join(crash)
 
     # --- the manifest against the signature ---
 

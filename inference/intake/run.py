@@ -17,6 +17,7 @@ from inference.intake.rules import Rejected, rejection
 from inference.intake.turns import take_next
 from inference.models import INTAKE_ATTEMPTS, ModelVersion
 from saas.lib.errors import NotFound
+from tenants.models import CATALOG_ID
 from tenants.scope import tenant_scope
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,9 @@ def examine(version: ModelVersion, *, is_short: bool) -> dict[str, Any]:  # Any:
             rejected.measured = {**static, **rejected.measured}
             raise
     probed["measured"] = {"artifact_bytes": version.size, **static, **probed["measured"]}
+    crash = probed["measured"].get("crashes_on")
+    if crash and version.organization_id == CATALOG_ID:  # it would run in a process that all share
+        raise Rejected("crashed", f"The model ended the process that ran it: {crash}", **probed["measured"])
     return probed
 
 

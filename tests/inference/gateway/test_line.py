@@ -17,6 +17,7 @@ from inference.books.record import unpack_record
 from inference.gateway.call import Call, Rendered
 from inference.gateway.frames import LONG_SECONDS
 from inference.gateway.line import Gateway
+from inference.gateway.running import MAX_PUSHES
 from inference.holders import Holder, holder_key
 from inference.lanes import (
     WITHDRAWN,
@@ -346,17 +347,22 @@ async def test_many_test_keys_have_no_more_calls_than_one_and_leave_live_keys_th
     assert [(await outcome).status for outcome in (*outcomes[:2], live)] == [200] * 3
 
 
-async def test_calls_of_a_worker_that_died_are_pushed_once_more(desk):
-    await desk.lanes.zadd(WORKERS, {"doomed": time.time() + 3})
-    await desk.until(lambda: "doomed" in desk.gateway.lanes.workers)
-    _, outcome = desk.ask()
-    taken = await desk.take()  # and the worker is gone
-    again = await desk.take()
+async def test_a_call_is_pushed_again_each_time_that_a_worker_dies_but_not_for_ever(desk):
+    _, outcome = desk.ask(timeout=2 * PATIENCE)
+    taken = await desk.take()
+    for death in range(MAX_PUSHES):
+        doomed = f"doomed-{death}"
+        await desk.lanes.zadd(WORKERS, {doomed: time.time() + 3})
+        await desk.until(lambda doomed=doomed: doomed in desk.gateway.lanes.workers)
+        await desk.lanes.zadd(WORKERS, {doomed: time.time() - 1})
+        if death < MAX_PUSHES - 1:
+            assert (await desk.take()).number == taken.number
+    await desk.until(lambda: doomed not in desk.gateway.lanes.workers)
 
-    assert again.number == taken.number
-    await desk.reply(again)
+    assert await desk.lanes.llen(pool_key(desk.hardware)) == 0
+    await desk.reply(taken)
     assert (await outcome).status == 200
-    await desk.lanes.zrem(WORKERS, "doomed")
+    await desk.lanes.zrem(WORKERS, *[f"doomed-{death}" for death in range(MAX_PUSHES)])
 
 
 async def test_stopping_lets_running_calls_end_and_refuses_new_ones(desk):

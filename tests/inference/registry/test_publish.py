@@ -7,7 +7,10 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from tests.inference.intake.onnx_models import linear, one
+from inference.models import ModelVersion
+from tenants.databases import as_operator
+from tests.inference.intake.onnx_models import INT64, linear, one
+from tests.inference.intake.test_extremes import quotient
 
 
 @pytest.fixture
@@ -153,3 +156,15 @@ def test_what_cannot_be_right_is_refused_with_a_reason(publish, name, manifest, 
 def test_a_word_of_the_urls_is_no_name(publish):
     with pytest.raises(CommandError, match="name"):
         publish("versions", linear())
+
+
+def test_a_model_that_an_input_can_end_the_workers_process_with_is_not_published(publish, name, client_of, alice):
+    with pytest.raises(CommandError, match="rejected"):
+        publish(name, quotient(INT64))
+
+    assert client_of(alice).get(f"/api/v1/models/catalog/{name}").status_code == 404
+    with as_operator():
+        (verdict,) = ModelVersion.objects.filter(model__name=name).values_list("verdict", flat=True)
+    assert verdict["code"] == "crashed"
+    assert verdict["detail"] == "The model ended the process that ran it: SIGFPE on a = -9223372036854775808; b = -1"
+    assert verdict["measured"]["crashes_on"].startswith("SIGFPE")
