@@ -91,9 +91,9 @@ def change(
     Raises NotFound, StateConflict; Unavailable if a prepaid plan cannot be left because the state server does not answer.
     """
     with as_operator(), transaction.atomic(using="ops"):
+        organization = caps.lock(organization_id)  # before the credit's lock, as whoever gives credit
         with connections["ops"].cursor() as cursor:
             credit.settle(cursor, organization_id)  # what was used until now is the old plan's to charge
-        organization = caps.lock(organization_id)
         current = current_subscription(organization)
         version = version or for_sale(slug, current.plan_version.currency)
         if is_own_choice:

@@ -1,17 +1,20 @@
 """Which plan an organization is on, and what changes with it at once."""
 
 import secrets
+import threading
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 
 from billing.caps import budgets, credit
 from billing.sale import plans
 from saas.lib.errors import NotFound, StateConflict
+from tenants import caps
 from tenants.access import SYSTEM, Actor
 from tenants.databases import as_operator
 from tenants.scope import tenant_scope
 from tests.racing import at_once
+from tests.waiting import PATIENCE, until
 
 OPERATOR = Actor("operator", "usr_1")
 
@@ -173,6 +176,31 @@ def test_of_many_changes_at_once_each_is_whole(alice, change):
     organization, version = now_of(alice.organization), current(alice.organization).plan_version
     assert (organization.rate, organization.max_models) == (version.rate, version.max_models)
     assert organization.terms["plan"] == version.plan_id == ending[0]
+
+
+def test_a_change_and_a_grant_at_once_do_not_wait_for_each_other_for_ever(alice, change, as_role):
+    """Who gives credit has locked the organization first; a change that held the credit's lock by then would never end."""
+    watching, is_locked = as_role("owner"), threading.Event()
+
+    def is_waiting():
+        watching.execute("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype IN ('transactionid', 'tuple')")
+        return watching.fetchone() > (0,)
+
+    def give():
+        with as_operator(), transaction.atomic(using="ops"):
+            caps.lock(alice.organization.id)
+            is_locked.set()
+            until(is_waiting)
+            with connections["ops"].cursor() as cursor:
+                credit.settle(cursor, alice.organization.id)
+
+    def become_prepaid():
+        assert is_locked.wait(PATIENCE)
+        change(alice.organization, "prepaid")
+
+    at_once(give, become_prepaid)
+
+    assert current(alice.organization).plan_version.plan_id == "prepaid"
 
 
 def test_of_versions_that_are_added_at_once_each_has_a_number():
