@@ -20,10 +20,13 @@ FAILURES = 3  # of an event: the third try is some 15 s after the first
 def count() -> dict[str, int]:
     """By kind: rows that Stripe refused or may have lost, or that nobody sends; events that fail again and again; plans that
     operators gave and Stripe has not; periods that differ; 1 if nothing was compared lately although somebody has subscribed to
-    usage; invoices that stay drafts; ended subscriptions whose last usage is not invoiced yet.
+    usage; invoices that stay drafts, or became final with another charge than is due; ended subscriptions whose last usage is
+    not invoiced yet.
     """
     now = clock.now()
-    is_stuck = Q(settlement=Settlement.MISMATCH) | Q(settlement=Settlement.WAITING, deadline_at__lte=now)
+    is_stuck = Q(settlement__in=[Settlement.MISMATCH, Settlement.UNBILLED]) | Q(
+        settlement=Settlement.WAITING, deadline_at__lte=now
+    )
     newest = ReconRun.objects.filter(created_at__gt=now - LATELY, created_at__lte=now).order_by(
         "organization_id", "stripe_subscription", "period_start", "-created_at"
     )

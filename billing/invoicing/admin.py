@@ -5,7 +5,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from billing.invoicing import push
+from billing.invoicing import push, settling
 from billing.invoicing.models import PushState, Settlement
 from billing.models import Invoice, ReconRun, StripePush
 from saas.lib import clock
@@ -64,11 +64,19 @@ class InvoiceAdmin(ReadOnlyAdmin):
     list_filter = ("settlement", "status", "currency")
     search_fields = ("=stripe_invoice", "=number", "=organization__id", "=stripe_customer")
     ordering = ("-id",)
-    actions = ("check_now",)
+    actions = ("check_now", "put_right")
 
     @admin.action(description="Compare again now", permissions=["check"])
     def check_now(self, request: HttpRequest, queryset: "QuerySet[Invoice]") -> None:
         queryset.filter(settlement__in=[Settlement.WAITING, Settlement.MISMATCH]).update(next_check_at=clock.now())
+
+    @admin.action(description="Put its usage right: bill what is missing", permissions=["check"])
+    def put_right(self, request: HttpRequest, queryset: "QuerySet[Invoice]") -> None:
+        """Only asked for here: a task does it (billing.invoicing.settling)."""
+        for row in queryset:
+            with transaction.atomic(using="ops"):
+                if settling.ask_for_correction(row):
+                    audit.note(row.organization_id, operator(request), "invoice.correction_asked", row.stripe_invoice)
 
     def has_check_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("billing.change_invoice")

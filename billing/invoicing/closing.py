@@ -10,13 +10,13 @@ import logging
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from billing.invoicing import invoice_credit, invoices, periods, push, usage_charge
+from billing.invoicing import invoice_credit, invoice_periods, invoices, periods, push, usage_charge
 from billing.invoicing.models import Settlement
 from billing.invoicing.periods import Period
 from billing.models import Invoice, Subscription
 from billing.proof.billed import HOUR, hour_of
 from billing.proof.sealer import sealed_until
-from billing.stripe import customers, meters
+from billing.stripe import customers
 from billing.stripe import invoices as stripe_invoices
 from billing.stripe.following import alone
 from billing.stripe.objects import Invoice as StripeInvoice
@@ -26,8 +26,7 @@ from tenants.databases import as_operator
 log = logging.getLogger(__name__)
 
 AGAIN, LEASE, DEADLINE = timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=12)
-MARK = "last_of"
-"""The metadata key by which the last invoice names its subscription."""
+MARK = invoice_periods.LAST
 
 
 def due() -> list[UUID]:
@@ -78,7 +77,7 @@ def _close(row: Subscription, period: Period | None, days_until_due: int | None)
         _write(last, period)
         return True
     parts = usage_charge.parts_of(period)
-    left = usage_charge.total(parts) - sum(_charged(each, period) for each in others)
+    left = usage_charge.total(parts) - sum(invoice_periods.charged(each, period) for each in others)
     if left == 0 and last is None:
         return True
     last = last or stripe_invoices.create_invoice(
@@ -97,20 +96,9 @@ def _close(row: Subscription, period: Period | None, days_until_due: int | None)
 
 def _invoices(period: Period) -> tuple[list[StripeInvoice], StripeInvoice | None]:
     """The subscription's invoices since the period began, and the last one that is made here, if it is there."""
-    found = stripe_invoices.invoices_of(period.customer)
-    its = [each for each in found if each.created_at is None or each.created_at >= period.start]
-    own = [each for each in its if each.metadata.get(MARK) == period.subscription]
-    others = [stripe_invoices.retrieve_invoice(each.id) for each in its if each.subscription == period.subscription]
-    return others, stripe_invoices.retrieve_invoice(own[0].id) if own else None
-
-
-def _charged(found: StripeInvoice, period: Period) -> int:
-    """What an invoice charges for usage of the period, not of the one before."""
-    meter = meters.meter_id(period.meter)
-    lines = [line for line in found.lines if line.period_end is not None and line.period_end > period.start]
-    return sum(
-        line.amount_minor for line in lines if meters.meter_of_price(line.price) == meter or usage_charge.MARK in line.metadata
-    )
+    found = invoice_periods.that_bill(period)
+    own = [each for each in found if MARK in each.metadata]
+    return [each for each in found if each not in own], own[0] if own else None
 
 
 def _write(last: StripeInvoice, period: Period) -> None:

@@ -20,8 +20,8 @@ def take_off(found: StripeInvoice, period: Period, *, due: int) -> int:
     """Put the line on a draft; how much it takes off, at most what is `due` for usage (smallest coins). Asks Stripe."""
     if any(line.description == DESCRIPTION for line in found.lines):
         return 0
-    amount = min(due, to_coins(_used(period), found.currency) - _taken(found, period))
-    if amount <= 0:
+    amount = left(period, found.currency, due=due, but=found.id)
+    if amount == 0:
         return 0
     invoices.add_invoice_item(
         customer=found.customer,
@@ -36,6 +36,11 @@ def take_off(found: StripeInvoice, period: Period, *, due: int) -> int:
     return amount
 
 
+def left(period: Period, currency: str, *, due: int, but: str = "") -> int:
+    """What of the used credit no invoice takes off yet (`but` one at Stripe), at most what is `due` for usage."""
+    return max(0, min(due, to_coins(_used(period), currency) - _taken(period, but)))
+
+
 def _used(period: Period) -> int:
     """What grants have paid of the period's month, in nano, for plans that are billed afterwards."""
     with as_operator(), transaction.atomic(using="ops"), connections["ops"].cursor() as cursor:
@@ -45,11 +50,11 @@ def _used(period: Period) -> int:
         return int(found or 0)
 
 
-def _taken(found: StripeInvoice, period: Period) -> int:
-    """What other invoices of the month have taken off: of a subscription that ended in it, or of one that followed."""
+def _taken(period: Period, but: str) -> int:
+    """What invoices of the month have taken off: also of a subscription that ended in it, or of one that followed."""
     month, taken = f"{period.start:%Y-%m}", 0
     with as_operator():
-        others = Invoice.objects.of(period.tenant).exclude(stripe_invoice=found.id).exclude(status="void")
+        others = Invoice.objects.of(period.tenant).exclude(stripe_invoice=but).exclude(status="void")
         for row in others.filter(invoiced_at__gte=period.start):
             for line in row.lines:
                 if line["description"] == DESCRIPTION and (line["starts_at"] or "").startswith(month):

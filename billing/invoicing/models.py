@@ -152,10 +152,13 @@ class ReconRun(TenantModel):
 
 
 class Settlement(models.TextChoices):
-    NONE = "none"  # no usage on it, or it was final before we saw it
+    NONE = "none"  # no usage on it, or it is void
     WAITING = "waiting"  # a draft that is held until the numbers agree
     MISMATCH = "mismatch"  # they do not: an operator is called
-    SETTLED = "settled"  # they did, and we made it final
+    SETTLED = "settled"  # they did, and it is final
+    UNBILLED = "unbilled"  # it is final and charges something else for usage: an operator is called
+    CORRECTING = "correcting"  # an operator has asked to have it put right
+    CORRECTED = "corrected"  # an invoice of its own makes up the difference
 
 
 class Invoice(TenantModel):
@@ -182,6 +185,7 @@ class Invoice(TenantModel):
     hosted_url = models.CharField(max_length=2000, blank=True)
     lines = models.JSONField(default=list)
     usage_parts = models.JSONField(null=True, help_text="How its usage was rated, by plan (usage_charge).")
+    usage_units = models.BigIntegerField(null=True, help_text="What it bills together with its correction, if not its lines.")
     read_at = models.DateTimeField(default=timezone.now)
     settlement = models.CharField(max_length=10, choices=Settlement.choices, default=Settlement.NONE)
     next_check_at = models.DateTimeField(null=True, blank=True)
@@ -195,7 +199,8 @@ class Invoice(TenantModel):
         ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.CheckConstraint(
-                condition=Q(settlement__in=["none", "waiting", "mismatch", "settled"]), name="invoice_settlement"
+                condition=Q(settlement__in=["none", "waiting", "mismatch", "settled", "unbilled", "correcting", "corrected"]),
+                name="invoice_settlement",
             ),
         ]
 

@@ -16,13 +16,15 @@ from django.conf import settings
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from billing.invoicing import periods, push
-from billing.invoicing.models import PushState, Settlement, Verdict
+from billing.invoicing.models import PushState, Verdict
 from billing.invoicing.periods import Period
 from billing.invoicing.push_doubt import SUMMARIES_WITHIN
 from billing.models import Invoice, ReconRun, StripePush
 from billing.proof.billed import HOUR, hour_of
 from billing.sale.rating import METER
+from billing.sale.segments import month_start, next_month
 from billing.stripe import meters, usage
+from billing.stripe.invoices import CYCLE
 from saas.lib import clock
 from tenants.databases import as_operator
 
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 WORST = (Verdict.MATCH, Verdict.LAG, Verdict.MISSING, Verdict.EXCESS, Verdict.REJECTED)
 PUSHED_WITHIN = timedelta(hours=2)  # of a row's making; later it is missing
+INVOICED_WITHIN = timedelta(hours=12)  # of a month's end; Stripe makes its draft at once
 MOST_HOURS = 100  # named in one run
 RECENT = timedelta(hours=72)  # of which each hour is asked for every time: Stripe tells a hundred in one answer
 
@@ -117,11 +120,20 @@ def forget() -> int:
 
 
 def _billed(period: Period) -> int | None:
-    """The units on the period's invoice, if there is one that is final: what is sealed later is on none."""
+    """The units that the period's final invoice bills: what is sealed later is on none. None if it is not final, or too new.
+
+    A month's draft is there at its end. Where none was heard of long after that, nothing is billed.
+    """
     with as_operator():
         invoices = Invoice.objects.of(period.tenant).filter(stripe_subscription=period.subscription, period_end=period.end)
-        found: Invoice | None = invoices.filter(settlement=Settlement.SETTLED).first()
-    return None if found is None else sum(line["units"] for line in found.lines if line["is_usage"])
+        found: Invoice | None = invoices.filter(reason=CYCLE).exclude(status="void").first()
+    if found is None:
+        is_month = period.end == next_month(month_start(period.start))
+        return 0 if is_month and period.has_price and clock.now() - period.end > INVOICED_WITHIN else None
+    if found.usage_units is not None:
+        return found.usage_units
+    is_on_lines = found.status != "draft" and period.has_price
+    return sum(line["units"] for line in found.lines if line["is_usage"]) if is_on_lines else None
 
 
 def _hours(period: Period) -> dict[datetime, Hour]:

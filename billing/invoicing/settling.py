@@ -3,17 +3,15 @@
 A draft is held as soon as we hear of it. Then, as often as needed: see that its period is sealed, push what is left of it,
 compare. If all agree, its usage is charged as the ledger rates it, credit that was used is taken off, and it is made final. If
 not it stays a draft, and an operator is called: at once if it cannot heal by itself, at the deadline if it does not. Each step
-may be repeated; whoever runs it and dies leaves it to the next one.
+may be repeated; whoever runs it and dies leaves it to the next one. Those that become final otherwise: see correcting.
 """
 
 import logging
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
-from billing.invoicing import invoice_credit, invoices, periods, push, usage_charge
+from billing.invoicing import correcting, invoice_credit, invoice_periods, invoices, push, usage_charge
 from billing.invoicing.models import Settlement, Verdict
-from billing.invoicing.periods import Period
 from billing.invoicing.reconcile import reconcile
 from billing.models import Invoice, ReconRun
 from billing.proof import billed
@@ -21,7 +19,6 @@ from billing.proof.billed import hour_of
 from billing.proof.sealer import sealed_until
 from billing.sale.rating import METER
 from billing.stripe import invoices as stripe_invoices
-from billing.stripe import meters
 from billing.stripe.following import alone
 from billing.stripe.invoices import CYCLE
 from billing.stripe.objects import Invoice as StripeInvoice
@@ -36,19 +33,30 @@ DEADLINE = timedelta(hours=12)
 
 
 def heard_of(stripe_invoice: str) -> Invoice | None:
-    """Read an invoice of Stripe's, write down what it says, and hold it if it is a draft with usage. None: not ours."""
+    """Read an invoice of Stripe's, write down what it says, and have one with usage looked at. None: not ours.
+
+    A draft is held. One that is final although nobody has found its usage right is looked at too.
+    """
     found = stripe_invoices.retrieve_invoice(stripe_invoice)
     row = invoices.write(found)
-    if row is None or found.status != "draft" or found.reason != CYCLE:
+    if row is None or found.reason != CYCLE:
         return row
-    if found.finalizes_by_itself:
+    if found.status == "draft" and found.finalizes_by_itself:
         stripe_invoices.hold_invoice(stripe_invoice)
+    if found.status == "void":
+        return _void(row)
     with as_operator():
         now = clock.now()
         waiting = Invoice.objects.of(row.organization_id).filter(id=row.id, settlement=Settlement.NONE)
         waiting.update(settlement=Settlement.WAITING, next_check_at=now, deadline_at=now + DEADLINE)
         row.refresh_from_db()
     return row
+
+
+def ask_for_correction(row: Invoice) -> bool:
+    """Have an invoice that an operator was called for put right; False if it needs that no more. As the operator."""
+    wrong = Invoice.objects.of(row.organization_id).filter(id=row.id, settlement=Settlement.UNBILLED)
+    return bool(wrong.update(settlement=Settlement.CORRECTING, next_check_at=clock.now()))
 
 
 def due() -> list[UUID]:
@@ -78,29 +86,44 @@ def _settle_alone(invoice: UUID) -> bool:
             return False  # it is not due, or another one has just been at it
         row = Invoice.objects.get(id=invoice)
     found = stripe_invoices.retrieve_invoice(row.stripe_invoice)
-    if found.status != "draft":  # made final by who was killed then, or by hand
-        invoices.write(found)
-        _later(row, settlement=Settlement.SETTLED if _agreed(found, row) else Settlement.NONE, after=None)
-        return True
+    if found.status != "draft":  # made final by who was killed then, by hand, or by Stripe
+        return _settle_final(row, found)
     if found.finalizes_by_itself:
         stripe_invoices.hold_invoice(found.id)
     verdict = _compare(row, found)
     if verdict == Verdict.MATCH:
         verdict = _charge(row, found)
     if verdict == Verdict.MATCH:
-        final = stripe_invoices.finalize_invoice(found.id)
-        invoices.write(final)
-        _later(row, settlement=Settlement.SETTLED, after=None)
-        if not _is_charged_right(row, final):
-            log.error("the invoice %s has become final with another charge for usage than the ledger's", found.id)
-            return True
-        log.info("the invoice %s agrees with the ledger and is final", found.id)
-        return True
+        return _settle_final(row, stripe_invoices.finalize_invoice(found.id))
     is_lag = verdict in (Verdict.LAG, None)
     _later(row, settlement=row.settlement if is_lag else Settlement.MISMATCH, after=AGAIN if is_lag else AGAIN_AFTER_MISMATCH)
     if not is_lag or (row.deadline_at is not None and now >= row.deadline_at):
         log.error("the invoice %s of organization %s stays a draft: %s", found.id, row.organization_id, verdict or "unsealed")
     return False
+
+
+def _settle_final(row: Invoice, found: StripeInvoice) -> bool:
+    """Whether nothing is to be done about a final invoice, but by an operator."""
+    invoices.write(found)
+    if found.status == "void":
+        _void(row)
+        return True
+    if row.settlement != Settlement.CORRECTING and _agreed(found, row):
+        _later(row, settlement=Settlement.SETTLED, after=None)
+        log.info("the invoice %s agrees with the ledger and is final", found.id)
+        return True
+    now_it_is = correcting.look(row, found)
+    if now_it_is is None:
+        _later(row, settlement=row.settlement, after=AGAIN)
+        return False
+    _later(row, settlement=now_it_is, after=None)
+    return True
+
+
+def _void(row: Invoice) -> Invoice:
+    """It charges nothing, so nothing of it can be wrong; who needs its usage billed makes another one."""
+    _later(row, settlement=Settlement.NONE, after=None)
+    return row
 
 
 def _agreed(found: StripeInvoice, row: Invoice) -> bool:
@@ -112,12 +135,13 @@ def _agreed(found: StripeInvoice, row: Invoice) -> bool:
 
 
 def _is_charged_right(row: Invoice, found: StripeInvoice) -> bool:
-    return all(usage_charge.is_right(found, period, usage_charge.parts_of(period)) for period in _periods(row, found))
+    billed = invoice_periods.periods_of(row, found)
+    return all(usage_charge.is_right(found, period, usage_charge.parts_of(period)) for period in billed)
 
 
 def _charge(row: Invoice, found: StripeInvoice) -> Verdict:
     """Have the draft charge what the ledger rates, less credit; LAG while it does not say so."""
-    for period in _periods(row, found):
+    for period in invoice_periods.periods_of(row, found):
         parts, draft = usage_charge.parts_of(period), stripe_invoices.retrieve_invoice(found.id)
         if usage_charge.charged(draft, period) and not usage_charge.is_known(parts):
             log.error("the invoice %s charges usage by prices of a plan that the organization is not on", found.id)
@@ -134,8 +158,8 @@ def _charge(row: Invoice, found: StripeInvoice) -> Verdict:
 def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
     """What the four numbers say; None while the period's last hours are not sealed."""
     verdict: Verdict | None = Verdict.MATCH
-    its_periods = _periods(row, found)
-    if not its_periods and not _may_bill_nothing(row, found):
+    its_periods = invoice_periods.periods_of(row, found)
+    if not its_periods and not invoice_periods.may_bill_nothing(row, found):
         log.error("the invoice %s bills usage of no period that is known", found.id)
         return Verdict.EXCESS
     for period in its_periods:
@@ -145,7 +169,7 @@ def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
             return None
         push.cover(period)
         push.send_due(period.tenant)
-        draft = _units(stripe_invoices.retrieve_invoice(found.id), period) if period.has_price else None
+        draft = invoice_periods.units(stripe_invoices.retrieve_invoice(found.id), period) if period.has_price else None
         run = reconcile(period, draft=draft)
         verdict = Verdict(run.verdict)
         if verdict != Verdict.MATCH:
@@ -156,38 +180,6 @@ def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
             log.error("the seals of %s hold %s units, the rows %s", period, run.ledger, journaled)
             return Verdict.MISSING
     return verdict
-
-
-def _may_bill_nothing(row: Invoice, found: StripeInvoice) -> bool:
-    """Whether an invoice without a period of usage is right: of a subscription that we follow, and without metered lines."""
-    is_followed = found.subscription in {own.stripe_subscription for own in periods.subscriptions_of(row.organization_id)}
-    return is_followed and not any(meters.meter_of_price(line.price) for line in found.lines)
-
-
-def _periods(row: Invoice, found: StripeInvoice) -> list[Period]:
-    """The period that a cycle's invoice bills for usage: the last one of its subscription that had ended by then."""
-    if found.period_start is None or found.period_end is None:
-        return []
-    candidates = [
-        period
-        for own in periods.subscriptions_of(row.organization_id)
-        if own.stripe_subscription == found.subscription
-        for period in periods.periods_of(own, since=found.period_start, until=found.period_end)
-    ]
-    ended = [period for period in candidates if period.end <= found.period_end][-1:]
-    return [replace(period, told_from=_told_from(found, period)) for period in ended]
-
-
-def _told_from(found: StripeInvoice, period: Period) -> datetime:
-    """Since when the invoice counts usage for its last price: the period's start, or a change of plan in it."""
-    begun = [line.period_start for line in found.lines if line.period_start and meters.meter_of_price(line.price)]
-    return max((start for start in begun if period.start <= start < period.end), default=period.start)
-
-
-def _units(found: StripeInvoice, period: Period) -> int:
-    """The meter's units on an invoice, over all tiers."""
-    meter = meters.meter_id(period.meter)
-    return sum(line.units for line in found.lines if meters.meter_of_price(line.price) == meter)
 
 
 def _later(row: Invoice, *, settlement: str, after: timedelta | None) -> None:
