@@ -70,7 +70,7 @@ class InvoiceAdmin(ReadOnlyAdmin):
     def check_now(self, request: HttpRequest, queryset: "QuerySet[Invoice]") -> None:
         queryset.filter(settlement__in=[Settlement.WAITING, Settlement.MISMATCH]).update(next_check_at=clock.now())
 
-    @admin.action(description="Put its usage right: bill what is missing", permissions=["check"])
+    @admin.action(description="Put its usage right: bill, or have a draft count, what is missing", permissions=["check"])
     def put_right(self, request: HttpRequest, queryset: "QuerySet[Invoice]") -> None:
         """Only asked for here: a task does it (billing.invoicing.settling)."""
         for row in queryset:

@@ -25,10 +25,10 @@ def periods_of(row: Invoice, found: StripeInvoice) -> list[Period]:
         for period in periods.periods_of(own, since=found.period_start, until=found.period_end)
     ]
     ended = [period for period in candidates if period.end <= found.period_end][-1:]
-    return [replace(period, told_from=_told_from(found, period)) for period in ended]
+    return [replace(period, told_from=max(period.told_from, last_price_from(found, period))) for period in ended]
 
 
-def _told_from(found: StripeInvoice, period: Period) -> datetime:
+def last_price_from(found: StripeInvoice, period: Period) -> datetime:
     """Since when the invoice counts usage for its last price: the period's start, or a change of plan in it."""
     begun = [line.period_start for line in found.lines if line.period_start and meters.meter_of_price(line.price)]
     return max((start for start in begun if period.start <= start < period.end), default=period.start)
@@ -38,6 +38,16 @@ def may_bill_nothing(row: Invoice, found: StripeInvoice) -> bool:
     """Whether an invoice without a period of usage is right: of a subscription that we follow, and without metered lines."""
     is_followed = found.subscription in {own.stripe_subscription for own in periods.subscriptions_of(row.organization_id)}
     return is_followed and not any(meters.meter_of_price(line.price) for line in found.lines)
+
+
+def lost(found: StripeInvoice, period: Period, told_before: int) -> int:
+    """Units that no line can ever hold: of what was `told_before` the last price, what the lines of prices before do not have.
+
+    Stripe made those lines when the plan was changed, of what it had been told by then.
+    """
+    meter, since = meters.meter_id(period.meter), last_price_from(found, period)
+    lines = [line for line in found.lines if meters.meter_of_price(line.price) == meter]
+    return told_before - sum(line.units for line in lines if line.period_start is not None and line.period_start < since)
 
 
 def units(found: StripeInvoice, period: Period) -> int:

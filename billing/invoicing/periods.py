@@ -26,7 +26,7 @@ LOOKED_BACK = timedelta(days=70)  # Stripe takes usage of 35 days ago at most, a
 class Period:
     """From `start` up to, not including, `end`: a month of a subscription, or what it has of it. `meter`: an event name.
 
-    Stripe counts for the prices of now what is told from `told_from` on: after a change of plan, the moment of it. Without
+    Stripe counts for the last prices of it what is told from `told_from` on: after a change of plan, the moment of it. Without
     `has_price` the subscription has no price for usage any more, and the invoice's own lines cannot hold all of it.
     """
 
@@ -62,9 +62,7 @@ def periods_of(row: Subscription, *, since: datetime, until: datetime) -> list[P
     found = customers.retrieve_subscription(row.stripe_subscription)
     is_metered = any(item.is_metered for item in found.items)
     meter = meter_of(row.plan_version.currency)
-    counted_from = max(
-        (item.period_start for item in found.items if item.is_metered and item.period_start), default=found.created_at
-    )
+    changes = _changes(row, found)
     begun = _begun(row, found)
     return [
         Period(
@@ -74,12 +72,25 @@ def periods_of(row: Subscription, *, since: datetime, until: datetime) -> list[P
             meter,
             start,
             end,
-            told_from=counted_from if start <= counted_from < end else start,
+            told_from=max((moment for moment in changes if start <= moment < end), default=start),
             has_price=is_metered,
         )
         for start, end in _months(found, begun, max(since, begun), until)
         if end > since and (is_metered or _was_charged(row.organization_id, start, end))
     ]
+
+
+def _changes(row: Subscription, found: StripeSubscription) -> list[datetime]:
+    """When it came to prices for usage: as Stripe says of those of now, and as we wrote down of all before.
+
+    Not from when Stripe counts for them now: that is this month, also for who tells of the month before.
+    """
+    made = [item.created_at for item in found.items if item.is_metered and item.created_at]
+    started = [item.period_start for item in found.items if item.is_metered and item.period_start]
+    with as_operator():
+        rows = Subscription.objects.of(row.organization_id).filter(stripe_subscription=found.id)
+        known = [each.since for each in rows.select_related("plan_version") if segments.is_invoiced(each.plan_version)]
+    return made + started + known
 
 
 def _was_charged(tenant: UUID, start: datetime, end: datetime) -> bool:

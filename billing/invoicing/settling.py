@@ -12,6 +12,7 @@ from uuid import UUID
 
 from billing.invoicing import correcting, invoice_credit, invoice_periods, invoices, push, usage_charge
 from billing.invoicing.models import Settlement, Verdict
+from billing.invoicing.periods import Period
 from billing.invoicing.reconcile import reconcile
 from billing.models import Invoice, ReconRun
 from billing.proof import billed
@@ -55,7 +56,7 @@ def heard_of(stripe_invoice: str) -> Invoice | None:
 
 def ask_for_correction(row: Invoice) -> bool:
     """Have an invoice that an operator was called for put right; False if it needs that no more. As the operator."""
-    wrong = Invoice.objects.of(row.organization_id).filter(id=row.id, settlement=Settlement.UNBILLED)
+    wrong = Invoice.objects.of(row.organization_id).filter(id=row.id, settlement__in=[Settlement.UNBILLED, Settlement.MISMATCH])
     return bool(wrong.update(settlement=Settlement.CORRECTING, next_check_at=clock.now()))
 
 
@@ -173,13 +174,29 @@ def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
         run = reconcile(period, draft=draft)
         verdict = Verdict(run.verdict)
         if verdict != Verdict.MATCH:
-            return verdict
+            return Verdict.LAG if row.settlement == Settlement.CORRECTING and _moved(row, found, period, run) else verdict
         with as_operator():  # it reads every row of the period, so only when all else agrees
             journaled = billed.journaled(period.tenant, period.start, period.end) // METER
         if journaled != run.ledger:
             log.error("the seals of %s hold %s units, the rows %s", period, run.ledger, journaled)
             return Verdict.MISSING
     return verdict
+
+
+def _moved(row: Invoice, found: StripeInvoice, period: Period, run: ReconRun) -> bool:
+    """Whether what no line could hold is told anew where the last price counts it: if that alone is why they differ."""
+    since = invoice_periods.last_price_from(found, period)
+    missing = run.ledger - (run.draft or 0)
+    if not run.ledger == run.pushed == run.stripe or run.draft is None or missing <= 0:
+        return False
+    if invoice_periods.lost(found, period, push.told_before(period, since)) != missing:
+        return False
+    if not push.move(period, missing, to=since):
+        return False
+    row.settlement = Settlement.WAITING
+    push.send_due(period.tenant)
+    log.info("%s units of the invoice %s are told anew from %s on", missing, found.id, since)
+    return True
 
 
 def _later(row: Invoice, *, settlement: str, after: timedelta | None) -> None:
