@@ -1,6 +1,8 @@
 """Operators' pages of what goes to Stripe and what comes back, with the decisions that only a person can take."""
 
-from django.contrib import admin
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ActionForm
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -12,6 +14,15 @@ from saas.lib import clock
 from tenants import audit
 from tenants.admin import ReadOnlyAdmin, operator
 
+LEFT = (
+    "one that Stripe has accepted is told anew with a reason, if it is what Stripe's sum of its hour lacks a "
+    "day later; others when they wait for a person."
+)
+
+
+class ReasonForm(ActionForm):
+    reason = forms.CharField(required=False, max_length=200, label="Reason")
+
 
 @admin.register(StripePush)
 class StripePushAdmin(ReadOnlyAdmin):
@@ -20,6 +31,7 @@ class StripePushAdmin(ReadOnlyAdmin):
     search_fields = ("=identifier", "=organization__id", "=stripe_customer")
     ordering = ("-id",)
     actions = ("it_arrived", "tell_it_anew")
+    action_form = ReasonForm
 
     @admin.action(description="Stripe has it: count it as accepted", permissions=["decide"])
     def it_arrived(self, request: HttpRequest, queryset: "QuerySet[StripePush]") -> None:
@@ -33,12 +45,17 @@ class StripePushAdmin(ReadOnlyAdmin):
         return request.user.has_perm("billing.change_stripepush")
 
     def _decide(self, request: HttpRequest, queryset: "QuerySet[StripePush]", to: PushState) -> None:
-        """Only what is with a person: a row that is under way or accepted stays as it is."""
+        """Only what is with a person; an accepted row only if the reconciliation misses it for a day, and with a reason."""
+        reason, left = request.POST.get("reason", "").strip(), 0
         for row in queryset:
             with transaction.atomic(using="ops"):
-                if push.decide(row, to):
-                    state = to.value
-                    audit.note(row.organization_id, operator(request), "usage_push.decided", row.identifier, state=state)
+                if (row.state == PushState.ACCEPTED and not reason) or not push.decide(row, to):
+                    left += 1
+                    continue
+                details = {"state": to.value, **({"reason": reason} if reason else {})}
+                audit.note(row.organization_id, operator(request), "usage_push.decided", row.identifier, **details)
+        if left:
+            self.message_user(request, f"{left} rows stay as they are: {LEFT}", messages.WARNING)
 
 
 @admin.register(ReconRun)

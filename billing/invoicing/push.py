@@ -23,6 +23,7 @@ from billing.invoicing import periods
 from billing.invoicing.models import PushState, StripePushQuerySet
 from billing.invoicing.periods import Period
 from billing.invoicing.push_doubt import look_for
+from billing.invoicing.push_missing import is_missing
 from billing.models import StripePush, StripePushed, UsageSeal
 from billing.proof.billed import HOUR
 from billing.sale.rating import METER
@@ -229,13 +230,19 @@ def reject(event: str) -> int:
 def decide(row: StripePush, to: PushState) -> bool:
     """What a person says of a row that waits for one: Stripe has it (ACCEPTED), or has not (REPLACED: it is told anew).
 
-    False if it does not wait for a person any more. As the operator.
+    An accepted row may be told anew if it is surely missing at Stripe. False if it may not be decided so (any more). As the
+    operator.
     """
     told = {"accepted_at": clock.now()} if to == PushState.ACCEPTED else {}
-    if not _own(row).decide(to, **told):
-        return False
-    StripePushed.objects.of(row.organization_id).update(number=0)  # so that somebody looks for what is in no row now
-    return True
+    with transaction.atomic(using="ops"):
+        _lock(LOCKS, row.organization_id)  # so that no two rows count on the same missing units
+        is_decided = _own(row).decide(to, **told)
+        if not is_decided and to == PushState.REPLACED:
+            row.refresh_from_db(using="ops")
+            is_decided = is_missing(row) and _own(row).filter(state=PushState.ACCEPTED).update(state=to)
+        if is_decided:
+            StripePushed.objects.of(row.organization_id).update(number=0)  # somebody looks for what is in no row now
+    return bool(is_decided)
 
 
 def _own(row: StripePush) -> StripePushQuerySet:

@@ -105,11 +105,12 @@ def _settle_alone(invoice: UUID) -> bool:
 
 def _settle_final(row: Invoice, found: StripeInvoice) -> bool:
     """Whether nothing is to be done about a final invoice, but by an operator."""
-    invoices.write(found)
+    is_agreed = row.settlement != Settlement.CORRECTING and found.status != "void" and _agreed(found, row)
+    invoices.write(found)  # not before: it is shown as final and found right in one moment
     if found.status == "void":
         _void(row)
         return True
-    if row.settlement != Settlement.CORRECTING and _agreed(found, row):
+    if is_agreed:
         _later(row, settlement=Settlement.SETTLED, after=None)
         log.info("the invoice %s agrees with the ledger and is final", found.id)
         return True
