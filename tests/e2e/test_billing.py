@@ -106,19 +106,22 @@ def usage_lines(invoice: dict) -> list[dict]:
 
 
 def due_on_pro(nano: int, parts: list[dict]) -> Decimal:
-    """What Pro charges for the part of the month since it was bought: what it includes and its tiers are in proportion."""
+    """What Pro charges for the part of the month since it was bought: what it includes and its discounts are in proportion."""
     [part] = parts
     start, end = (datetime.fromisoformat(part[name]) for name in ("from", "to"))
     whole = end - (end - timedelta(days=1)).replace(day=1)
     share = Fraction((end - start) // timedelta(milliseconds=1), whole // timedelta(milliseconds=1))
     assert 0 < share < 1
 
-    def scaled(dollars: int) -> int:
-        return math.floor(dollars * 10**6 * share + Fraction(1, 2))
+    def half_up(number: Fraction) -> int:
+        return math.floor(number + Fraction(1, 2))
 
-    beyond = nano // 1000 - scaled(120)
-    cheaper = max(0, beyond - scaled(1000))
-    tiers = [Decimal(beyond - cheaper) * Decimal("0.90"), Decimal(cheaper) * Decimal("0.80")]
+    def rate(discount: Fraction) -> Decimal:
+        return Decimal(half_up((1 - discount * share) * 10**8)).scaleb(-8)
+
+    beyond = nano // 1000 - half_up(120 * 10**6 * share)
+    cheaper = max(0, beyond - 1000 * 10**6)
+    tiers = [Decimal(beyond - cheaper) * rate(Fraction(1, 10)), Decimal(cheaper) * rate(Fraction(2, 10))]
     return sum((amount.scaleb(-6).quantize(Decimal("0.01"), ROUND_HALF_UP) for amount in tiers), Decimal(0))
 
 
