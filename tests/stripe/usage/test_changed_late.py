@@ -21,8 +21,8 @@ def change(world, prices, on, name):
 
 @pytest.fixture
 def changed(world, catalogue, on):
-    """15 dollars were used before the change, of which Stripe was told 3, and 7 after it; the month is over: its draft."""
-    world.use(world.this_hour, 3_000_000_000)
+    """42 dollars were used before the change, of which Stripe was told 30, and 7 after it; the month is over: its draft."""
+    world.use(world.this_hour, 30_000_000_000)
     world.move_to(world.this_hour + HOUR)
     push.push(world.tenant)
     world.move_to(world.end_of_month - HOUR / 2)
@@ -44,7 +44,7 @@ def test_who_tells_before_the_invoice_is_heard_of_tells_it_where_it_counts(world
     push.push(world.tenant)
 
     assert settling.settle(held(world, changed).id)
-    assert units(changed) == 22_000_000
+    assert units(changed) == 49_000_000
 
 
 def test_also_after_another_change_in_the_next_month(world, changed, catalogue, on):
@@ -53,7 +53,7 @@ def test_also_after_another_change_in_the_next_month(world, changed, catalogue, 
     push.push(world.tenant)
 
     assert settling.settle(held(world, changed).id)
-    assert units(changed) == 22_000_000
+    assert units(changed) == 49_000_000
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def stuck(world, changed, monkeypatch):
     world.move(hours=2)
     assert settling.settle(row.id) is False
     row.refresh_from_db(using="ops")
-    assert (row.settlement, units(changed)) == ("mismatch", 3_000_000)
+    assert (row.settlement, units(changed)) == ("mismatch", 30_000_000)
     return row
 
 
@@ -79,12 +79,12 @@ def test_an_operator_frees_one_that_is_stuck(world, changed, stuck, operator):
     assert settling.settle(stuck.id)
 
     assert invoices.retrieve_invoice(changed).status != "draft"
-    assert units(changed) == 22_000_000
-    assert sum(value for _, value in world.counted()) == 22_000_000
-    assert sum(row.value for row in world.rows()) == sum(row.nano for row in world.rows()) // 1000 == 22_000_000
+    assert units(changed) == 49_000_000
+    assert sum(value for _, value in world.counted()) == 49_000_000
+    assert sum(row.value for row in world.rows()) == sum(row.nano for row in world.rows()) // 1000 == 49_000_000
     world.move(hours=2)
     run = next(run for run in reconcile_all(world.tenant) if run.period_end == world.end_of_month)
-    assert (run.verdict, run.draft) == ("match", 22_000_000)
+    assert (run.verdict, run.draft) == ("match", 49_000_000)
 
 
 def test_asked_for_twice_nothing_is_told_twice(world, changed, stuck, operator, standin):
@@ -99,7 +99,7 @@ def test_asked_for_twice_nothing_is_told_twice(world, changed, stuck, operator, 
         type(stuck).objects.of(world.tenant).filter(id=stuck.id).update(settlement="waiting")
 
     assert settling.settle(stuck.id)
-    assert units(changed) == 22_000_000
+    assert units(changed) == 49_000_000
     assert len([value for _, value in world.counted() if value < 0]) == 1
 
 
@@ -122,11 +122,11 @@ def test_who_is_killed_while_moving_leaves_it_to_the_next(world, changed, stuck,
         settling.settle(stuck.id)
 
     assert invoices.retrieve_invoice(changed).status != "draft"
-    assert units(changed) == 22_000_000
+    assert units(changed) == 49_000_000
 
 
 def test_what_differs_otherwise_is_not_moved(world, changed, stuck, operator, standin):
-    standin.world.store.db.execute("DELETE FROM usage WHERE value = 3000000")
+    standin.world.store.db.execute("DELETE FROM usage WHERE value = 30000000")
     ask(operator, stuck)
 
     assert settling.settle(stuck.id) is False
