@@ -10,12 +10,12 @@
 --   fingerprint of the request; then n times call, entry.
 -- Returns 0, and writes nothing, if the session is not there. Else {verdicts, notes …}: one letter per call, and for some a note,
 --   closes: c closed, d done (the claim holds this very call's outcome), g gone, b bad (undone, record in quarantine);
---   opens: o open, l open below a limit on money, u account unknown or period not kept any more, i in progress, r reused, p replay,
---   f memory full, s stored answers full,
+--   opens: o open, l open below a limit on money or on the calls that the plan includes, u account unknown or period not kept
+--   any more, i in progress, r reused, p replay, f memory full, s stored answers full,
 --   Q q calls of the month, P calls that the plan includes, B b budget of the month, C c credit: a sum would pass its limit
 --   (capital: organization, else key).
 -- Notes, in the order of their calls: of p the stored answer; of Q P B C q b c `limit left`; of l what is left of the budgets (the
---   least) and of the credit in nano, `-` where there is none, this call's maximum already taken off.
+--   least) and of the credit in nano, and of the included calls, `-` where there is none, this call already taken off at its most.
 
 local session, journal = KEYS[1], KEYS[2]
 if redis.call('EXISTS', session) == 0 then return 0 end
@@ -206,11 +206,11 @@ local function less(a, b) return a and math.min(a, b) or b end
 local function text_of(left) return left and string.format('%.0f', math.max(0, left)) or '-' end
 
 -- How many of n calls fit below every limit; the letter and the note of the limit that stops the next one; and the note of those
--- that fit, nil if no limit is on money.
+-- that fit, nil if no limit is on money or on included calls.
 local function room(tenant, key, period, n, maximum)
   local account = read_account(tenant, key, period)
   if not account[1] or not is_kept(period) then return 0, 'u' end
-  local raised, letter, stop, budget, credit = charges[account_key(tenant)] or {}, '', nil, nil, nil
+  local raised, letter, stop, budget, credit, included = charges[account_key(tenant)] or {}, '', nil, nil, nil, nil
   for i = 1, (key == '' and 4 or 7) do
     local limit = account[2 * i]
     local sum = integer(account[2 * i + 1]) + (raised[account.fields[i]] or 0)
@@ -219,13 +219,15 @@ local function room(tenant, key, period, n, maximum)
       local left = integer(limit) - sum
       local fits = unit > 0 and math.max(0, math.floor(left / unit)) or n
       if fits < n then n, letter, stop = fits, LETTERS[i], {limit, left, unit} end
+      if LETTERS[i] == 'P' then included = left end
       if IS_CREDIT[i] then credit = less(credit, left) elseif not COUNTS_CALLS[i] then budget = less(budget, left) end
     end
   end
   local refused = stop and stop[1] .. ' ' .. text_of(stop[2] - n * stop[3])
-  if not (budget or credit) then return n, letter, refused end
+  if not (budget or credit or included) then return n, letter, refused end
   local taken = n * maximum
-  return n, letter, refused, text_of(budget and budget - taken) .. ' ' .. text_of(credit and credit - taken)
+  local left = text_of(budget and budget - taken) .. ' ' .. text_of(credit and credit - taken)
+  return n, letter, refused, left .. ' ' .. text_of(included and included - n)
 end
 
 -- The verdict of a claim: nil if it is free, o if it is this very call's.

@@ -136,7 +136,7 @@ class Call:
         self.is_open = self.is_admitted = self.is_closing = self.is_ended = self.is_replay = False
         self.reply: Reply | None = None
         self.limits: list[Limit] = []
-        self.left: bytes | None = None  # of budgets and of credit, as books.lua told when it opened
+        self.left: bytes | None = None  # of budgets, credit and included calls, as books.lua told when it opened
         self.bytes_out = 0
         self.output_digest = ""
 

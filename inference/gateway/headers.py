@@ -87,11 +87,15 @@ def limit_lines(limits: list[Limit]) -> bytes:
 
 
 def left_lines(note: bytes, given_back: int, currency: str) -> bytes:
-    """What is left of budgets and of credit: as books.lua said at the open (`-` or nano), and what was given back since."""
-    budget, credit = note.split()
+    """What is left of budgets, of credit and of the plan's calls: as books.lua said at the open (`-`, nano, or a number).
+
+    `given_back`: nano since then.
+    """
+    budget, credit, included = note.split()
     named = (("x-maas-budget-left", budget), ("x-maas-credit-left", credit))
     lefts = [(name, money.text_of(int(nano) + given_back)) for name, nano in named if nano != b"-"]
-    return "".join([f"{name}: {left} {currency}\r\n" for name, left in lefts]).encode()
+    lines = "".join([f"{name}: {left} {currency}\r\n" for name, left in lefts]).encode()
+    return lines if included == b"-" else b"%bx-maas-included-left: %b\r\n" % (lines, included)
 
 
 COST = b"x-maas-cost"

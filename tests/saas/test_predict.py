@@ -274,10 +274,11 @@ def test_an_answer_says_what_it_cost_and_in_which_state_the_account_is(served):
         assert served.infer("rows", {"inputs": [tensor()]})[1]["x-maas-account"] == state
 
 
-def test_an_answer_says_what_is_left_of_budget_and_credit(served):
-    served.gateway.left, served.gateway.cost_nano = b"1500000000 -", 0
+def test_an_answer_says_what_is_left_of_budget_credit_and_included_calls(served):
+    served.gateway.left, served.gateway.cost_nano = b"1500000000 - 7", 0
     for _, told, _ in (served.infer("rows", {"inputs": [tensor()]}), served.predict("flowers", {"inputs": [[1, 2, 5]]})):
         assert (told["x-maas-budget-left"], "x-maas-credit-left" in told) == ("1.50 USD", False)
+        assert told["x-maas-included-left"] == "7"
 
 
 def test_a_refusal_by_a_cap_names_it_in_both_dialects(served):

@@ -252,20 +252,23 @@ async def test_a_refusal_says_the_limit_and_what_is_left(books, account, valkey)
         await call.hear()
 
     assert [call.opened[-1] for call in costly] == ["open", "open", "budget:organization", "budget:organization"]
-    assert [call.replayed for call in costly] == [b"500 7000", b"500 7000", b"2500 500", b"2500 500"]
-    assert [(call.opened[-1], call.replayed) for call in cheap] == [("open", b"500 7000"), ("quota:key", b"3 0")]
+    assert [call.replayed for call in costly] == [b"500 7000 -", b"500 7000 -", b"2500 500", b"2500 500"]
+    assert [(call.opened[-1], call.replayed) for call in cheap] == [("open", b"500 7000 -"), ("quota:key", b"3 0")]
 
 
-async def test_what_is_left_is_told_below_limits_on_money_only(books, account, valkey):
-    accounts.set_limits(ALICE, accounts.AccountLimits(9, {}, 1, included_calls=9), state=valkey)
-    plain = Asked(most=10)
+async def test_what_is_left_is_told_below_limits_on_money_and_on_what_is_included_only(books, account, valkey):
+    accounts.set_limits(ALICE, accounts.AccountLimits(9, {}, 1), state=valkey)
+    plain, included = Asked(most=10), Asked(most=10)
     await plain.open(books)
-    accounts.set_limits(ALICE, accounts.AccountLimits(9, {}, 2, organization_nano=100, key_nano={KEY: 50}), state=valkey)
+    accounts.set_limits(ALICE, accounts.AccountLimits(9, {}, 2, included_calls=9), state=valkey)
+    await included.open(books)
+    accounts.set_limits(ALICE, accounts.AccountLimits(9, {}, 3, organization_nano=100, key_nano={KEY: 50}), state=valkey)
     budgeted, test = Asked(most=10), Asked(most=10, mode="test")
     await budgeted.open(books)
     await test.open(books)
 
-    assert (plain.replayed, budgeted.replayed, test.replayed) == (None, b"30 -", None)
+    assert (plain.replayed, included.replayed) == (None, b"- - 7")
+    assert (budgeted.replayed, test.replayed) == (b"20 - -", None)
 
 
 async def test_the_quota_holds_when_64_clients_race_through_several_gateways(make_books, account, valkey):

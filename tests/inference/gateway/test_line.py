@@ -759,10 +759,23 @@ async def test_a_budget_refuses_what_can_cost_more_than_is_left(desk):
     await desk.reply(await desk.take(), outputs=[], compute_us=7)
 
     assert (await outcome).status == 200
-    assert first.left == b"500 8000"
+    assert first.left == b"500 8000 -"
     assert (error.status, error.code, error.source, error.cap["left"]) == (402, "budget_exceeded", "organization", "0.0000005")
     assert second.left is None
     await desk.until(lambda: desk.nano() == 1000)
+
+
+async def test_a_call_is_told_how_many_the_plan_still_includes(desk):
+    desk.key.is_capped = True
+    accounts.set_limits(desk.organization, accounts.AccountLimits(None, {}, 1, included_calls=2))
+    lefts = []
+    for _ in range(2):
+        call, outcome = desk.ask()
+        await desk.reply(await desk.take(), outputs=[], compute_us=7)
+        assert (await outcome).status == 200
+        lefts.append(call.left)
+
+    assert lefts == [b"- - 1", b"- - 0"]
 
 
 async def test_a_suspended_organizations_calls_are_refused(desk):

@@ -39,6 +39,7 @@ def test_the_month_after_december_is_january():
 
 
 def test_headers_say_what_is_left_of_what_there_is():
-    assert left_lines(b"- -", 0, "EUR") == b""
-    assert left_lines(b"400000000 -", 100_000_000, "EUR") == b"x-maas-budget-left: 0.50 EUR\r\n"
-    assert left_lines(b"0 12", 0, "EUR") == b"x-maas-budget-left: 0.00 EUR\r\nx-maas-credit-left: 0.000000012 EUR\r\n"
+    assert left_lines(b"- - -", 0, "EUR") == b""
+    assert left_lines(b"400000000 - -", 100_000_000, "EUR") == b"x-maas-budget-left: 0.50 EUR\r\n"
+    assert left_lines(b"0 12 -", 0, "EUR") == b"x-maas-budget-left: 0.00 EUR\r\nx-maas-credit-left: 0.000000012 EUR\r\n"
+    assert left_lines(b"- - 9999", 5, "EUR") == b"x-maas-included-left: 9999\r\n"
