@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from billing import tasks
-from billing.invoicing import push, reconcile_turns
+from billing.invoicing import push, reconcile, reconcile_turns
 from billing.models import ReconRun, StripePushed, Subscription
 from saas.lib import clock
 from tenants.databases import as_operator
@@ -16,8 +16,9 @@ SUMMARIES = "event_summaries"
 
 
 @pytest.fixture
-def two_months(world):
-    """Usage in 150 hours of a month that has ended, and in 150 of the next."""
+def two_months(world, monkeypatch):
+    """Usage in 150 hours of a month that has ended, of which no invoice is made here, and in 150 of the next."""
+    monkeypatch.setattr(reconcile, "INVOICED_WITHIN", timedelta(days=365))
     ends = (world.this_hour + timedelta(days=31)).replace(day=1, hour=0)
     for first in (ends - 200 * HOUR, ends):
         world.move_to(first + 151 * HOUR)
