@@ -21,8 +21,7 @@ DIALECTS: dict[str, dict[str, str]] = {
 class Workload:
     """`mode` is what is special about our side: `everysec` (how often the books reach the disk; otherwise each time), `bare`
     (no key, limits, metering and log), `upload` (the model as a customer's own), `budgets` (of the organization and its key).
-    `like`: the workload whose peers' best
-    configurations are taken, and whose rate an open loop takes its share of.
+    `like`: the workload whose peers' best configurations are taken, and whose rate an open loop takes its share of.
     """
 
     name: str

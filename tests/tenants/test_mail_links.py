@@ -1,7 +1,6 @@
 """The pages that links in mails lead to: each does what it says, once, in a browser without scripts."""
 
 import re
-import secrets
 from urllib.parse import urlsplit
 
 import pytest
@@ -10,23 +9,6 @@ from django.test import Client
 from tests.tenants.test_signup import APP, PASSWORD, sign_up
 
 NEW = "a new battery staple"
-
-
-@pytest.fixture
-def email():
-    return f"dora-{secrets.token_hex(6)}@example.org"
-
-
-@pytest.fixture
-def address():
-    """A network address of its own: accounts are limited by address."""
-    return "10.{}.{}.{}".format(*secrets.token_bytes(3))
-
-
-@pytest.fixture
-def browser():
-    """As strict about forms as a real service."""
-    return Client(enforce_csrf_checks=True)
 
 
 def link_in(mail):

@@ -15,24 +15,8 @@ EMAILS = "/_allauth/app/v1/account/email"
 
 
 @pytest.fixture
-def email():
-    return f"dora-{secrets.token_hex(6)}@example.org"
-
-
-@pytest.fixture
 def other():
     return f"mallory-{secrets.token_hex(6)}@example.org"
-
-
-@pytest.fixture
-def address():
-    """A network address of its own: accounts are limited by address."""
-    return "10.{}.{}.{}".format(*secrets.token_bytes(3))
-
-
-@pytest.fixture
-def browser():
-    return Client(enforce_csrf_checks=True)
 
 
 def send(method, path, token, body):

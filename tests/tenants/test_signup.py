@@ -16,17 +16,6 @@ APP, BROWSER = "/_allauth/app/v1/auth", "/_allauth/browser/v1"
 PASSWORD = "correct horse battery"
 
 
-@pytest.fixture
-def email():
-    return f"dora-{secrets.token_hex(6)}@example.org"
-
-
-@pytest.fixture
-def address():
-    """A network address of its own: sign-up is limited by address."""
-    return "10.{}.{}.{}".format(*secrets.token_bytes(3))
-
-
 def sign_up(client, email, address, **more):
     body = {"email": email, "password": PASSWORD} | more
     return client.post(f"{APP}/signup", body, content_type="application/json", REMOTE_ADDR=address)
