@@ -13,7 +13,7 @@ from django.test import Client
 from django.utils import timezone
 
 from tenants.sessions import SessionStore, kept
-from tests.tenants.test_signup import APP, address, email, sign_up  # noqa: F401  # fixtures
+from tests.tenants.test_signup import APP, sign_up
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def rows(*keys):
     return set(Session.objects.filter(session_key__in=keys).values_list("session_key", flat=True))
 
 
-def test_a_token_is_nowhere_in_the_table_and_what_stands_there_is_no_token(email, address):  # noqa: F811
+def test_a_token_is_nowhere_in_the_table_and_what_stands_there_is_no_token(email, address):
     token = sign_up(Client(), email, address).json()["meta"]["session_token"]
 
     with connections["owner"].cursor() as cursor:
