@@ -13,7 +13,7 @@ from django.test import Client
 from django.utils import timezone
 
 from tenants.sessions import SessionStore, kept
-from tests.tenants.test_signup import APP, sign_up
+from tests.tenants.test_signup import sign_up
 
 
 @pytest.fixture
