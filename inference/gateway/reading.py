@@ -14,6 +14,9 @@ from saas.lib import errors, fingerprints
 from saas.lib.errors import AppError
 
 
+MAX_MEMBERS = 256  # of a gzip body; what follows is copied for each
+
+
 def read_call(
     exchange: Exchange,
     route: ModelRoute,
@@ -115,19 +118,29 @@ def top_in(url: bytes) -> str | None:
 
 
 def expand(body: bytes, encoding: bytes, limit: int) -> bytes:
-    """The body without its Content-Encoding, at most `limit` bytes. Raises PayloadTooLarge, InvalidRequest."""
+    """The body without its Content-Encoding, at most `limit` bytes. Raises PayloadTooLarge, InvalidRequest.
+
+    gzip may come in several members, one after the other (RFC 1952, section 2.2), as some tools write it.
+    """
     name = encoding.strip().lower()
     if name == b"identity":
         return body
     if name not in (b"gzip", b"deflate"):
         raise errors.UnsupportedMediaType("Content-Encoding must be gzip, deflate or identity")
-    expander = zlib.decompressobj(31 if name == b"gzip" else 15)
-    try:
-        expanded = expander.decompress(body, limit + 1)
-    except zlib.error:
-        raise errors.InvalidRequest(f"The body is not valid {name.decode()}") from None
-    if len(expanded) > limit:
-        raise errors.PayloadTooLarge(f"The expanded body is larger than {limit} bytes")
-    if not expander.eof or expander.unused_data:
-        raise errors.InvalidRequest(f"The {name.decode()} body is truncated, or something follows it")
-    return expanded
+    parts: list[bytes] = []
+    size, rest = 0, body
+    while rest or not parts:
+        if len(parts) == (MAX_MEMBERS if name == b"gzip" else 1):
+            raise errors.InvalidRequest(f"Something follows the {name.decode()} body, which has {len(parts)} part(s) at most")
+        expander = zlib.decompressobj(31 if name == b"gzip" else 15)
+        try:
+            parts.append(expander.decompress(rest, limit - size + 1))
+        except zlib.error:
+            raise errors.InvalidRequest(f"The body is not valid {name.decode()}") from None
+        size += len(parts[-1])
+        if size > limit:
+            raise errors.PayloadTooLarge(f"The expanded body is larger than {limit} bytes")
+        if not expander.eof:
+            raise errors.InvalidRequest(f"The {name.decode()} body is truncated")
+        rest = expander.unused_data
+    return b"".join(parts)

@@ -425,6 +425,17 @@ def test_compressed_bodies_are_taken(served, encoding, pack):
     assert served.infer("rows", pack(BODY), {"Content-Encoding": encoding})[0] == 200
 
 
+def test_a_gzip_body_may_come_in_members(served):
+    parts = gzip.compress(BODY[:7]) + gzip.compress(b"") + gzip.compress(BODY[7:])
+    assert served.infer("rows", parts, {"Content-Encoding": "gzip"})[0] == 200
+
+
+def test_members_cannot_pass_the_limits(served):
+    for members, status in ((gzip.compress(b"0" * 1_000_000) * 50, 413), (gzip.compress(b"") * 300, 400)):
+        assert served.infer("rows", members, {"Content-Encoding": "gzip"})[0] == status
+    assert served.infer("rows", zlib.compress(BODY) * 2, {"Content-Encoding": "deflate"})[0] == 400
+
+
 def test_a_compression_bomb_is_413_and_a_truncated_one_400(served):
     bomb = gzip.compress(b"0" * 50_000_000)
     assert len(bomb) < 200_000
