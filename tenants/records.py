@@ -8,7 +8,9 @@ so that a late reader never overwrites a newer record. What does not exist (any 
 """
 
 import logging
+import random
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import timedelta
@@ -36,6 +38,7 @@ KEEP = 86_400  # seconds that the lanes server keeps a record
 MAKING_SECONDS = 60
 BATCH = 1000  # notes that one relay takes
 STORED_AT_ONCE = 100  # in one script, half a millisecond of the server that all calls pass
+ATTEMPTS = 8  # of a change to be stored before its answer, while others store the same record
 LEASE = timedelta(seconds=3)
 """How long a relay holds what it took. One that dies delays a change by so long."""
 OUTAGES = (redis.RedisError, OperationalError, InterfaceError)
@@ -193,8 +196,12 @@ def _due_now(notes: list[UUID]) -> None:
 
 
 def _project_now(name: str) -> None:
+    """Back when the change can be seen: whoever took the projection over may not have stored it yet, so it is taken back."""
     try:
-        project([name])
+        for attempt in range(ATTEMPTS):
+            if project([name]):
+                return
+            time.sleep(random.uniform(0, 0.01 * attempt))  # noqa: S311  # no secret; so that two do not go on taking turns
     except Exception as error:  # the change is committed: whatever fails here, the relay does it
         log.warning("a record waits for its relay: %s", error, extra={"record": name})
 

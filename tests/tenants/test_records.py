@@ -148,6 +148,37 @@ def test_a_slow_projection_does_not_overwrite_a_later_one(facts, name, lanes):
     assert (results, lanes.get(name)) == ([set()], b"new")
 
 
+def test_a_change_is_seen_when_it_is_answered_though_a_relay_took_it_over(facts, name, lanes):
+    """The relay found the note, and goes on to read, between the change's own reading and storing."""
+    facts[name], took_over, go_on = b"old", threading.Event(), threading.Event()
+    reads = []
+
+    def make(_):
+        reads.append(facts[name])
+        if len(reads) == 1:  # the change's own
+            relay.start()
+            assert took_over.wait(PATIENCE)
+        elif threading.current_thread() is relay:
+            took_over.set()
+            assert go_on.wait(PATIENCE)
+        return facts[name]
+
+    def in_relay():
+        records.project([name])
+        connections.close_all()
+
+    relay = threading.Thread(target=in_relay)
+    records.makers["fact"] = make
+    with transaction.atomic():
+        facts[name] = b"new"
+        records.changed(name)
+    seen = lanes.get(name)
+    go_on.set()
+    relay.join()
+    assert seen == b"new"
+    assert lanes.get(name) == b"new"
+
+
 def test_when_the_lanes_server_is_away_the_change_is_made_and_waits(facts, name, lanes, monkeypatch):
     facts[name] = b"new"
     monkeypatch.setattr(records, "client", lambda: redis.Redis.from_url("unix:///nowhere/at-all.sock"))
