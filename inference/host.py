@@ -118,8 +118,9 @@ class Host:
         ]
 
     def start(self) -> None:
-        try:
-            self._suspects.look()  # before the first call: a worker may just have died of one
+        try:  # before the first call: so that its death is noticed should it kill this worker, as it may have killed the last
+            self._client.zadd(WORKERS, {self.name: time.time() + BELIEVED_SECONDS})
+            self._suspects.look()
         except RedisError as error:
             log.warning("%s starts without the lanes server: %s", self.name, error)
         self._main.start()

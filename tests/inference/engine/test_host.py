@@ -29,6 +29,7 @@ from inference.lanes import (
     unpack_replies,
     worker_key,
 )
+from inference.pump import Pump
 from saas.lib.ids import uuid7
 from tests.inference.engine import models
 from tests.inference.engine.models import row, work
@@ -212,6 +213,17 @@ def test_a_cold_version_is_loaded_answers_and_is_advertised(gateway, store, star
     assert store.loads == [made.version]
     until(lambda: gateway.client.zscore(WORKERS, host.name))
     until(lambda: b'"calls":2' in (gateway.client.get(worker_key(host.name)) or b""))
+
+
+def test_a_worker_is_known_before_its_first_call(gateway, start, monkeypatch):
+    """Else gateways would not notice that this call ends it, and wait for its deadline."""
+    known = []
+    monkeypatch.setattr(Pump, "start", lambda pump: known.append(gateway.client.zrange(WORKERS, 0, -1)))
+    monkeypatch.setattr(Pump, "join", lambda pump, timeout: True)
+
+    host = start()
+
+    assert host.name.encode() in known[0]
 
 
 def test_what_has_accumulated_is_one_batch_and_one_message(gateway, store, start):
