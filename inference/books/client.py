@@ -1,6 +1,6 @@
 """The books as a gateway sees them: open a call before its answer leaves, close it afterwards.
 
-`Books` keeps one session on one pipelined connection. What calls ask for in one round of the event loop travels in one
+`Books` keeps one session on one pipelined connection. What calls ask for in a few rounds of the event loop travels in one
 script, and only one script is under way at a time. All methods and callbacks run on the loop; no single call has a task or a
 future here. See books.lua for what a script does; connection and heartbeat are in session.py.
 """
@@ -19,6 +19,7 @@ from inference.books.record import UsageRecord, pack_ended
 from inference.books.scripts import BOOKS, FULL, JOURNAL, open_key
 from inference.books.session import RETRY_EVERY, Session
 from inference.books.wire import Dialer, boot_seconds
+from saas.lib.gathering import Gathering
 from saas.lib.valkey import ReplyError
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class Books(Session):
         self._calls: dict[OpenCall, None] = {}  # from the sending of the open to the acknowledgement of the close
         self._flying: Batch | None = None
         self._unacknowledged: Batch | None = None  # was under way when its connection was lost
-        self._is_tick_due = self._is_flush_due = self._is_urgent = False
+        self._gathering = Gathering(lambda: len(self._opens), self._tick)
+        self._is_flush_due = self._is_urgent = False
 
     # --- for the gateway
 
@@ -131,9 +133,8 @@ class Books(Session):
     # --- one script a tick
 
     def _wake(self) -> None:
-        if not self._is_tick_due and self._flying is None and self._is_registered:
-            self._is_tick_due = True
-            self._loop.call_soon(self._tick)
+        if self._flying is None and self._is_registered:
+            self._gathering.begin(self._loop)
 
     def _flush(self) -> None:
         self._is_flush_due = False
@@ -142,7 +143,6 @@ class Books(Session):
             self._wake()
 
     def _tick(self) -> None:
-        self._is_tick_due = False
         if self._flying is not None or not self._is_registered or not (self._opens or self._closes):
             return
         closes = self._closes[:CALLS_PER_SCRIPT]
@@ -181,7 +181,7 @@ class Books(Session):
         for call, letter in zip(batch.opens, islice(verdicts, len(batch.closes), None), strict=True):
             self._opened(call, OPEN_VERDICTS[letter], next(notes) if letter in NOTED else None)
         if self._opens or self._is_urgent:
-            self._tick()
+            self._wake()
         if self._changed is not None:
             self._changed.set()
 

@@ -27,6 +27,7 @@ from inference.lanes import (
     worker_key,
 )
 from saas.lib.errors import Unavailable
+from saas.lib.gathering import Gathering
 from saas.lib.valkey import Connection, Script
 from tenants import records
 
@@ -77,7 +78,8 @@ class Lanes:
         self._to_release: dict[Places, int] = {}
         self._connections = 0
         self._holder = ""  # who holds the places that calls take over this connection
-        self._is_tick_due = self._is_stopping = False
+        self._gathering = Gathering(lambda: len(self._to_push), self._gathered)
+        self._is_stopping = False
         self._release_timer: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -230,9 +232,11 @@ class Lanes:
     def push(self, call: Call) -> None:
         """Admit `call` with this tick; `on_admitted` is told what came of it."""
         self._to_push.append(call)
-        if not self._is_tick_due:
-            self._is_tick_due = True
-            self._loop.call_soon(self._tick)
+        self._gathering.begin(self._loop)
+
+    def _gathered(self) -> None:
+        if self._to_push:  # else they have travelled with a release
+            self._tick()
 
     def repush(self, call: Call) -> None:
         """Put a call whose worker died into its lane again. It holds its places still."""
@@ -262,7 +266,6 @@ class Lanes:
             self._tick()
 
     def _tick(self) -> None:
-        self._is_tick_due = False
         calls, self._to_push = self._to_push, []
         for start in range(0, max(len(calls), 1), CALLS_PER_SCRIPT):
             self._send(calls[start : start + CALLS_PER_SCRIPT])
