@@ -13,7 +13,6 @@ from inference.routes import ModelRoute, VersionRoute
 from saas.lib import errors, fingerprints
 from saas.lib.errors import AppError
 
-
 MAX_MEMBERS = 256  # of a gzip body; what follows is copied for each
 
 

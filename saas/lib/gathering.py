@@ -1,8 +1,8 @@
 """Let what comes with the next rounds of an event loop travel together.
 
-A script on a Valkey costs some 40 µs before it looks at the first call, and waking up the other side costs more. Clients that were
-answered together ask again together, but a loop reads a few of them in each round: a tick that leaves after the first round
-takes few along. Waiting for those that are on their way made 16 clients' calls a quarter cheaper (docs/performance.md).
+A script on a Valkey costs some 40 µs before it looks at the first call, and waking up the other side costs more. Clients that
+were answered together ask again together, but a loop reads a few of them in each round: a tick that leaves after the first
+round takes few along. Waiting for those that are on their way made 16 clients' calls a quarter cheaper (docs/performance.md).
 """
 
 import asyncio
