@@ -100,7 +100,7 @@ async def measured(small: Size, large: Size, *, turns: int, ticks: int) -> dict[
 
 @asynccontextmanager
 async def platform(size: Size) -> AsyncIterator["Platform"]:
-    with valkey(appendonly="yes") as state, valkey() as lanes:
+    with valkey(**{"appendonly": "yes", "auto-aof-rewrite-percentage": "0"}) as state, valkey() as lanes:
         made = Platform(size, state, lanes)
         made.fill()
         with workers(lanes, [route.versions["1.0.0"].id for route in made.routes[:RESIDENT]], size.workers):
