@@ -10,7 +10,7 @@ import pytest_asyncio
 from inference.books import accounts
 from inference.books.client import Books
 from inference.books.reaper import Reaper
-from inference.books.scripts import BOOKS, FULL, JOURNAL, SESSION, open_key
+from inference.books.scripts import BEAT, BOOKS, FULL, JOURNAL, SESSION, open_key
 from saas.lib.valkey import Connection
 from tests.inference.books.calls import ALICE, Asked, charged, open_entries, records
 from tests.waiting import until_async
@@ -69,6 +69,7 @@ async def road(server):
 
 
 async def test_what_an_old_socket_still_holds_writes_nothing_after_the_adoption(make_books, road, account, valkey):
+    valkey.script_load(BEAT.source)  # a first heartbeat, if it is held, could not have it loaded
     books = await make_books(dial=road.dial)
     for _ in range(20):
         before = await _open_some(books, 3)
