@@ -116,7 +116,9 @@ class Service:
         """Put it into the catalogue, if it is not there. Raises Failed."""
         manifest = ["--manifest", str(model.manifest)] if model.manifest else []
         self._manage("publish", str(model.file), "--name", model.name, *manifest)
-        self._manage("set_price", f"catalog/{model.name}", "--call", "0.0001", "--second", "0.01", "--first")
+        self._manage(
+            "set_price", f"catalog/{model.name}", "--call", "0.0001", "--second", "0.01", "--first", "--reason", "benchmark"
+        )
 
     def _manage(self, *arguments: str) -> None:
         command = [sys.executable, "manage.py", *arguments]

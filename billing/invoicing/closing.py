@@ -2,8 +2,10 @@
 
 Stripe invoices at the end what it was told until then; the running hour is not sealed by then. So once the hour of the end is
 sealed, what is due by the ledger for the subscription's last period is compared with what its invoices charge for it, and what
-is left becomes an invoice of its own: one for each subscription, made under its name. A subscription that ended with its month
-has all of it on the month's invoice, and nothing is left. Any step may be repeated; whoever dies leaves it to the next one.
+is left becomes an invoice of its own: one for each subscription, made under its name. Credit that was used is taken off there,
+also for usage that Stripe's own invoice of the end has charged: what is less than nothing then goes to the customer's balance. A
+subscription that ended with its month has all of it on the month's invoice, and nothing is left. Any step may be repeated;
+whoever dies leaves it to the next one.
 """
 
 import logging
@@ -76,19 +78,20 @@ def _close(row: Subscription, period: Period | None, days_until_due: int | None)
     if last is not None and last.status != "draft":
         _write(last, period)
         return True
-    parts = usage_charge.parts_of(period)
-    left = usage_charge.total(parts) - sum(invoice_periods.charged(each, period) for each in others)
-    if left == 0 and last is None:
+    parts, currency = usage_charge.parts_of(period), row.plan_version.currency
+    due = usage_charge.total(parts)
+    left = due - sum(invoice_periods.charged(each, period) for each in others)
+    if left == 0 and last is None and invoice_credit.left(period, currency, due=due) == 0:
         return True
     last = last or stripe_invoices.create_invoice(
         customer=period.customer,
-        currency=row.plan_version.currency,
+        currency=currency,
         metadata={MARK: period.subscription},
         key=f"last:{period.subscription}",
         days_until_due=days_until_due,
     )
     usage_charge.put_item(last, period, parts, left)
-    invoice_credit.take_off(stripe_invoices.retrieve_invoice(last.id), period, due=left)
+    invoice_credit.take_off(stripe_invoices.retrieve_invoice(last.id), period, due=due)
     _write(stripe_invoices.finalize_invoice(last.id), period)
     log.info("the last usage of subscription %s is on the invoice %s", period.subscription, last.id)
     return True

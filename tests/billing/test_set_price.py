@@ -9,6 +9,9 @@ from billing.models import PriceVersion
 from tenants.databases import as_operator
 
 
+WHY = ("--reason", "test")
+
+
 def set_price(*arguments):
     out = StringIO()
     call_command("set_price", *arguments, stdout=out)
@@ -29,7 +32,7 @@ def test_a_model_gets_a_price(public_model):
 
 def test_a_first_price_is_given_once(public_model):
     for call in ("1", "2"):
-        set_price(f"catalog/{public_model.name}", "--call", call, "--first")
+        set_price(f"catalog/{public_model.name}", "--call", call, "--first", "--reason", "it begins")
 
     assert prices_of(public_model) == ["1.000000000"]
 
@@ -37,12 +40,15 @@ def test_a_first_price_is_given_once(public_model):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["catalog/nothing-there"], "no model"),
-        ([], "Say the model"),
-        (["--organization", "nobody-at-all"], "no organization"),
-        (["{model}", "--call", "-1"], "call_price"),
-        (["{model}", "--currency", "XXX"], "currency"),
-        (["{model}", "--starts-at", "2020-01-01"], "starts_at"),
+        (["catalog/nothing-there", "--call", "1", *WHY], "no model"),
+        (["--call", "1", *WHY], "Say the model"),
+        (["--call", "1", "--organization", "nobody-at-all", *WHY], "no organization"),
+        (["{model}", "--call", "-1", *WHY], "call_price"),
+        (["{model}", "--call", "1", "--currency", "XXX", *WHY], "currency"),
+        (["{model}", "--call", "1", "--starts-at", "2020-01-01", *WHY], "starts_at"),
+        (["{model}", *WHY], "Say what it costs"),
+        (["{model}", "--call", "1"], "--reason"),
+        (["{model}", "--call", "1", "--reason", " "], "Say why"),
     ],
 )
 def test_what_is_wrong_is_said(public_model, arguments, reason):

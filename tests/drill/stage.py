@@ -24,13 +24,13 @@ from billing.sale.plans import change
 from tenants.access import SYSTEM, Actor
 from tenants.actions import set_organization_limits
 call_command('publish', {artifact!r}, '--name', {shared!r})
-call_command('set_price', 'catalog/{shared}', '--row=0.0001', '--second=0.5')
+call_command('set_price', 'catalog/{shared}', '--row=0.0001', '--second=0.5', '--reason=drill')
 for organization, slug, plan, monthly_calls, options in {organizations!r}:
     change(UUID(organization), plan, actor=Actor('operator'))
     set_organization_limits(UUID(organization), rate=1e6, burst=1000000, concurrency=10000, monthly_calls=monthly_calls)
     for model in ([''], ['', 'catalog/{shared}'])[plan != 'pay-as-you-go']:
         if options:
-            call_command('set_price', model, '--organization=' + slug, *options)
+            call_command('set_price', model, '--organization=' + slug, '--reason=drill', *options)
 credit.grant(UUID({prepaid!r}), amount_nano={credit}, category='paid', reason='for the drill', actor=SYSTEM)
 """
 STARTED = "SELECT bool_and(starts_at <= now()) FROM price_version WHERE tenant_id IS NOT NULL"

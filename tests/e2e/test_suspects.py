@@ -34,7 +34,7 @@ def killer(service, tmp_path_factory):
     file = tmp_path_factory.mktemp("killer") / "model.onnx"
     file.write_bytes(quotient_of_less())
     service.manage("publish", str(file), "--name", name)
-    service.manage("set_price", f"catalog/{name}", "--call", "0", "--first")
+    service.manage("set_price", f"catalog/{name}", "--call", "0", "--first", "--reason", "test")
     yield name
     service.lanes().delete(SUSPECTS)
 

@@ -1,4 +1,4 @@
-"""`manage.py set_price catalog/iris --call 0.0001`: add a price to the book, as the admin's page does."""
+"""`manage.py set_price catalog/iris --call 0.0001 --reason …`: add a price to the book, as the admin's page does."""
 
 from argparse import ArgumentParser
 from datetime import UTC, datetime
@@ -29,26 +29,30 @@ class Command(BaseCommand):
         parser.add_argument(
             "model", nargs="?", default="", help="organization/name; without: all private models of --organization."
         )
-        parser.add_argument("--call", type=amount, default=Decimal(0), help="Per call.")
-        parser.add_argument("--row", type=amount, default=Decimal(0), help="Per row.")
-        parser.add_argument("--second", type=amount, default=Decimal(0), help="Per second of computing.")
+        parser.add_argument("--call", type=amount, help="Per call.")
+        parser.add_argument("--row", type=amount, help="Per row.")
+        parser.add_argument("--second", type=amount, help="Per second of computing.")
         parser.add_argument("--currency", default="USD")
         parser.add_argument("--organization", default="", help="Its slug: the price is only its own.")
         parser.add_argument("--starts-at", type=datetime.fromisoformat, help="Like 2027-01-01T00:00:00 (UTC).")
         parser.add_argument("--first", action="store_true", help="Only if the model has no price yet.")
-        parser.add_argument("--reason", default="", help="Why; it is kept.")
+        parser.add_argument("--reason", required=True, help="Why; it is kept.")
 
     def handle(
         self,
         *,
         model: str,
-        call: Decimal,
-        row: Decimal,
-        second: Decimal,
+        call: Decimal | None,
+        row: Decimal | None,
+        second: Decimal | None,
         starts_at: datetime | None,
         first: bool,
         **options: str,
     ) -> None:
+        if call is row is second is None:
+            raise CommandError("Say what it costs: --call, --row or --second; what costs nothing is --call 0")
+        if not options["reason"].strip():
+            raise CommandError("Say why: --reason; it is kept with the price")
         if starts_at is not None and starts_at.tzinfo is None:
             starts_at = starts_at.replace(tzinfo=UTC)
         try:
@@ -61,9 +65,9 @@ class Command(BaseCommand):
                     model=of,
                     organization=found_organization(options["organization"]) if options["organization"] else None,
                     currency=options["currency"],
-                    call_price=call,
-                    row_price=row,
-                    second_price=second,
+                    call_price=call or Decimal(0),
+                    row_price=row or Decimal(0),
+                    second_price=second or Decimal(0),
                     starts_at=starts_at,
                     actor=Actor("operator"),
                     reason=options["reason"],

@@ -211,26 +211,58 @@ def _next_month(world):
     return stripe_invoices.retrieve_invoice(draft.id).lines
 
 
-def test_credit_is_taken_off_once_of_the_two_last_invoices_of_a_month(world, ended, subscribe):
-    """Of thirty dollars' credit the ended subscription's last invoice takes what it charges, the next one the rest."""
+@pytest.fixture
+def used_credit(world, ended):
+    """Thirty dollars of credit have paid for usage of the month."""
     credit.grant(world.tenant, amount_nano=30 * NANO, category="promotional", reason="welcome", actor=SYSTEM)
     with as_operator(), connections["ops"].cursor() as cursor, transaction.atomic(using="ops"):
         credit.settle(cursor, world.tenant)
         CreditMonth.objects.update_or_create(
             organization_id=world.tenant, period=f"{ended:%Y-%m}", defaults={"burnt_nano": 30 * NANO, "off_nano": 30 * NANO}
         )
+
+
+def test_credit_is_taken_off_once_of_the_two_last_invoices_of_a_month(world, ended, used_credit):
+    """The ended subscription's last invoice takes what it has charged in all, the next one the rest."""
     row = row_of(world)
     seal(world)
     closing.close(row.id)
     [last] = last_of(world)
     [period] = [each for each in periods.periods_of(row, since=ended - HOUR, until=ended) if each.end == ended]
-    first = due_of(20, world.part(end=ended)) - 200
+    first = due_of(20, world.part(end=ended))
     assert [line.amount_minor for line in credit_lines(last)] == [-first]
 
     other = stripe_invoices.create_invoice(customer=world.stripe.customer, currency="USD", metadata={}, key="other")
     taken = invoice_credit.take_off(other, replace(period, start=ended, end=world.end_of_month), due=5_000)
 
     assert taken == 3_000 - first
+
+
+def test_what_the_card_has_paid_although_credit_had_goes_to_the_balance(world, ended, used_credit, standin):
+    """Stripe's own invoice of the end has charged two dollars of usage, and knows of no credit."""
+
+    def balance():
+        return standin.world.store.get("customer", world.stripe.customer)["balance"]
+
+    before = balance()
+    seal(world)
+    assert closing.close(row_of(world).id)
+
+    [last] = last_of(world)
+    assert last.total_minor == -200
+    assert balance() == before - 200
+
+
+def test_credit_comes_back_also_where_stripe_has_charged_all_of_it(world, ended, used_credit, monkeypatch):
+    due = due_of(20, world.part(end=ended))
+    charged = [due]
+    monkeypatch.setattr(closing.invoice_periods, "charged", lambda each, period: charged.pop() if charged else 0)
+    seal(world)
+
+    assert closing.close(row_of(world).id)
+
+    [last] = last_of(world)
+    assert last.total_minor == -due
 
 
 def credit_lines(found):
