@@ -6,10 +6,14 @@ slug is one's own, else a public one. Another organization's private model does 
 """
 
 from collections.abc import Collection
+from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import msgspec
+from django.db import transaction
 from django.db.models import Prefetch
+from django.utils import timezone
 
 from inference import artifacts, price_list
 from inference.engine.manifest import parse_manifest
@@ -19,9 +23,12 @@ from inference.models import LiveQuerySet, MLModel, ModelVersion, State, Version
 from inference.routes import ModelRoute, TensorSpec, VersionRoute, pack_route, preferred
 from saas.lib.errors import NotFound
 from saas.lib.prices import Price
+from tenants.databases import current_alias
 from tenants.models import CATALOG_ID, CATALOG_SLUG, Organization
-from tenants.records import changed
+from tenants.records import changed, project_now
 from tenants.scope import tenant_scope
+
+JUST_NOW = timedelta(seconds=5)  # within which a change has reached every gateway in any case
 
 
 def own_record(organization_id: UUID, name: str) -> str:
@@ -50,6 +57,13 @@ def make_records(names: Collection[str]) -> dict[str, bytes]:
         routes = load_public_routes(owner, mine) if kind == "public" else load_own_routes(UUID(hex=owner), mine)
         made |= {f"route:{kind}:{owner}:{route.name}": pack_route(route) for route in routes}
     return made
+
+
+def see_to(version: ModelVersion) -> None:
+    """Have gateways know of a version that has just become ready before its reader is told so. Inside a transaction."""
+    if version.ready_at is not None and timezone.now() - version.ready_at < JUST_NOW:
+        name = own_record(version.organization_id, version.model.name)
+        transaction.on_commit(partial(project_now, name), using=current_alias())
 
 
 def model_changed(model: MLModel, *, was_public: bool = False) -> None:

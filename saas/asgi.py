@@ -37,7 +37,7 @@ from saas.config import Config  # noqa: E402
 from saas.lib import garbage, ids  # noqa: E402
 from saas.lib.addresses import client_of  # noqa: E402
 from saas.lib.errors import NotFound, PayloadTooLarge  # noqa: E402
-from saas.management import Management, Receive, Scope, Send, respond  # noqa: E402
+from saas.management import Management, Message, Receive, Scope, Send, respond  # noqa: E402
 from tenants.problems import problem  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -92,8 +92,18 @@ class Application:
             if (target := target_in(scope)) is not None:
                 await answer(self._front, target, scope, receive, send)
             else:
-                front = self._front
+                front, send = self._front, self._once_heard(send)
                 await self._management.answer(scope, receive, send, front.metrics, front.gateway.access.principal)
+
+    def _once_heard(self, send: Send) -> Send:
+        """Sends an answer once this process knows what it says has changed, so that the client's next call meets it."""
+
+        async def send_later(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._gateway is not None:
+                await self._gateway.lanes.hear_all()
+            await send(message)
+
+        return send_later
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()

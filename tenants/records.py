@@ -78,7 +78,7 @@ def changed(name: str) -> None:
     After the commit and before the answer it is stored and published. If that fails, `relay` does it soon after.
     """
     note([name])
-    transaction.on_commit(partial(_project_now, name), using=current_alias())
+    transaction.on_commit(partial(project_now, name), using=current_alias())
 
 
 def note(names: Iterable[str]) -> None:
@@ -195,8 +195,11 @@ def _due_now(notes: list[UUID]) -> None:
             RecordChange.objects.filter(id__in=notes).update(next_try_at=timezone.now())
 
 
-def _project_now(name: str) -> None:
-    """Back when the change can be seen: whoever took the projection over may not have stored it yet, so it is taken back."""
+def project_now(name: str) -> None:
+    """Back when a change that is committed is stored and published, or when that has to be left to the relay.
+
+    Whoever took the projection over may not have stored it yet, so it is taken back.
+    """
     try:
         for attempt in range(ATTEMPTS):
             if project([name]):

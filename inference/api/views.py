@@ -10,7 +10,7 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from inference import actions
+from inference import actions, registry
 from inference.api import upload
 from inference.api.shapes import (
     AliasBody,
@@ -175,6 +175,7 @@ class VersionView(ModelsOwnerView):
         chosen = self.versions(found).filter(id=resolve_version(found, version).id).first()
         if chosen is None:
             raise NotFound(f"The model {model} has no version or alias {version}")
+        registry.see_to(chosen)
         return Response(VersionDetailOut(chosen).data)
 
     @extend_schema(responses={204: None})

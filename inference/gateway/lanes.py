@@ -42,6 +42,7 @@ LONG_MS = 1.0  # a call of less takes no turns: whoever waits for it waits littl
 TURN_MS = 50.0  # work of organizations that call the same version at the same time, which they share
 WATCH_EVERY = 1.0
 ASK_SECONDS = 2.0  # for a reply that somebody waits for
+HEAR_SECONDS = 0.5
 HUNG_SECONDS = 2.0  # without a reply, after which the server is given nothing more
 MAX_BUFFERED = 64 << 20  # bytes of one connection that it has not taken, beyond which it is given nothing more
 Places = tuple[str, str, str, str]
@@ -146,6 +147,12 @@ class Lanes:
         if isinstance(reply, Exception):
             raise Unavailable("The lanes server does not answer; try again soon", retry_after=1) from reply
         return reply
+
+    async def hear_all(self) -> None:
+        """Back when every change that was published before now is known here, or after HEAR_SECONDS."""
+        if self._replies is not None and not self.is_hung:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._replies.hear_all(), HEAR_SECONDS)
 
     # --- connection
 

@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, on_lost: Callable[[], None] | None = None) -> None:
         self._reader = hiredis.Reader()
         self._waiting: deque[Done | None] = deque()
+        self._hearing: deque[asyncio.Future[None]] = deque()
         self._on_lost = on_lost
         self._on_message: Callable[[bytes, bytes], None] | None = None
         self._transport: asyncio.Transport | None = None
@@ -130,6 +131,14 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(hiredis.pack_command(("SUBSCRIBE", *channels)))  # type: ignore[arg-type]  # as in send
 
+    def hear_all(self) -> "asyncio.Future[None]":
+        """Done when all that was published before now was given to `on_message`; never, if the connection is lost."""
+        heard: asyncio.Future[None] = self._loop.create_future()
+        self._hearing.append(heard)
+        if self._transport is not None:
+            self._transport.write(hiredis.pack_command(("PING",)))
+        return heard
+
     def close(self) -> None:
         """Close after what was written is out. Waiting commands get their ConnectionError soon after."""
         if self._transport is not None:
@@ -177,6 +186,8 @@ class Connection(asyncio.Protocol):
             self._on_message(reply[1], reply[2])
         elif reply[0] == b"subscribe":
             self._on_message(b"", reply[1])
+        elif reply[0] == b"pong" and not (heard := self._hearing.popleft()).done():
+            heard.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
         waiting, self._waiting = self._waiting, deque()

@@ -8,7 +8,6 @@ from django.core.management import CommandError, call_command
 from billing.models import PriceVersion
 from tenants.databases import as_operator
 
-
 WHY = ("--reason", "test")
 
 

@@ -108,6 +108,17 @@ async def test_a_subscription_hears_that_it_listens_and_then_the_messages(url, l
     assert heard == [(b"", b"test:valkey:a"), (b"", b"test:valkey:b"), (b"test:valkey:b", b"\xff")]
 
 
+async def test_a_subscription_tells_when_all_that_was_published_was_heard(url, lanes):
+    heard = []
+    async with connected(url) as connection:
+        connection.subscribe(["test:valkey:a"], lambda *what: heard.append(what))
+        await until_async(lambda: heard)
+        for number in range(3):
+            lanes.publish("test:valkey:a", b"%d" % number)
+            await connection.hear_all()
+            assert heard[-1] == (b"test:valkey:a", b"%d" % number)
+
+
 @pytest.fixture
 def script(tmp_path) -> Script:
     (tmp_path / "first.lua").write_text("#!lua flags=allow-oom\nlocal function twice(n) return 2 * n end\n")

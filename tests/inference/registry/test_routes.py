@@ -3,8 +3,12 @@
 import time
 
 import pytest
+from django.utils import timezone
 
+from inference import registry
+from inference.models import ModelVersion
 from inference.routes import unpack_route
+from tenants.scope import tenant_scope
 from tests.inference.intake.onnx_models import linear
 from tests.waiting import PATIENCE
 
@@ -49,6 +53,25 @@ def test_every_change_is_pushed(client_of, alice, upload, judge, lanes):
     assert pushed().aliases == {"production": "1.0.0"}
     client.delete("/api/v1/models/iris")
     assert pushed() is None
+    assert lanes.get(own(alice)) == b""
+
+
+def test_who_reads_that_a_version_is_ready_can_call_it(client_of, alice, iris, lanes):
+    """Also where nobody has published yet that it is: as between the commit of its intake and the projection."""
+    lanes.set(own(alice), b"")
+
+    assert client_of(alice).get(f"/api/v1/models/{iris}/versions/1.0.0").json()["state"] == "ready"
+
+    assert record_of(lanes, own(alice)).version(None).number == "1.0.0"
+
+
+def test_what_has_long_been_ready_is_not_published_by_who_reads_it(client_of, alice, iris, lanes):
+    with tenant_scope(alice.organization.id):
+        ModelVersion.objects.of(alice.organization).update(ready_at=timezone.now() - registry.JUST_NOW)
+    lanes.set(own(alice), b"")
+
+    client_of(alice).get(f"/api/v1/models/{iris}/versions/1.0.0")
+
     assert lanes.get(own(alice)) == b""
 
 
