@@ -1,11 +1,11 @@
 """The last usage of a subscription that has ended in the middle of a month, on a last invoice.
 
 Stripe invoices at the end what it was told until then; the running hour is not sealed by then. So once the hour of the end is
-sealed, what is due by the ledger for the subscription's last period is compared with what its invoices charge for it, and what
-is left becomes an invoice of its own: one for each subscription, made under its name. Credit that was used is taken off there,
-also for usage that Stripe's own invoice of the end has charged: what is less than nothing goes to the customer's balance. A
-subscription that ended with its month has all of it on the month's invoice, and nothing is left. Any step may be repeated;
-whoever dies leaves it to the next one.
+sealed, and ledger, what was pushed and Stripe's sums agree (else an operator is called), what is due by the ledger for the
+subscription's last period is compared with what its invoices charge for it. What is left becomes an invoice of its own: one for
+each subscription, made under its name. Credit that was used is taken off there, also for usage that Stripe's own invoice of the
+end has charged: what is less than nothing goes to the customer's balance. A subscription that ended with its month has all on the
+month's invoice, and nothing is left. Any step may be repeated; whoever dies leaves it to the next one.
 """
 
 import logging
@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from billing.invoicing import invoice_credit, invoice_periods, invoices, periods, push, usage_charge
-from billing.invoicing.models import Settlement
+from billing.invoicing.models import Settlement, Verdict
 from billing.invoicing.periods import Period
+from billing.invoicing.reconcile import reconcile
 from billing.models import Invoice, Subscription
 from billing.proof.billed import HOUR, hour_of
 from billing.proof.sealer import sealed_until
@@ -27,7 +28,8 @@ from tenants.databases import as_operator
 
 log = logging.getLogger(__name__)
 
-AGAIN, LEASE, DEADLINE = timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=12)
+AGAIN, AGAIN_AFTER_MISMATCH = timedelta(minutes=1), timedelta(minutes=10)
+LEASE, DEADLINE = timedelta(minutes=5), timedelta(hours=12)
 MARK = invoice_periods.LAST
 
 
@@ -48,13 +50,13 @@ def close(subscription: UUID) -> bool:
     with alone(f"close {row.stripe_subscription}"):  # whoever took the lease before may be at it still
         found = customers.retrieve_subscription(row.stripe_subscription)
         ended_at = found.ended_at
-        is_done = ended_at is not None and _close(row, _last(row, ended_at), found.days_until_due)
+        again = AGAIN if ended_at is None else _close(row, _last(row, ended_at), found.days_until_due)
     with as_operator():
         rows = Subscription.objects.of(row.organization_id).filter(id=row.id)
-        rows.update(closing_at=None if is_done else clock.now() + AGAIN)
-    if not is_done and ended_at is not None and now - ended_at > DEADLINE:
+        rows.update(closing_at=None if again is None else clock.now() + again)
+    if again is not None and ended_at is not None and now - ended_at > DEADLINE:
         log.error("the last usage of subscription %s is not invoiced yet", row.stripe_subscription)
-    return is_done
+    return again is None
 
 
 def _last(row: Subscription, ended_at: datetime) -> Period | None:
@@ -63,26 +65,30 @@ def _last(row: Subscription, ended_at: datetime) -> Period | None:
     return found[-1] if found else None
 
 
-def _close(row: Subscription, period: Period | None, days_until_due: int | None) -> bool:
+def _close(row: Subscription, period: Period | None, days_until_due: int | None) -> timedelta | None:
+    """How long until it is looked at again; None: all is invoiced."""
     if period is None:
-        return True
+        return None
     with as_operator():
         until = sealed_until()
     if until is None or until < hour_of(period.end + HOUR - timedelta(microseconds=1)):
-        return False
+        return AGAIN
     push.cover(period)
     push.send_due(period.tenant)
     others, last = _invoices(period)
     if any(each.status == "draft" for each in others):
-        return False  # what it will charge is not final
+        return AGAIN  # what it will charge is not final
     if last is not None and last.status != "draft":
         _write(last, period)
-        return True
+        return None
+    verdict = reconcile(period).verdict
+    if verdict != Verdict.MATCH:
+        return AGAIN if verdict == Verdict.LAG else AGAIN_AFTER_MISMATCH
     parts, currency = usage_charge.parts_of(period), row.plan_version.currency
     due = usage_charge.total(parts)
     left = due - sum(invoice_periods.charged(each, period) for each in others)
     if left == 0 and last is None and invoice_credit.left(period, currency, due=due) == 0:
-        return True
+        return None
     last = last or stripe_invoices.create_invoice(
         customer=period.customer,
         currency=currency,
@@ -94,7 +100,7 @@ def _close(row: Subscription, period: Period | None, days_until_due: int | None)
     invoice_credit.take_off(stripe_invoices.retrieve_invoice(last.id), period, due=due)
     _write(stripe_invoices.finalize_invoice(last.id), period)
     log.info("the last usage of subscription %s is on the invoice %s", period.subscription, last.id)
-    return True
+    return None
 
 
 def _invoices(period: Period) -> tuple[list[StripeInvoice], StripeInvoice | None]:

@@ -9,7 +9,8 @@ from django.db import connections, transaction
 
 from billing.caps import credit
 from billing.invoicing import closing, invoice_credit, invoices, periods, push, settling, usage_charge
-from billing.models import CreditMonth, Invoice, Subscription
+from billing.invoicing.models import PushState
+from billing.models import CreditMonth, Invoice, StripePush, Subscription
 from billing.stripe import catalogue as stripe_catalogue
 from billing.stripe import customers, following
 from billing.stripe import invoices as stripe_invoices
@@ -209,6 +210,26 @@ def _next_month(world):
     row = settling.heard_of(draft.id)
     assert settling.settle(row.id)
     return stripe_invoices.retrieve_invoice(draft.id).lines
+
+
+def test_nothing_is_invoiced_while_what_was_told_is_not_what_stripe_counts(world, ended, caplog):
+    """An operator is called, and once it is right the last invoice is made."""
+    row = row_of(world)
+    seal(world)
+    push.push(world.tenant)
+    with as_operator():
+        told = StripePush.objects.of(world.tenant).filter(state=PushState.ACCEPTED).first()
+        StripePush.objects.of(world.tenant).filter(id=told.id).update(state=PushState.REJECTED)
+
+    assert not closing.close(row.id)
+
+    assert last_of(world) == []
+    assert "Stripe and the ledger differ" in caplog.text
+    with as_operator():
+        StripePush.objects.of(world.tenant).filter(id=told.id).update(state=PushState.ACCEPTED)
+    world.move(minutes=11)
+    assert closing.close(row.id)
+    assert of_usage(world) == due_of(20, world.part(end=ended))
 
 
 @pytest.fixture
