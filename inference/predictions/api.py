@@ -94,10 +94,15 @@ class PredictionView(SteppedView):
 
     renderer_classes = (TextRenderer,)
 
+    def seen(self) -> PredictionQuerySet:
+        """The organization's predictions that the caller sees; there are no others to them."""
+        rows: PredictionQuerySet = Prediction.objects.of(self.organization).seen_by(self.access.key)
+        return rows
+
     def find(self, shown_id: str) -> Prediction:
-        """The organization's prediction of that id, without its data. Raises NotFound."""
+        """The prediction of that id, without its data. Raises NotFound, also of one that the caller does not see."""
         pk = parse_id("pred", shown_id)
-        rows = without_data(Prediction.objects.of(self.organization))
+        rows = without_data(self.seen())
         found: Prediction | None = rows.filter(pk=pk).first() if pk else None
         if found is None:
             raise NotFound(f"There is no prediction {shown_id}")
@@ -177,7 +182,7 @@ class PredictionsView(PredictionView):
     @extend_schema(parameters=FILTERS, responses=ListedOut(many=True))
     def get(self, request: Request) -> Response:
         with tenant_scope(self.organization.id):
-            rows = filtered(Prediction.objects.of(self.organization), request)
+            rows = filtered(self.seen(), request)
             return page(request, rows.defer("input", "output"), listed)
 
 

@@ -5,11 +5,12 @@ from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Func, Q, Value
 from django.utils import timezone
 
 from saas.lib.ids import shown
-from tenants.models import Organization, TenantModel, TenantQuerySet
+from tenants.models import ApiKey, Mode, Organization, TenantModel, TenantQuerySet
+from tenants.principal import KeyRecord
 
 LEASE = timedelta(seconds=90)
 """How long one attempt may hold a prediction before another may take it: above the longest deadline."""
@@ -32,6 +33,18 @@ TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
 
 
 class PredictionQuerySet(TenantQuerySet):
+    def seen_by(self, key: KeyRecord | None) -> Self:
+        """Of an organization's, those that its key may see and cancel: of models that it may call; a test key only those made
+        with test keys. A person (None) sees all. Inside a transaction of the organization.
+        """
+        rows = self
+        if key is not None and key.models is not None:
+            short = Func(F("model_name"), Value("/"), Value(2), function="split_part", output_field=models.CharField())
+            rows = rows.alias(short_name=short).filter(Q(model_name__in=key.models) | Q(short_name__in=key.models))
+        if key is not None and key.mode == Mode.TEST:
+            rows = rows.filter(key_id__in=ApiKey.objects.of(UUID(hex=key.organization)).filter(mode=Mode.TEST).values("id"))
+        return rows
+
     def due(self, now: datetime) -> Self:
         """Not finished, and nobody's at the moment."""
         return self.filter(status__in=[Status.STARTING, Status.PROCESSING], next_try_at__lte=now)
