@@ -4,8 +4,8 @@ Stripe invoices at the end what it was told until then; the running hour is not 
 sealed, and ledger, what was pushed and Stripe's sums agree (else an operator is called), what is due by the ledger for the
 subscription's last period is compared with what its invoices charge for it. What is left becomes an invoice of its own: one for
 each subscription, made under its name. Credit that was used is taken off there, also for usage that Stripe's own invoice of the
-end has charged: what is less than nothing goes to the customer's balance. A subscription that ended with its month has all on the
-month's invoice, and nothing is left. Any step may be repeated; whoever dies leaves it to the next one.
+end has charged: what is less than nothing goes to the customer's balance. A subscription that ended with its month has all on
+the month's invoice, and nothing is left. Any step may be repeated; whoever dies leaves it to the next one.
 """
 
 import logging
