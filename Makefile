@@ -14,8 +14,8 @@ restart status stop:  ## of the running service; restart replaces its parts with
 reset:  ## delete the local service's data
 	@$(PYTHON) saas/local/install.py && exec $(PY) -m saas.local reset
 
-test: venv  ## all tests, or some: make test ARGS="tests/tenants -k keys"; in two processes: ARGS="-n 2"
-	@exec $(PY) -m pytest $(ARGS)
+test: venv  ## all tests, in two processes; or some: make test ARGS="tests/tenants -k keys"
+	@exec $(PY) -m pytest $(or $(ARGS),-n 2)
 
 test-gpu: venv  ## the engine on an NVIDIA device, against the CPU's answers
 	@exec $(PY) -m pytest -rs tests/gpu $(ARGS)
