@@ -1,4 +1,4 @@
-"""How the tests are shared out when several processes run them (`make test`, which says `-n 2`): whole files, the longest first.
+"""How the tests are shared out when several processes run them, as `make test` does: whole files, the longest first.
 
 Each process has its own PostgreSQL and Valkeys; what asks the one running platform stays together, so that one starts it.
 """
