@@ -56,6 +56,7 @@ def create_prediction(
         organization=organization,
         key_public_id=key.public_id,
         key_id=UUID(hex=key.id),
+        mode=key.mode,
         model_name=route.full_name,
         model_id=UUID(hex=route.id),
         version_id=UUID(hex=version.id),
@@ -72,7 +73,7 @@ def create_prediction(
         fingerprint=fingerprint if idempotency_key is not None else None,
     )
     if not insert_once(prediction):
-        winner = find_keyed(organization, idempotency_key, fingerprint)
+        winner = find_keyed(organization, key.mode, idempotency_key, fingerprint)
         if winner is None:  # its key's life ended just now
             raise Unavailable("The Idempotency-Key was being given up; try again", retry_after=1)
         return winner, False
@@ -80,11 +81,14 @@ def create_prediction(
     return prediction, True
 
 
-def find_keyed(organization: Organization, idempotency_key: str | None, fingerprint: bytes) -> Prediction | None:
-    """The prediction that an earlier request with this key made. Raises IdempotencyKeyReused if it was another request."""
+def find_keyed(organization: Organization, mode: str, idempotency_key: str | None, fingerprint: bytes) -> Prediction | None:
+    """The prediction that an earlier request with this key made: a test's never meets a live one. Raises IdempotencyKeyReused
+    if it was another request.
+    """
     if idempotency_key is None:
         return None
-    found: Prediction | None = Prediction.objects.of(organization).filter(idempotency_key=idempotency_key).first()
+    rows = Prediction.objects.of(organization)
+    found: Prediction | None = rows.filter(mode=mode, idempotency_key=idempotency_key).first()
     if found is not None and bytes(found.fingerprint or b"") != fingerprint:
         raise IdempotencyKeyReused()
     return found

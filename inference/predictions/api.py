@@ -138,7 +138,7 @@ class PredictionsView(PredictionView):
         take_token(key)
         route = route_for(key, self.organization.id, body["model"])
         with tenant_scope(self.organization.id):
-            earlier = find_keyed(self.organization, idempotency_key, self.fingerprint)
+            earlier = find_keyed(self.organization, key.mode, idempotency_key, self.fingerprint)
         if earlier is not None:
             return self.answer(earlier, wait, is_replay=True)
         named = _header(request, "X-Maas-Quote")

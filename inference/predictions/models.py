@@ -9,7 +9,7 @@ from django.db.models import F, Func, Q, Value
 from django.utils import timezone
 
 from saas.lib.ids import shown
-from tenants.models import ApiKey, Mode, Organization, TenantModel, TenantQuerySet
+from tenants.models import Mode, Organization, TenantModel, TenantQuerySet
 from tenants.principal import KeyRecord
 
 LEASE = timedelta(seconds=90)
@@ -35,14 +35,14 @@ TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
 class PredictionQuerySet(TenantQuerySet):
     def seen_by(self, key: KeyRecord | None) -> Self:
         """Of an organization's, those that its key may see and cancel: of models that it may call; a test key only those made
-        with test keys. A person (None) sees all. Inside a transaction of the organization.
+        with test keys. A person (None) sees all.
         """
         rows = self
         if key is not None and key.models is not None:
             short = Func(F("model_name"), Value("/"), Value(2), function="split_part", output_field=models.CharField())
             rows = rows.alias(short_name=short).filter(Q(model_name__in=key.models) | Q(short_name__in=key.models))
         if key is not None and key.mode == Mode.TEST:
-            rows = rows.filter(key_id__in=ApiKey.objects.of(UUID(hex=key.organization)).filter(mode=Mode.TEST).values("id"))
+            rows = rows.filter(mode=Mode.TEST)
         return rows
 
     def due(self, now: datetime) -> Self:
@@ -69,6 +69,7 @@ class Prediction(TenantModel):
 
     key_public_id = models.CharField(max_length=12)
     key_id = models.UUIDField()
+    mode = models.CharField(max_length=4, choices=Mode.choices, db_default=Mode.LIVE)  # of that key
     model_name = models.CharField(max_length=127)  # owner/name
     model_id = models.UUIDField()
     version_id = models.UUIDField()
@@ -109,9 +110,10 @@ class Prediction(TenantModel):
         ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.CheckConstraint(condition=Q(status__in=Status.values), name="prediction_status"),
+            models.CheckConstraint(condition=Q(mode__in=Mode.values), name="prediction_mode"),
             models.UniqueConstraint(
-                fields=["organization", "idempotency_key"],
-                name="prediction_idempotency_key",
+                fields=["organization", "mode", "idempotency_key"],
+                name="prediction_key_of_mode",
                 condition=Q(idempotency_key__isnull=False),
             ),
         ]

@@ -1,11 +1,12 @@
 """POST /api/v1/predictions: what an Idempotency-Key does there, and what is refused. Nothing runs: there is no worker."""
 
+import importlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
 
 from inference.predictions.models import Prediction, Status
@@ -83,6 +84,35 @@ def test_keys_of_another_organization_are_others(caller, client_of, charlie, mak
     assert other.status_code == 202
     assert other.json()["id"] != made.json()["id"]
     assert "Idempotent-Replayed" not in other
+
+
+def test_keys_of_test_mode_are_others(caller, alice, client_of, make_key):
+    tester = client_of(make_key(alice.organization, mode="test")[1])
+    tried = create(tester)
+    made = create(caller)
+
+    assert (tried.status_code, made.status_code) == (202, 202)
+    assert "Idempotent-Replayed" not in made
+    assert {row.shown_id: row.mode for row in rows(alice)} == {tried.json()["id"]: "test", made.json()["id"]: "live"}
+    for client, first in ((tester, tried), (caller, made)):
+        again = create(client)
+        assert (again.json()["id"], again["Idempotent-Replayed"]) == (first.json()["id"], "true")
+
+
+def test_the_migration_tells_which_predictions_test_keys_made(caller, alice, client_of, make_key):
+    create(client_of(make_key(alice.organization, mode="test")[1]))
+    create(caller, key="second")
+    with as_operator():
+        Prediction.objects.filter(organization_id=alice.organization.id).update(mode="live")
+    migration = importlib.import_module("inference.migrations.0013_modes_from_keys")
+
+    with transaction.atomic(using="owner"), connections["owner"].cursor() as cursor:
+        cursor.execute(migration.TELL)
+
+    assert {row.idempotency_key: row.mode for row in rows(alice)} == {"first": "test", "second": "live"}
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("SELECT has_any_column_privilege('maas_door', 'inference_prediction', 'UPDATE')")
+        assert cursor.fetchone() == (False,)
 
 
 def test_of_concurrent_requests_one_makes_the_prediction(caller, client_of, alice):
