@@ -34,6 +34,7 @@ class Work(msgspec.Struct, array_like=True):
     is_suspect: bool = False  # a process died while it ran this and others: it is run alone
     prepare_us: float = 0.0  # what the preparation of `items` is expected to take, in microseconds
     is_slow: bool = False  # it waits in the slow lane
+    is_public: bool = False  # it asks a model of the catalogue
 
 
 class Prediction(msgspec.Struct):

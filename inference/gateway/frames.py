@@ -32,6 +32,7 @@ def pack(call: Call, session: str) -> bytes:
             top=call.top,
             prepare_us=call.prepare_us,
             is_slow=call.is_slow,
+            is_public=call.route.is_public,
         )
     )
 

@@ -141,5 +141,5 @@ def work(made: ArtifactSource, *arrays: np.ndarray, number: int = 0, datatype: s
     if "items" in fields:
         tensors, rows = None, len(fields["items"])
     fields = {"gateway": "g", "tenant": made.owner, "deadline": 4e9, "sent": 0.0, "inputs": tensors, "rows": rows} | fields
-    fields = {"call": uuid7().hex} | fields
+    fields = {"call": uuid7().hex, "is_public": not made.is_private} | fields
     return Work(number=number, owner=made.owner, version=made.version, **fields)

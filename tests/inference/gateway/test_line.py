@@ -609,6 +609,13 @@ async def test_a_slow_call_waits_in_a_lane_of_its_own_and_leaves_it_with_its_cal
     await until_lengths(desk, {lane: 1, slow_lane: 0})
 
 
+@pytest.mark.parametrize("is_public", [False, True])
+async def test_a_worker_hears_whether_a_call_asks_a_model_of_the_catalogue(desk, is_public):
+    desk.route.is_public, desk.route.prices = is_public, [PRICE]
+    desk.ask()
+    assert (await desk.take()).is_public is is_public
+
+
 async def test_a_version_without_slow_lanes_has_all_its_calls_in_one(desk):
     await desk.lanes.set(resident_key(desk.version.id), "w", ex=60)
     for prepare_us in (51_000, 0):
