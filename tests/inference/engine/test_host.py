@@ -30,6 +30,7 @@ from inference.lanes import (
     worker_key,
 )
 from inference.pump import Pump
+from inference.suspects import SUSPECTS
 from saas.lib.ids import uuid7
 from tests.inference.engine import models
 from tests.inference.engine.models import row, work
@@ -156,11 +157,18 @@ def gateway(server):
 
 
 class Store:
-    """Stands for the registry: versions by id. `gate`, while it is clear, holds every load."""
+    """Stands for the registry: versions by id. `gate`, while it is clear, holds every load; `gates`, by owner, that one's."""
 
     def __init__(self):
-        self.versions, self.loads, self.gate = {}, [], threading.Event()
+        self.versions, self.loads, self.gate, self.gates = {}, [], threading.Event(), {}
         self.gate.set()
+
+    def hold(self, *owners):
+        self.gates |= {owner: threading.Event() for owner in owners}
+
+    def let_go(self):
+        for gate in self.gates.values():
+            gate.set()
 
     def add(self, made):
         self.versions[made.version] = made
@@ -168,7 +176,7 @@ class Store:
 
     def __call__(self, version, owner):
         self.loads.append(version)
-        assert self.gate.wait(PATIENCE)
+        assert self.gates.get(owner, self.gate).wait(PATIENCE)
         made = self.versions.get(version)
         if isinstance(made, Exception):
             raise made
@@ -629,6 +637,92 @@ def test_the_worker_goes_on_after_the_lanes_server_was_killed(gateway, store, st
     until(lambda: gateway.client.exists(resident_key(made.version)))
     gateway.answer(gateway.push(made, row(1, 2, 3, 4), key=lane_key(made.version)))
     assert store.loads == [made.version]
+
+
+# --- versions that take long to load
+
+
+@pytest.fixture
+def slow_owner(store):
+    """An organization, six of whose versions take as long to load as `store` says."""
+    made = [store.add(models.linear(is_private=True, owner=uuid7().hex))]
+    made += [store.add(models.linear(is_private=True, owner=made[0].owner)) for _ in range(5)]
+    store.hold(made[0].owner)
+    yield made
+    store.let_go()
+
+
+def test_slow_loads_of_one_organization_hold_up_nobody_else_and_all_happen(gateway, store, start, slow_owner):
+    other, public = store.add(models.linear(is_private=True)), store.add(models.linear())
+    start()
+    x = row(1, 2, 3, 4)
+    slow = [gateway.push(made, x, timeout=10 * PATIENCE) for made in slow_owner]
+    until(lambda: store.loads)
+
+    for made in (other, public):
+        gateway.answer(gateway.push(made, x))
+
+    assert sorted(store.loads) == sorted([slow_owner[0].version, other.version, public.version])
+    assert not set(slow) & set(gateway.replies)
+    store.let_go()
+    for number in slow:
+        gateway.answer(number)
+    assert store.loads[3:] == [made.version for made in slow_owner[1:]]
+
+
+@pytest.mark.parametrize("is_suspect", [False, True])
+def test_however_many_organizations_load_slowly_the_catalogues_versions_are_loaded_at_once(gateway, store, start, is_suspect):
+    slow = [store.add(models.linear(is_private=True)) for _ in range(6)]
+    store.hold(*(made.owner for made in slow))
+    public = [store.add(models.linear()) for _ in range(3)]
+    if is_suspect:
+        gateway.client.zadd(SUSPECTS, {made.version: time.time() + 600 for made in public})
+    start()
+    x = row(1, 2, 3, 4)
+    waiting = [gateway.push(made, x, timeout=10 * PATIENCE) for made in slow]
+    until(lambda: len(store.loads) == 2)
+
+    for made in public:
+        gateway.answer(gateway.push(made, x))
+
+    assert not set(waiting) & set(gateway.replies)
+    assert len(store.loads) == 5
+    store.let_go()
+    for number in waiting:
+        gateway.answer(number)
+
+
+def test_large_calls_for_an_organizations_own_cold_version_do_not_close_the_pool(gateway, store, start):
+    slow, public = store.add(models.largest(WIDE, is_private=True)), store.add(models.linear())
+    store.hold(slow.owner)
+    start()
+    numbers = push_wide(gateway, slow, 20, pool_key("cpu"))
+
+    gateway.answer(gateway.push(public, row(1, 2, 3, 4)))
+
+    refused = {number: reply.code for number, reply in gateway.replies.items() if number in numbers}
+    assert refused == dict.fromkeys(numbers[4:], "capacity_exhausted")
+    store.let_go()
+    assert {gateway.reply(number).code for number in numbers[:4]} == {""}
+
+
+def test_a_version_that_nobody_waits_for_any_more_when_its_turn_comes_is_not_loaded(gateway, store, start, slow_owner):
+    host = start()
+    first, second, third = slow_owner[:3]
+    x = row(1, 2, 3, 4)
+    kept = [gateway.push(first, x)]
+    late = gateway.push(second, x, timeout=1)
+    kept.append(gateway.push(third, x))
+    until(lambda: host._cold.count == 3)
+    until(lambda: host._cold._pending[second.version][0].work.deadline < time.time())
+
+    store.let_go()
+
+    assert gateway.reply(late).code == "deadline_exceeded"
+    for number in kept:
+        gateway.answer(number)
+    assert store.loads == [first.version, third.version]
+    gateway.answer(gateway.push(second, x))  # that is not remembered as a failure
 
 
 # --- customers' own versions
