@@ -162,10 +162,10 @@ def family(pid):
 
 
 def files_of(pid):
-    """What the process has open; nothing, if it is gone."""
+    """What the process has open; nothing, if it is gone or just ending: then only root may look."""
     try:
         return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return []
 
 
