@@ -17,8 +17,6 @@ from billing.invoicing.models import Settlement, Verdict
 from billing.invoicing.periods import Period
 from billing.invoicing.reconcile import reconcile
 from billing.models import Invoice, Subscription
-from billing.proof.billed import HOUR, hour_of
-from billing.proof.sealer import sealed_until
 from billing.stripe import customers
 from billing.stripe import invoices as stripe_invoices
 from billing.stripe.following import alone
@@ -69,12 +67,8 @@ def _close(row: Subscription, period: Period | None, days_until_due: int | None)
     """How long until it is looked at again; None: all is invoiced."""
     if period is None:
         return None
-    with as_operator():
-        until = sealed_until()
-    if until is None or until < hour_of(period.end + HOUR - timedelta(microseconds=1)):
+    if not push.tell_rest(period):
         return AGAIN
-    push.cover(period)
-    push.send_due(period.tenant)
     others, last = _invoices(period)
     if any(each.status == "draft" for each in others):
         return AGAIN  # what it will charge is not final

@@ -11,8 +11,6 @@ from billing.invoicing import invoice_credit, invoice_periods, invoices, push, u
 from billing.invoicing.models import Settlement
 from billing.invoicing.periods import Period
 from billing.models import Invoice
-from billing.proof.billed import hour_of
-from billing.proof.sealer import sealed_until
 from billing.sale.rating import METER
 from billing.stripe import customers
 from billing.stripe import invoices as stripe_invoices
@@ -35,12 +33,8 @@ def look(row: Invoice, found: StripeInvoice) -> Settlement | None:
     if not its_periods:
         return Settlement.SETTLED if invoice_periods.may_bill_nothing(row, found) else _call(row, found, None)
     [period] = its_periods
-    with as_operator():
-        until = sealed_until()
-    if until is None or until < hour_of(period.end):
+    if not push.tell_rest(period):
         return None
-    push.cover(period)
-    push.send_due(period.tenant)
     with alone(f"close {period.subscription}"):  # which bills what is left of the same usage where it has ended
         return _look_alone(row, found, period)
 

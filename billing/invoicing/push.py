@@ -25,7 +25,8 @@ from billing.invoicing.periods import Period
 from billing.invoicing.push_doubt import look_for
 from billing.invoicing.push_missing import is_missing
 from billing.models import StripePush, StripePushed, UsageSeal
-from billing.proof.billed import HOUR
+from billing.proof.billed import HOUR, full_hour
+from billing.proof.sealer import sealed_until
 from billing.sale.rating import METER
 from billing.stripe import usage
 from billing.stripe_gateway import StripeRefused
@@ -92,6 +93,20 @@ def cover(period: Period) -> int:
                 _add(period, hour, nano=missing, value=nano // METER - units)
                 units, made = nano // METER, made + 1
     return made
+
+
+def tell_rest(period: Period) -> bool:
+    """Tell Stripe what is left of a period; False, and nothing is told, while its last hour is not sealed.
+
+    Raises PaymentsUnavailable.
+    """
+    with as_operator():
+        until = sealed_until()
+    if until is None or until < full_hour(period.end):
+        return False
+    cover(period)
+    send_due(period.tenant)
+    return True
 
 
 def told_before(period: Period, moment: datetime) -> int:

@@ -20,7 +20,7 @@ from billing.invoicing.models import PushState, Verdict
 from billing.invoicing.periods import Period
 from billing.invoicing.push_doubt import SUMMARIES_WITHIN
 from billing.models import Invoice, ReconRun, StripePush
-from billing.proof.billed import HOUR, hour_of
+from billing.proof.billed import HOUR, full_hour, hour_of
 from billing.sale.rating import METER
 from billing.sale.segments import month_start, next_month
 from billing.stripe import meters, usage
@@ -193,8 +193,7 @@ def _read_hours(period: Period, hours: dict[datetime, Hour], since: datetime, no
 def _until(period: Period, since: datetime, now: datetime) -> datetime:
     """The end of the hour in which the period ends, or in which it is now."""
     end = min(period.end, now)
-    whole = hour_of(end) + (HOUR if end != hour_of(end) else timedelta())
-    return max(whole, since + HOUR)
+    return max(full_hour(end), since + HOUR)
 
 
 def _judge(period: Period, hours: dict[datetime, Hour], draft: int | None, now: datetime) -> ReconRun:

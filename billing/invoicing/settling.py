@@ -16,8 +16,6 @@ from billing.invoicing.periods import Period
 from billing.invoicing.reconcile import reconcile
 from billing.models import Invoice, ReconRun
 from billing.proof import billed
-from billing.proof.billed import hour_of
-from billing.proof.sealer import sealed_until
 from billing.sale.rating import METER
 from billing.stripe import invoices as stripe_invoices
 from billing.stripe.following import alone
@@ -165,12 +163,8 @@ def _compare(row: Invoice, found: StripeInvoice) -> Verdict | None:
         log.error("the invoice %s bills usage of no period that is known", found.id)
         return Verdict.EXCESS
     for period in its_periods:
-        with as_operator():
-            until = sealed_until()
-        if until is None or until < hour_of(period.end):
+        if not push.tell_rest(period):
             return None
-        push.cover(period)
-        push.send_due(period.tenant)
         draft = invoice_periods.units(stripe_invoices.retrieve_invoice(found.id), period) if period.has_price else None
         run = reconcile(period, draft=draft)
         verdict = Verdict(run.verdict)

@@ -33,6 +33,11 @@ def hour_of(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
+def full_hour(moment: datetime) -> datetime:
+    """The first one that is not before `moment`."""
+    return hour_of(moment + HOUR - timedelta(microseconds=1))
+
+
 def by_hour(tenant: UUID, start: datetime, end: datetime) -> dict[datetime, int]:
     """What is sealed from `start` up to `end`, by hour; hours without usage are missing."""
     seals: dict[datetime, list[UsageSeal]] = {}

@@ -19,7 +19,7 @@ from saas.lib.money import NANO
 from tenants.access import SYSTEM
 from tenants.databases import as_operator
 from tests.stripe.usage.test_settling import adjustments, draft_of_the_month, due_of, usage_lines
-from tests.stripe.usage.world import HOUR
+from tests.stripe.usage.world import HOUR, killed_after
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_what_was_used_in_the_last_hour_is_on_a_last_invoice(world, ended):
 
 def test_it_waits_until_the_hour_of_the_end_is_sealed(world, ended, monkeypatch):
     row = row_of(world)
-    monkeypatch.setattr(closing, "sealed_until", lambda: world.this_hour)
+    monkeypatch.setattr(push, "sealed_until", lambda: world.this_hour)
 
     assert closing.close(row.id) is False
 
@@ -93,19 +93,10 @@ def test_it_waits_until_the_hour_of_the_end_is_sealed(world, ended, monkeypatch)
 
 
 @pytest.mark.parametrize("step", ["create_invoice", "add_invoice_item", "finalize_invoice", "write"])
-def test_who_is_killed_leaves_it_to_the_next_and_nothing_is_twice(world, ended, monkeypatch, step):
+def test_who_is_killed_leaves_it_to_the_next_and_nothing_is_twice(world, ended, step):
     row, owner = row_of(world), invoices if step == "write" else stripe_invoices
     seal(world)
-    done = getattr(owner, step)
-
-    def killed(*arguments, **named):
-        done(*arguments, **named)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(owner, step, killed)
-        with pytest.raises(KeyboardInterrupt):
-            closing.close(row.id)
+    killed_after(owner, step, lambda: closing.close(row.id))
     world.move(minutes=6)
 
     assert closing.close(row.id)

@@ -17,7 +17,7 @@ from tenants.access import SYSTEM
 from tenants.databases import as_operator
 from tenants.models import AuditEvent
 from tests.stripe.usage.test_settling import adjustments, due_of, usage_lines
-from tests.stripe.usage.world import HOUR
+from tests.stripe.usage.world import HOUR, killed_after
 
 
 def final_by_itself(world, nano):
@@ -115,20 +115,11 @@ def test_asked_for_again_nothing_is_billed_twice(world, unheld, operator):
 
 
 @pytest.mark.parametrize("step", ["create_invoice", "add_invoice_item", "finalize_invoice", "_corrected"])
-def test_who_is_killed_leaves_it_to_the_next_and_nothing_is_twice(world, unheld, operator, monkeypatch, step):
+def test_who_is_killed_leaves_it_to_the_next_and_nothing_is_twice(world, unheld, operator, step):
     row = unheld()
     ask(operator, row)
     owner = correcting if step == "_corrected" else stripe_invoices
-    done = getattr(owner, step)
-
-    def killed(*arguments, **named):
-        done(*arguments, **named)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(owner, step, killed)
-        with pytest.raises(KeyboardInterrupt):
-            settling.settle(row.id)
+    killed_after(owner, step, lambda: settling.settle(row.id))
     world.move(minutes=6)
 
     assert settling.settle(row.id)
@@ -181,7 +172,7 @@ def test_where_the_subscription_ended_too_nothing_is_billed_twice(world, unheld,
 
 def test_it_waits_until_the_month_is_sealed(world, monkeypatch):
     row = final_by_itself(world, 25 * NANO)
-    monkeypatch.setattr(correcting, "sealed_until", lambda: world.end_of_month - HOUR)
+    monkeypatch.setattr(push, "sealed_until", lambda: world.end_of_month - HOUR)
 
     assert settling.settle(row.id) is False
 

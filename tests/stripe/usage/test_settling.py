@@ -104,7 +104,7 @@ def test_what_was_not_pushed_yet_is_pushed_first(world, month):
 
 def test_it_waits_until_the_period_is_sealed(world, month, monkeypatch):
     row = held(world, month)
-    monkeypatch.setattr(settling, "sealed_until", lambda: world.this_hour - HOUR)
+    monkeypatch.setattr(push, "sealed_until", lambda: world.this_hour - HOUR)
 
     assert settling.settle(row.id) is False
 
@@ -167,7 +167,7 @@ def test_rows_that_no_seal_has_keep_it_a_draft(world, month):
 
 def test_at_the_deadline_an_operator_is_called(world, month, monkeypatch, caplog):
     row = held(world, month)
-    monkeypatch.setattr(settling, "sealed_until", lambda: None)
+    monkeypatch.setattr(push, "sealed_until", lambda: None)
     settling.settle(row.id)
     assert "stays a draft" not in caplog.text
     world.move(hours=13)

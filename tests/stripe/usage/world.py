@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 
+import pytest
+
 from billing.models import StripePush
 from billing.proof.billed import hour_of
 from inference.books.scripts import JOURNAL
@@ -96,3 +98,17 @@ class World:
 
     def events_told(self):
         return [row for row in self.standin.requests() if row["path"] == "/v1/billing/meter_events"]
+
+
+def killed_after(owner, step, work):
+    """Have `work` end as by a kill, once `step` of `owner` has done its part."""
+    done = getattr(owner, step)
+
+    def killed(*arguments, **named):
+        done(*arguments, **named)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(owner, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            work()
