@@ -12,16 +12,15 @@ import time
 
 import redis
 
+from benchmarks.opening import open_call
 from benchmarks.valkeys import cpu_of, valkey
 from inference.books import accounts
 from inference.books.client import Books
-from inference.books.open_call import OpenCall
-from inference.books.record import UsageRecord, pack_opened
 from saas.lib.ids import uuid7
 from saas.lib.valkey import sync_client
 
 CALLERS, CALLS, TURNS = 64, 10_000, 7
-KEY, PERIOD = "1" * 32, "2026-11"
+KEY = "1" * 32
 MOST = 1000  # nano of a call
 AMPLE = accounts.LIMIT_MAX
 NONE = accounts.NO_LIMITS
@@ -71,17 +70,12 @@ async def _caller(books: Books, tenant: str, calls: int) -> None:
     told = asyncio.Event()
     for _ in range(calls):
         told.clear()
-        record = UsageRecord(
-            call=uuid7().hex, tenant=tenant, key=KEY, model="d" * 32, version="e" * 32, model_name="catalog/iris",
-            version_number="1.0.0", endpoint="infer", mode="live", kind="usage", period=PERIOD, price_version=0, rows=1,
-            max_nano=MOST, opened_ms=books.now_ms(), request_id="r",
-        )  # fmt: skip
 
         def on_open(verdict: str, note: bytes | None) -> None:
             assert verdict == "open", verdict
             told.set()
 
-        call = OpenCall(record.call, tenant, KEY, PERIOD, MOST, "live", pack_opened(record), on_open)
+        call, record = open_call(tenant, KEY, most=MOST, now_ms=books.now_ms(), on_open=on_open)
         books.open(call)
         await told.wait()
         record.nano = MOST // 2

@@ -33,11 +33,12 @@ import redis
 from benchmarks.growth import with_django  # noqa: F401  # before the others
 
 # isort: split
+from benchmarks.opening import PERIOD, open_call
 from benchmarks.valkeys import cpu_of, valkey
 from inference.books import accounts
 from inference.books.client import Books
 from inference.books.open_call import OpenCall
-from inference.books.record import UsageRecord, pack_opened
+from inference.books.record import UsageRecord
 from inference.books.scripts import account_key
 from inference.gateway.access import Access
 from inference.gateway.call import Call
@@ -53,7 +54,6 @@ from tenants.principal import KeyRecord, Limits, pack_key
 TICK = 64  # calls, each of another organization
 RESIDENT = 50  # versions that each worker has loaded
 GOAL = 1.2
-PERIOD = "2026-11"
 LIMITS = Limits(rate=1e6, burst=1_000_000, concurrency=10_000)
 MOST = 1_000_000  # nano of a call
 ROUTES_TICKS = 100  # a tick of look-ups in memory takes too little to be measured alone
@@ -211,7 +211,7 @@ class Platform:
                 done.set()
 
         for key in self._some():
-            call, record = open_call(key, self._books.now_ms(), on_open)
+            call, record = open_call(key.organization, key.id, most=MOST, now_ms=self._books.now_ms(), on_open=on_open)
             opened.append((call, record))
             self._books.open(call)
         await done.wait()
@@ -293,17 +293,6 @@ def model_route(number: int) -> ModelRoute:
         id=uuid7().hex, name=f"model-{number}", owner="c" * 32, owner_slug="catalog", is_public=True, task="tensor",
         versions={"1.0.0": version}, aliases={"production": "1.0.0"},
     )  # fmt: skip
-
-
-def open_call(key: KeyRecord, now_ms: int, on_open: Callable[[str, bytes | None], None]) -> tuple[OpenCall, UsageRecord]:
-    record = UsageRecord(
-        call=uuid7_hex(now_ms), tenant=key.organization, key=key.id, model="d" * 32, version="e" * 32,
-        model_name="catalog/iris", version_number="1.0.0", endpoint="infer", mode="live", kind="usage", period=PERIOD,
-        price_version=0, rows=1,
-        max_nano=MOST, opened_ms=now_ms, request_id="r",
-    )  # fmt: skip
-    opened = pack_opened(record)
-    return OpenCall(record.call, key.organization, key.id, PERIOD, MOST, "live", opened, on_open), record
 
 
 def lane_call(key: KeyRecord, route: ModelRoute, number: int) -> Call:
